@@ -1,0 +1,90 @@
+//! Fresh parameters as a pure function of a seed and the parameter's path.
+//!
+//! Values are drawn on the host, so that every backend, device count and construction order starts from the same
+//! numbers.
+
+use burn::{
+    module::Param,
+    tensor::{DType, Device, Tensor, TensorData},
+};
+use rand_chacha::{
+    ChaCha8Rng,
+    rand_core::{RngCore, SeedableRng},
+};
+
+/// Where in the model a parameter is made, and how.
+#[derive(Debug, Clone)]
+pub struct Init<'a> {
+    seed: u64,
+    path: String,
+    device: &'a Device,
+    dtype: DType,
+    std: f64,
+}
+
+impl<'a> Init<'a> {
+    /// Starts at the root of a model. `dtype` is the dtype parameters are stored in.
+    pub fn new(seed: u64, device: &'a Device, dtype: DType) -> Self {
+        Self {
+            seed,
+            path: String::new(),
+            device,
+            dtype,
+            std: 0.02,
+        }
+    }
+
+    /// The same, one name further down the path.
+    pub fn at(&self, name: impl std::fmt::Display) -> Self {
+        let path = if self.path.is_empty() {
+            name.to_string()
+        } else {
+            format!("{}.{name}", self.path)
+        };
+        Self { path, ..self.clone() }
+    }
+
+    /// The same with another standard deviation for [`Init::normal`].
+    pub fn with_std(&self, std: f64) -> Self {
+        Self { std, ..self.clone() }
+    }
+
+    /// A parameter drawn from `N(0, std²)`.
+    pub fn normal<const D: usize>(&self, name: &str, shape: [usize; D]) -> Param<Tensor<D>> {
+        let mut rng = ChaCha8Rng::seed_from_u64(self.seed ^ hash_path(&self.at(name).path));
+        let count = shape.iter().product::<usize>();
+        let mut values = Vec::with_capacity(count + 1);
+        while values.len() < count {
+            let (a, b) = box_muller(&mut rng);
+            values.push((a * self.std) as f32);
+            values.push((b * self.std) as f32);
+        }
+        values.truncate(count);
+        self.param(values, shape)
+    }
+
+    /// A parameter filled with one value.
+    pub fn constant<const D: usize>(&self, value: f32, shape: [usize; D]) -> Param<Tensor<D>> {
+        self.param(vec![value; shape.iter().product()], shape)
+    }
+
+    fn param<const D: usize>(&self, values: Vec<f32>, shape: [usize; D]) -> Param<Tensor<D>> {
+        let data = TensorData::new(values, shape).convert_dtype(self.dtype);
+        Param::from_tensor(Tensor::from_data(data, (self.device, self.dtype)))
+    }
+}
+
+/// Two independent standard normal numbers (Box and Muller, 1958).
+fn box_muller(rng: &mut ChaCha8Rng) -> (f64, f64) {
+    let unit = |bits: u64| ((bits >> 11) as f64 + 0.5) / (1u64 << 53) as f64;
+    let radius = (-2.0 * unit(rng.next_u64()).ln()).sqrt();
+    let angle = std::f64::consts::TAU * unit(rng.next_u64());
+    (radius * angle.cos(), radius * angle.sin())
+}
+
+/// FNV-1a: stable across builds, unlike the standard library's hasher.
+fn hash_path(path: &str) -> u64 {
+    path.bytes().fold(0xcbf2_9ce4_8422_2325, |hash, byte| {
+        (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
+    })
+}

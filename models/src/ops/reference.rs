@@ -1,0 +1,126 @@
+//! The definition of every op in plain tensor operations: any backend, differentiable by Burn, not fast.
+
+use burn::tensor::{Bool, Device, Int, Tensor, TensorData, activation};
+
+use super::{Activation, to_dtype, to_f32};
+
+/// Cosines and sines of consecutive positions, f32.
+#[derive(Debug, Clone)]
+pub struct RopeTable {
+    /// `[t, k/2]`
+    pub cos: Tensor<2>,
+    /// `[t, k/2]`
+    pub sin: Tensor<2>,
+}
+
+impl RopeTable {
+    /// Angles `position · theta^(-2i/k)` for `positions` and `i < k/2`, computed in f64 on the host.
+    pub fn new(positions: std::ops::Range<usize>, head_dim: usize, theta: f64, device: &Device) -> Self {
+        let half = head_dim / 2;
+        let angles: Vec<f64> = positions
+            .clone()
+            .flat_map(|p| (0..half).map(move |i| p as f64 * theta.powf(-2.0 * i as f64 / head_dim as f64)))
+            .collect();
+        let table = |f: fn(f64) -> f64| {
+            let values: Vec<f32> = angles.iter().map(|&a| f(a) as f32).collect();
+            let data = TensorData::new(values, [positions.len(), half]);
+            Tensor::<2>::from_data(data, (device, burn::tensor::DType::F32))
+        };
+        Self {
+            cos: table(f64::cos),
+            sin: table(f64::sin),
+        }
+    }
+}
+
+/// See [`super::linear`].
+pub fn linear(x_ni: Tensor<2>, w_oi: Tensor<2>, bias_o: Option<Tensor<1>>) -> Tensor<2> {
+    let y_no = x_ni.matmul(w_oi.transpose());
+    match bias_o {
+        Some(bias_o) => y_no + bias_o.unsqueeze::<2>(),
+        None => y_no,
+    }
+}
+
+/// See [`super::rms_norm`].
+pub fn rms_norm<const D: usize>(x: Tensor<D>, w_d: Tensor<1>, eps: f64) -> Tensor<D> {
+    let dtype = x.dtype();
+    let x = to_f32(x);
+    let mean_square = x.clone().square().mean_dim(D - 1);
+    let normalised = x * (mean_square + eps).sqrt().recip();
+    to_dtype(normalised, dtype) * w_d.unsqueeze::<D>()
+}
+
+/// See [`super::layer_norm`].
+pub fn layer_norm<const D: usize>(x: Tensor<D>, w_d: Tensor<1>, b_d: Tensor<1>, eps: f64) -> Tensor<D> {
+    let dtype = x.dtype();
+    let x = to_f32(x);
+    let centred = x.clone() - x.mean_dim(D - 1);
+    let variance = centred.clone().square().mean_dim(D - 1);
+    let normalised = centred * (variance + eps).sqrt().recip();
+    let y = normalised * to_f32(w_d).unsqueeze::<D>() + to_f32(b_d).unsqueeze::<D>();
+    to_dtype(y, dtype)
+}
+
+/// See [`super::rope`].
+pub fn rope(x_bhtk: Tensor<4>, table: &RopeTable) -> Tensor<4> {
+    let dtype = x_bhtk.dtype();
+    let half = x_bhtk.dims()[3] / 2;
+    let x = to_f32(x_bhtk);
+    let (cos, sin) = (
+        table.cos.clone().unsqueeze::<4>(),
+        table.sin.clone().unsqueeze::<4>(),
+    );
+    let (first, second) = (x.clone().narrow(3, 0, half), x.narrow(3, half, half));
+    let rotated_first = first.clone() * cos.clone() - second.clone() * sin.clone();
+    let rotated_second = second * cos + first * sin;
+    to_dtype(Tensor::cat(vec![rotated_first, rotated_second], 3), dtype)
+}
+
+/// See [`super::attention`].
+pub fn attention(q_bhtk: Tensor<4>, k_bgsk: Tensor<4>, v_bgsk: Tensor<4>, causal: bool) -> Tensor<4> {
+    let dtype = q_bhtk.dtype();
+    let [b, h, t, k] = q_bhtk.dims();
+    let [_, g, s, _] = k_bgsk.dims();
+    let scale = 1.0 / (k as f64).sqrt();
+    // Repeat each key/value head for its group of queries: [b, g, s, k] -> [b, h, s, k].
+    let repeat = |x: Tensor<4>| -> Tensor<4> {
+        to_f32(x)
+            .unsqueeze_dim::<5>(2)
+            .expand([b, g, h / g, s, k])
+            .reshape([b, h, s, k])
+    };
+    let (keys, values) = (repeat(k_bgsk), repeat(v_bgsk));
+    let mut scores = to_f32(q_bhtk).matmul(keys.swap_dims(2, 3)) * scale;
+    if causal {
+        let mask = Tensor::<2>::ones([t, s], &scores.device())
+            .triu((s - t) as i64 + 1)
+            .bool();
+        let mask: Tensor<4, Bool> = mask.unsqueeze::<4>().expand([b, h, t, s]);
+        scores = scores.mask_fill(mask, f32::NEG_INFINITY);
+    }
+    to_dtype(activation::softmax(scores, 3).matmul(values), dtype)
+}
+
+/// See [`super::swiglu`].
+pub fn swiglu(gate_ni: Tensor<2>, up_ni: Tensor<2>) -> Tensor<2> {
+    activation::silu(gate_ni) * up_ni
+}
+
+/// See [`super::activate`].
+pub fn activate(x_ni: Tensor<2>, kind: Activation) -> Tensor<2> {
+    match kind {
+        Activation::Gelu => activation::gelu(x_ni),
+        Activation::QuickGelu => activation::sigmoid(x_ni.clone() * 1.702) * x_ni,
+    }
+}
+
+/// See [`super::linear_cross_entropy`].
+pub fn linear_cross_entropy(h_nd: Tensor<2>, w_vd: Tensor<2>, targets_n: Tensor<1, Int>) -> Tensor<1> {
+    let logits_nv = to_f32(h_nd.matmul(w_vd.transpose()));
+    let log_probs_nv = activation::log_softmax(logits_nv, 1);
+    log_probs_nv
+        .gather(1, targets_n.unsqueeze_dim::<2>(1))
+        .sum()
+        .neg()
+}

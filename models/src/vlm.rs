@@ -1,0 +1,271 @@
+//! The vision-language model: image features take the place of image tokens in a causal decoder.
+//!
+//! Reference: `transformers/models/llava/modeling_llava.py`. Without a vision part it is a plain language model.
+
+use burn::{
+    module::Module,
+    tensor::{DType, Device, Int, Tensor},
+};
+
+use crate::{
+    config::{ModelConfigError, VisionLanguageConfig, VlmConfig},
+    decoder::{CausalLm, LayerCache},
+    init::Init,
+    inputs::{ImageInputs, VlmInputs},
+    ops::{self, RopeTable},
+    projector::Projector,
+    segmented::{Segment, Segmented},
+    vision::VisionTower,
+};
+
+/// Vision tower, projector and language model. Parameter paths are those of LLaVA's files.
+#[derive(Module, Debug)]
+pub struct Vlm {
+    vision_tower: Option<VisionTower>,
+    multi_modal_projector: Option<Projector>,
+    /// The decoder with its head.
+    pub language_model: CausalLm,
+    #[module(skip)]
+    config: VlmConfig,
+    /// Vision blocks that feed the projector; later ones exist in files only.
+    num_vision_blocks: usize,
+}
+
+impl Vlm {
+    /// Fresh weights, a pure function of `seed`, stored in `dtype`.
+    ///
+    /// # Errors
+    /// If the configuration contradicts itself.
+    pub fn init(
+        config: &VlmConfig,
+        seed: u64,
+        device: &Device,
+        dtype: DType,
+    ) -> Result<Self, ModelConfigError> {
+        config.validate()?;
+        let init = Init::new(seed, device, dtype);
+        let projector = |vision: &VisionLanguageConfig| {
+            let init = init
+                .at("multi_modal_projector")
+                .with_std(config.text.initializer_range);
+            Projector::init(vision, config.text.hidden_size, &init)
+        };
+        Ok(Self {
+            vision_tower: config
+                .vision
+                .as_ref()
+                .map(|vision| VisionTower::init(&vision.vision, &init.at("vision_tower"))),
+            multi_modal_projector: config.vision.as_ref().map(projector),
+            language_model: CausalLm::init(&config.text, &init.at("language_model")),
+            config: config.clone(),
+            num_vision_blocks: match &config.vision {
+                Some(vision) => vision.num_vision_blocks()?,
+                None => 0,
+            },
+        })
+    }
+
+    /// What the model was built from.
+    pub fn config(&self) -> &VlmConfig {
+        &self.config
+    }
+
+    /// Whether a parameter takes part in the forward pass. The others (CLIP's `post_layernorm`, vision blocks behind
+    /// the selected feature layer) are carried through files and never trained.
+    pub fn uses(&self, path: &str) -> bool {
+        let Some(inside) = path.strip_prefix("vision_tower.vision_model.") else {
+            return true;
+        };
+        match inside
+            .strip_prefix("encoder.layers.")
+            .and_then(|rest| rest.split('.').next())
+        {
+            Some(index) => index
+                .parse::<usize>()
+                .is_ok_and(|index| index < self.num_vision_blocks),
+            None => !inside.starts_with("post_layernorm."),
+        }
+    }
+
+    /// Projected features of images, in reading order.
+    ///
+    /// # Shapes
+    /// `[m, 3, size, size]` → `[m, tokens, d]`
+    ///
+    /// # Panics
+    /// If the model has no vision part; [`VlmInputs::new`] refuses images for such a model.
+    pub fn image_features(&self, images: &ImageInputs) -> Tensor<3> {
+        let (Some(tower), Some(projector)) = (&self.vision_tower, &self.multi_modal_projector) else {
+            unreachable!("images were given to a language model without vision");
+        };
+        let mut x = tower.vision_model.embed(images.pixels_mchw.clone());
+        for layer in &tower.vision_model.encoder.layers[..self.num_vision_blocks] {
+            x = layer.forward(x);
+        }
+        projector.forward(x)
+    }
+
+    /// Token embeddings with image features in the image tokens' places.
+    ///
+    /// # Shapes
+    /// `features [m, tokens, d]` → `[b, t, d]`
+    fn embed(&self, features: Option<Tensor<3>>, inputs: &VlmInputs) -> Tensor<3> {
+        let [b, t] = inputs.input_ids_bt.dims();
+        let embedded_nd = self
+            .language_model
+            .model
+            .embed_tokens
+            .forward(inputs.input_ids_bt.clone().reshape([b * t]));
+        let d = embedded_nd.dims()[1];
+        let spliced_nd = match (features, &inputs.images) {
+            (Some(features), Some(images)) => {
+                let [m, tokens, _] = features.dims();
+                let all = Tensor::cat(vec![embedded_nd, features.reshape([m * tokens, d])], 0);
+                ops::take_rows(all, images.sources_n.clone())
+            }
+            _ => embedded_nd,
+        };
+        spliced_nd.reshape([b, t, d])
+    }
+
+    /// Hidden states before the final norm.
+    ///
+    /// # Shapes
+    /// → `[b, t, d]`
+    pub fn hidden(&self, inputs: &VlmInputs) -> Tensor<3> {
+        let mut x = None;
+        for segment in self.segments(inputs) {
+            x = Some(self.forward_segment(segment, x, inputs));
+        }
+        x.unwrap_or_else(|| self.embed(None, inputs))
+    }
+
+    /// Logits at every position, f32: for tests and small models.
+    ///
+    /// # Shapes
+    /// → `[b, t, v]`
+    pub fn logits(&self, inputs: &VlmInputs) -> Tensor<3> {
+        let x_btd = self.hidden(inputs);
+        let [b, t, d] = x_btd.dims();
+        self.language_model
+            .logits(x_btd.reshape([b * t, d]))
+            .reshape([b as i32, t as i32, -1])
+    }
+
+    /// Runs a prompt and keeps its keys and values.
+    ///
+    /// # Shapes
+    /// Prompts of one length → logits of the last position, `[b, v]`, f32.
+    pub fn prefill(&self, inputs: &VlmInputs, capacity: usize) -> (Tensor<2>, KvCache) {
+        let features = inputs.images.as_ref().map(|images| self.image_features(images));
+        let x_btd = self.embed(features, inputs);
+        let [b, t, d] = x_btd.dims();
+        let like = x_btd.clone().reshape([b * t, d]);
+        let layers = self.language_model.model.layers.iter();
+        let mut cache = KvCache {
+            layers: layers
+                .map(|_| LayerCache::new(&self.config.text, b, capacity.max(t), &like))
+                .collect(),
+        };
+        (self.advance(x_btd, &mut cache), cache)
+    }
+
+    /// One more token per row.
+    ///
+    /// # Shapes
+    /// `ids_b [b]` → logits `[b, v]`, f32
+    pub fn decode(&self, ids_b: Tensor<1, Int>, cache: &mut KvCache) -> Tensor<2> {
+        let [b] = ids_b.dims();
+        let embedded = self.language_model.model.embed_tokens.forward(ids_b);
+        let d = embedded.dims()[1];
+        self.advance(embedded.reshape([b, 1, d]), cache)
+    }
+
+    fn advance(&self, mut x_btd: Tensor<3>, cache: &mut KvCache) -> Tensor<2> {
+        let [b, t, d] = x_btd.dims();
+        let text = &self.config.text;
+        let start = cache.len();
+        let rope = RopeTable::new(start..start + t, text.head_dim, text.rope_theta, &x_btd.device());
+        for (layer, cache) in self.language_model.model.layers.iter().zip(&mut cache.layers) {
+            x_btd = layer.forward(x_btd, &rope, Some(cache));
+        }
+        self.language_model
+            .logits(x_btd.narrow(1, t - 1, 1).reshape([b, d]))
+    }
+}
+
+/// Keys and values of all blocks.
+#[derive(Debug, Clone)]
+pub struct KvCache {
+    layers: Vec<LayerCache>,
+}
+
+impl KvCache {
+    /// Number of tokens held.
+    pub fn len(&self) -> usize {
+        self.layers.first().map_or(0, LayerCache::len)
+    }
+
+    /// Whether nothing has been stored yet.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+}
+
+impl Segmented for Vlm {
+    type Inputs = VlmInputs;
+
+    fn segments(&self, inputs: &VlmInputs) -> Vec<Segment> {
+        let mut segments = Vec::new();
+        if inputs.images.is_some() {
+            segments.push(Segment::VisionEmbeddings);
+            segments.extend((0..self.num_vision_blocks).map(Segment::VisionBlock));
+            segments.push(Segment::Projector);
+        }
+        segments.push(Segment::Embed);
+        segments.extend((0..self.language_model.model.layers.len()).map(Segment::Block));
+        segments
+    }
+
+    fn forward_segment(&self, segment: Segment, x: Option<Tensor<3>>, inputs: &VlmInputs) -> Tensor<3> {
+        match (segment, &self.vision_tower, &self.multi_modal_projector, x) {
+            (Segment::VisionEmbeddings, Some(tower), _, None) => match &inputs.images {
+                Some(images) => tower.vision_model.embed(images.pixels_mchw.clone()),
+                None => unreachable!("vision segments are listed for batches with images only"),
+            },
+            (Segment::VisionBlock(index), Some(tower), _, Some(x)) => {
+                tower.vision_model.encoder.layers[index].forward(x)
+            }
+            (Segment::Projector, _, Some(projector), Some(x)) => projector.forward(x),
+            (Segment::Embed, _, _, x) => self.embed(x, inputs),
+            (Segment::Block(index), _, _, Some(x)) => {
+                self.language_model.model.layers[index].forward(x, &inputs.rope, None)
+            }
+            (segment, ..) => unreachable!("segment {segment:?} out of order"),
+        }
+    }
+
+    fn loss_sum(&self, x_btd: Tensor<3>, inputs: &VlmInputs) -> Tensor<1> {
+        self.language_model
+            .loss_sum(x_btd, inputs.label_rows_n.clone(), inputs.targets_n.clone())
+    }
+
+    fn owner(path: &str) -> Vec<Segment> {
+        let index = |rest: &str| rest.split('.').next().and_then(|i| i.parse::<usize>().ok());
+        if let Some(rest) = path.strip_prefix("vision_tower.vision_model.") {
+            return match rest.strip_prefix("encoder.layers.").and_then(index) {
+                Some(i) => vec![Segment::VisionBlock(i)],
+                None => vec![Segment::VisionEmbeddings],
+            };
+        }
+        if path.starts_with("multi_modal_projector.") {
+            return vec![Segment::Projector];
+        }
+        match path.strip_prefix("language_model.model.layers.").and_then(index) {
+            Some(i) => vec![Segment::Block(i)],
+            // Tied embeddings belong to both ends; an untied table is simply never found in the head's tape.
+            None if path.contains("embed_tokens") => vec![Segment::Embed, Segment::Head],
+            None => vec![Segment::Head],
+        }
+    }
+}

@@ -1,0 +1,288 @@
+//! The folder of a run's checkpoints: commit, retention, loading.
+
+use std::{
+    cmp::Ordering,
+    collections::HashSet,
+    path::{Path, PathBuf},
+    thread,
+    time::{Duration, Instant},
+};
+
+use super::{
+    Better, CheckpointError, CheckpointInfo, KeepOptions, Metric, Ranking, Result, Snapshot, complete_steps,
+    disk::{Disk, RealDisk},
+    manifest::{MANIFEST, hint_previous, step_name},
+    newest,
+    tensors::{read_file, write_tensors},
+};
+use crate::fs::{self, FileLock, TryLock};
+
+const LOCK: &str = ".lock";
+const PARTIAL: &str = ".partial-";
+const REPLACED: &str = ".replaced-";
+const DELETING: &str = ".deleting-";
+const MAX_FILE_BYTES: usize = 4 << 30;
+/// A killed process may take this long to give back its memory, and with it its lock.
+const LOCK_PATIENCE: Duration = Duration::from_secs(10);
+
+/// The checkpoints of one run, for the one process that writes them. Others read with [`newest`] and [`load`].
+pub struct CheckpointStore {
+    dir: PathBuf,
+    disk: Box<dyn Disk>,
+    max_file_bytes: usize,
+    _lock: Option<FileLock>,
+}
+
+impl CheckpointStore {
+    /// Creates the folder if needed, locks it and removes what dead writers left in it.
+    ///
+    /// The lock lives as long as the store and the process. Where the file system knows no locks, nothing is removed
+    /// and two runs in one folder are not noticed.
+    ///
+    /// # Errors
+    /// [`CheckpointError::Busy`] if another process has the folder; otherwise what the file system says.
+    pub fn open(dir: &Path) -> Result<Self> {
+        Self::open_on(dir, Box::new(RealDisk), MAX_FILE_BYTES, LOCK_PATIENCE)
+    }
+
+    pub(super) fn open_on(
+        dir: &Path,
+        disk: Box<dyn Disk>,
+        max_file_bytes: usize,
+        patience: Duration,
+    ) -> Result<Self> {
+        disk.create_dir(dir)?;
+        let lock = lock(dir, patience)?;
+        let store = CheckpointStore {
+            dir: dir.into(),
+            disk,
+            max_file_bytes,
+            _lock: lock,
+        };
+        store.recover()?;
+        Ok(store)
+    }
+
+    /// Where the checkpoints are.
+    pub fn dir(&self) -> &Path {
+        &self.dir
+    }
+
+    /// Steps with a complete checkpoint, ascending, with their folders.
+    pub fn steps(&self) -> Result<Vec<(u64, PathBuf)>> {
+        complete_steps(&self.dir)
+    }
+
+    /// The newest complete checkpoint.
+    pub fn newest(&self) -> Result<Option<CheckpointInfo>> {
+        newest(&self.dir)
+    }
+
+    /// The best complete checkpoint by a metric; of equals the earliest. Damaged manifests are passed over.
+    pub fn best(&self, ranking: &Ranking) -> Result<Option<CheckpointInfo>> {
+        Ok(self.ranked(ranking)?.into_iter().next())
+    }
+
+    /// Writes a checkpoint; when this returns, it is on the disk and complete.
+    ///
+    /// A checkpoint of the same step is replaced; killed in between, the old one or the new one is there.
+    ///
+    /// # Errors
+    /// [`CheckpointError::NotWritten`]: nothing of it is left, and what was there before still is.
+    pub fn commit(&self, snapshot: &Snapshot, metric: Option<&Metric>) -> Result<CheckpointInfo> {
+        let step = snapshot.state.step;
+        let partial = self.dir.join(format!("{PARTIAL}{}", step_name(step)));
+        self.write_partial(&partial, snapshot, metric)
+            .and_then(|info| self.publish(&partial, info))
+            .map_err(|source| {
+                // The error that counts is the first one; what cannot be removed now goes with the next open.
+                let _ = self.disk.remove_dir_all(&partial);
+                let last = match self.steps().ok().and_then(|mut steps| steps.pop()) {
+                    Some((step, path)) => {
+                        format!(
+                            "the last complete checkpoint is step {step} at {}",
+                            path.display()
+                        )
+                    }
+                    None => "there is no complete checkpoint yet".into(),
+                };
+                CheckpointError::NotWritten {
+                    step,
+                    source: Box::new(source),
+                    last,
+                }
+            })
+    }
+
+    /// Deletes every checkpoint that no rule of `keep` holds.
+    ///
+    /// Killed in the middle, a checkpoint is complete or gone.
+    pub fn retain(&self, keep: &KeepOptions, ranking: &Ranking) -> Result<()> {
+        let steps = self.steps()?;
+        let mut kept: HashSet<u64> = steps
+            .iter()
+            .rev()
+            .take(keep.last.max(1))
+            .map(|(step, _)| *step)
+            .collect();
+        if keep.best > 0 {
+            kept.extend(
+                self.ranked(ranking)?
+                    .iter()
+                    .take(keep.best)
+                    .map(CheckpointInfo::step),
+            );
+        }
+        for (step, path) in steps {
+            let is_multiple = keep
+                .every
+                .is_some_and(|every| every > 0 && step.is_multiple_of(every));
+            if !kept.contains(&step) && !is_multiple {
+                self.delete(&path, step)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Checkpoints that carry the metric, best first, then earliest first.
+    fn ranked(&self, ranking: &Ranking) -> Result<Vec<CheckpointInfo>> {
+        let mut scored: Vec<(f64, CheckpointInfo)> = self
+            .steps()?
+            .into_iter()
+            .filter_map(|(_, path)| CheckpointInfo::read(&path).ok())
+            .filter_map(|info| {
+                let metric = info
+                    .metric
+                    .as_ref()
+                    .filter(|metric| metric.name == ranking.metric)?;
+                Some((metric.value, info))
+            })
+            .collect();
+        scored.sort_by(|(left, _), (right, _)| {
+            let ascending = left.partial_cmp(right).unwrap_or(Ordering::Equal);
+            match ranking.better {
+                Better::Lower => ascending,
+                Better::Higher => ascending.reverse(),
+            }
+        });
+        Ok(scored.into_iter().map(|(_, info)| info).collect())
+    }
+
+    fn write_partial(
+        &self,
+        partial: &Path,
+        snapshot: &Snapshot,
+        metric: Option<&Metric>,
+    ) -> Result<CheckpointInfo> {
+        let disk = self.disk.as_ref();
+        disk.remove_dir_all(partial)?;
+        disk.create_dir(partial)?;
+        let info = CheckpointInfo {
+            path: self.dir.join(step_name(snapshot.state.step)),
+            state: snapshot.state.clone(),
+            metric: metric.filter(|metric| metric.value.is_finite()).cloned(),
+            files: write_tensors(disk, partial, &snapshot.tensors, self.max_file_bytes)?,
+        };
+        let mut manifest = disk.create(&partial.join(MANIFEST))?;
+        disk.write(&mut manifest, &info.manifest_bytes()?)?;
+        disk.sync(&manifest)?;
+        disk.sync_dir(partial)?;
+        Ok(info)
+    }
+
+    fn publish(&self, partial: &Path, info: CheckpointInfo) -> Result<CheckpointInfo> {
+        let disk = self.disk.as_ref();
+        if info.path.is_dir() {
+            // Two renames, so for an instant the step has no folder: `recover` knows, and puts the old one back.
+            let replaced = self.dir.join(format!("{REPLACED}{}", step_name(info.step())));
+            disk.remove_dir_all(&replaced)?;
+            disk.rename(&info.path, &replaced)?;
+            disk.rename(partial, &info.path).inspect_err(|_| {
+                // Should this fail as well, `recover` does it.
+                let _ = disk.rename(&replaced, &info.path);
+            })?;
+            disk.sync_dir(&self.dir)?;
+            disk.remove_dir_all(&replaced)?;
+        } else {
+            disk.rename(partial, &info.path)?;
+        }
+        disk.sync_dir(&self.dir)?;
+        Ok(info)
+    }
+
+    fn delete(&self, path: &Path, step: u64) -> Result<()> {
+        let doomed = self.dir.join(format!("{DELETING}{}", step_name(step)));
+        self.disk.remove_dir_all(&doomed)?;
+        self.disk.rename(path, &doomed)?;
+        self.disk.sync_dir(&self.dir)?;
+        self.disk.remove_file(&doomed.join(MANIFEST))?;
+        // On NFS a file that a reader still holds open cannot go yet; the next open removes it.
+        let _ = self.disk.remove_dir_all(&doomed);
+        Ok(())
+    }
+
+    /// Undoes or finishes what a killed writer was at. Without a lock a partial folder may belong to a living one.
+    fn recover(&self) -> Result<()> {
+        for path in fs::read_dir(&self.dir)? {
+            let Some(name) = path.file_name().and_then(|name| name.to_str()) else {
+                continue;
+            };
+            if let Some(step) = name.strip_prefix(REPLACED) {
+                let current = self.dir.join(step);
+                if current.join(MANIFEST).is_file() || !path.join(MANIFEST).is_file() {
+                    self.disk.remove_dir_all(&path)?;
+                } else {
+                    self.disk.rename(&path, &current)?;
+                    self.disk.sync_dir(&self.dir)?;
+                }
+            } else if self._lock.is_some() && (name.starts_with(PARTIAL) || name.starts_with(DELETING)) {
+                self.disk.remove_dir_all(&path)?;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Reads a checkpoint and checks every file against its manifest.
+///
+/// # Errors
+/// [`CheckpointError::Damaged`] names the file, what was expected and found, and the checkpoint to use instead.
+pub fn load(info: &CheckpointInfo) -> Result<Snapshot> {
+    let mut tensors = Vec::new();
+    for entry in &info.files {
+        let path = info.path.join(&entry.name);
+        let mut read = read_file(&path, entry).map_err(|reason| CheckpointError::Damaged {
+            hint: hint_previous(&info.path),
+            path,
+            reason,
+        })?;
+        tensors.append(&mut read);
+    }
+    Ok(Snapshot {
+        tensors,
+        state: info.state.clone(),
+    })
+}
+
+fn lock(dir: &Path, patience: Duration) -> Result<Option<FileLock>> {
+    let path = dir.join(LOCK);
+    let deadline = Instant::now() + patience;
+    loop {
+        match fs::try_lock(&path)? {
+            TryLock::Acquired(lock) => {
+                let owner = format!("pid {}\n", rustix::process::getpid().as_raw_nonzero());
+                fs::write_durable(&path, owner.as_bytes())?;
+                return Ok(Some(lock));
+            }
+            TryLock::Unsupported => return Ok(None),
+            TryLock::Busy if Instant::now() < deadline => thread::sleep(Duration::from_millis(100)),
+            TryLock::Busy => {
+                let owner = fs::read_to_string(&path).unwrap_or_default().trim().to_string();
+                return Err(CheckpointError::Busy {
+                    dir: dir.into(),
+                    owner,
+                });
+            }
+        }
+    }
+}

@@ -1,0 +1,232 @@
+//! The command line: arguments, exit codes, wiring. The only room that knows all others.
+
+mod check;
+mod data;
+mod generate;
+mod model;
+mod report;
+mod session;
+mod train;
+
+use std::{
+    fmt,
+    io::Write,
+    path::{Path, PathBuf},
+    process::ExitCode,
+};
+
+use clap::{Args, Parser, Subcommand};
+
+use crate::config::{self, ConfigError, RunConfig};
+use crate::parallel::World;
+
+/// A run was stopped on request and left a checkpoint: the exit code by which schedulers know to requeue.
+const STOPPED: u8 = 75;
+/// The configuration or the data is wrong.
+const BAD_INPUT: u8 = 2;
+
+/// The configuration that `train` takes when none is named.
+const DEMO: &str = include_str!("../../configs/demo.yaml");
+const DEMO_NAME: &str = "configs/demo.yaml";
+
+/// Trains vision-language and language models.
+#[derive(Parser)]
+#[command(
+    version,
+    about,
+    max_term_width = 110,
+    after_help = "\
+Exit codes: 0 finished, 1 failed, 2 wrong configuration or data, 75 stopped on request with a checkpoint saved.
+
+Start here:
+  brazier train                                 the demo: a small VLM learns from nothing in minutes
+  brazier train --config run.yaml               your run; goes on by itself if it was stopped
+  brazier check --config run.yaml               what it would do, and how much memory it needs"
+)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Train a model; goes on from the run's own checkpoint if there is one
+    Train(train::TrainArgs),
+    /// Resolve a configuration and print derived numbers and a memory estimate; opens no device
+    Check(ConfigArgs),
+    /// Make and look at data sets
+    #[command(subcommand)]
+    Data(data::DataCommand),
+    /// Look at models and turn checkpoints into Hugging Face folders
+    #[command(subcommand)]
+    Model(model::ModelCommand),
+    /// Answer a prompt, with images, by a trained model
+    Generate(generate::GenerateArgs),
+    /// Write report.html for a run directory: curves, throughput, answers
+    Report(report::ReportArgs),
+}
+
+#[derive(Args)]
+struct ConfigArgs {
+    /// YAML file of the run; without it the demo's
+    #[arg(long, short, value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// Override one key, for instance --set train.optimizer.lr=2e-5; may be repeated
+    #[arg(long = "set", value_name = "PATH=VALUE")]
+    sets: Vec<String>,
+}
+
+impl ConfigArgs {
+    fn resolve(&self) -> Result<RunConfig, Failure> {
+        let env = |name: &str| std::env::var(name).ok();
+        let loaded = match &self.config {
+            Some(path) => config::load(path, &self.sets, &env),
+            None => config::parse(DEMO_NAME, DEMO, &self.sets, &env),
+        };
+        Ok(config::resolve(&loaded?, World::ALONE)?)
+    }
+
+    /// How to name this configuration in a command line.
+    fn as_arguments(&self) -> String {
+        self.config
+            .as_ref()
+            .map_or(String::new(), |path| format!(" --config {}", path.display()))
+    }
+}
+
+/// Why a command did not succeed, and with which code it exits.
+enum Failure {
+    /// Exit code 2: the user can mend it.
+    Input(String),
+    /// Exit code 1.
+    Failed(anyhow::Error),
+}
+
+impl From<Vec<ConfigError>> for Failure {
+    fn from(errors: Vec<ConfigError>) -> Self {
+        let lines: Vec<String> = errors.iter().map(ToString::to_string).collect();
+        Failure::Input(lines.join("\n"))
+    }
+}
+
+impl From<crate::data::DataError> for Failure {
+    fn from(error: crate::data::DataError) -> Self {
+        Failure::Input(error.to_string())
+    }
+}
+
+impl From<crate::data::EncodeError> for Failure {
+    fn from(error: crate::data::EncodeError) -> Self {
+        Failure::Input(error.to_string())
+    }
+}
+
+impl From<crate::device::DeviceError> for Failure {
+    fn from(error: crate::device::DeviceError) -> Self {
+        Failure::Input(error.to_string())
+    }
+}
+
+impl From<crate::hub::HubError> for Failure {
+    fn from(error: crate::hub::HubError) -> Self {
+        Failure::Input(error.to_string())
+    }
+}
+
+impl From<brazier_models::ModelConfigError> for Failure {
+    fn from(error: brazier_models::ModelConfigError) -> Self {
+        Failure::Input(error.to_string())
+    }
+}
+
+impl From<brazier_models::InputError> for Failure {
+    fn from(error: brazier_models::InputError) -> Self {
+        Failure::Input(error.to_string())
+    }
+}
+
+impl From<crate::learner::LearnerError> for Failure {
+    fn from(error: crate::learner::LearnerError) -> Self {
+        use crate::learner::LearnerError as E;
+        match error {
+            E::NothingToTrain { .. } | E::Input { .. } | E::NoLabelledToken { .. } | E::Data(_) => {
+                Failure::Input(error.to_string())
+            }
+            E::Checkpoint(error) => error.into(),
+            E::NotFinite { .. } | E::Track(_) => Failure::Failed(error.into()),
+        }
+    }
+}
+
+impl From<crate::checkpoint::CheckpointError> for Failure {
+    fn from(error: crate::checkpoint::CheckpointError) -> Self {
+        if error.is_users() {
+            Failure::Input(error.to_string())
+        } else {
+            Failure::Failed(error.into())
+        }
+    }
+}
+
+impl From<crate::track::TrackError> for Failure {
+    fn from(error: crate::track::TrackError) -> Self {
+        Failure::Failed(error.into())
+    }
+}
+
+impl From<crate::fs::FsError> for Failure {
+    fn from(error: crate::fs::FsError) -> Self {
+        Failure::Failed(error.into())
+    }
+}
+
+impl From<crate::data::synth::SynthError> for Failure {
+    fn from(error: crate::data::synth::SynthError) -> Self {
+        Failure::Failed(error.into())
+    }
+}
+
+impl From<anyhow::Error> for Failure {
+    fn from(error: anyhow::Error) -> Self {
+        Failure::Failed(error)
+    }
+}
+
+/// Parses the command line and runs it.
+pub fn main() -> ExitCode {
+    let result = match Cli::parse().command {
+        Command::Train(args) => train::train(&args),
+        Command::Check(args) => check::check(&args),
+        Command::Data(command) => data::data(&command),
+        Command::Model(command) => model::model(&command),
+        Command::Generate(args) => generate::generate(&args),
+        Command::Report(args) => report::report(&args),
+    };
+    match result {
+        Ok(code) => code,
+        Err(Failure::Input(message)) => {
+            say(format_args!("error: {message}"));
+            ExitCode::from(BAD_INPUT)
+        }
+        Err(Failure::Failed(error)) => {
+            say(format_args!("error: {error}"));
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// A line for the person in front of it. A closed pipe is no reason to stop.
+fn say(text: impl fmt::Display) {
+    let _ = writeln!(std::io::stderr(), "{text}");
+}
+
+/// A line of the command's result.
+fn print(text: impl fmt::Display) {
+    let _ = writeln!(std::io::stdout(), "{text}");
+}
+
+/// A path as one would type it here: relative where that is possible.
+fn show(path: &Path) -> String {
+    let here = std::env::current_dir().unwrap_or_default();
+    path.strip_prefix(here).unwrap_or(path).display().to_string()
+}

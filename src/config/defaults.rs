@@ -1,0 +1,117 @@
+//! Every default, once. serde and the schema read them through [`super::raw`]; `resolve` uses the constants.
+
+use std::path::PathBuf;
+
+use super::raw::{
+    RawBest, RawCheckpoint, RawConsole, RawEval, RawEvery, RawKeep, RawMetric, RawMode, RawOptimizerName,
+    RawPrecision, RawRecompute, RawTooLong, RawTrack, RawVisionActivation,
+};
+
+/// The last block's output.
+pub(super) const VISION_FEATURE_LAYER: i64 = -1;
+/// Steps of batches made ahead.
+pub(super) const PREFETCH: usize = 2;
+/// Micro-batches of one step.
+pub(super) const ACCUMULATION: usize = 1;
+/// No warm-up.
+pub(super) const WARMUP_STEPS: u64 = 0;
+/// Down to nothing.
+pub(super) const MIN_LR: f64 = 0.0;
+/// Tokens of a generated answer.
+pub(super) const MAX_NEW_TOKENS: usize = 32;
+/// Best checkpoints that stay.
+pub(super) const KEEP_BEST: usize = 1;
+
+macro_rules! defaults {
+    ($($name:ident: $type:ty = $value:expr;)*) => {
+        $(pub(super) fn $name() -> $type { $value })*
+    };
+}
+
+defaults! {
+    device: String = "auto".to_owned();
+    seed: u64 = 0;
+
+    rms_norm_eps: f64 = 1e-6;
+    rope_theta: f64 = 10_000.0;
+    tie_word_embeddings: bool = false;
+    qk_norm: bool = false;
+    initializer_range: f64 = 0.02;
+    layer_norm_eps: f64 = 1e-5;
+    hidden_act: RawVisionActivation = RawVisionActivation::QuickGelu;
+
+    synth_dir: PathBuf = "data/shapes".into();
+    train_images: usize = 8_000;
+    eval_images: usize = 200;
+    synth_seed: u64 = 0;
+    too_long: RawTooLong = RawTooLong::Error;
+    shuffle: bool = true;
+    workers: usize = 2;
+
+    mode: RawMode = RawMode::Full;
+    micro_batch_size: usize = 1;
+    max_grad_norm: f64 = 1.0;
+    precision: RawPrecision = RawPrecision::F32;
+    recompute: RawRecompute = RawRecompute::None;
+
+    optimizer: RawOptimizerName = RawOptimizerName::Adamw;
+    betas: [f64; 2] = [0.9, 0.999];
+    eps: f64 = 1e-8;
+    weight_decay: f64 = 0.0;
+    timescale: u64 = 10_000;
+    min_delta: f64 = 0.0;
+}
+
+impl Default for RawEval {
+    fn default() -> Self {
+        Self {
+            every: RawEvery::Epochs(1),
+            batch_size: None,
+            exact_match: false,
+            max_generate_samples: None,
+            max_new_tokens: None,
+            best: RawBest::default(),
+            early_stopping: None,
+        }
+    }
+}
+
+impl Default for RawBest {
+    fn default() -> Self {
+        Self {
+            metric: RawMetric::Loss,
+            direction: None,
+        }
+    }
+}
+
+impl Default for RawCheckpoint {
+    fn default() -> Self {
+        Self {
+            every: RawEvery::Epochs(1),
+            keep: RawKeep::default(),
+            resume: "auto".to_owned(),
+            export: true,
+        }
+    }
+}
+
+impl Default for RawKeep {
+    fn default() -> Self {
+        Self {
+            last: 2,
+            best: None,
+            every: None,
+        }
+    }
+}
+
+impl Default for RawTrack {
+    fn default() -> Self {
+        Self {
+            console: RawConsole::Auto,
+            log_every: 10,
+            tensorboard: true,
+        }
+    }
+}

@@ -1,0 +1,545 @@
+//! How many parameters a model has, and how much memory a step takes: closed formulas, no device.
+//!
+//! Parameters are exact. Memory is what the run holds on to at its fullest moment, the middle of the backward
+//! pass:
+//!
+//! * parameters: all of them, in the compute dtype (`p` bytes each: 4 for f32, 2 for bf16);
+//! * gradients: 4 bytes for each trained parameter, since accumulation is in f32;
+//! * optimizer: two moments of 4 bytes for each trained parameter, and under bf16 a master of 4 bytes; under
+//!   f32 the parameter is its own master;
+//! * activations: `p` bytes for each number that a block keeps for its backward pass. With hidden size `D`,
+//!   MLP width `I`, `q` and `k` columns of queries and of keys, a decoder block keeps for each token the
+//!   inputs of both norms and of the projections behind them (`4D`), queries, keys and values as projected
+//!   and queries and keys as rotated (`2q + 3k`), the attention's output (`q`) and the MLP's gate, its
+//!   activation, up and their product (`4I`). A vision block keeps `4D + 3D + D + 2I`. Each attention adds an
+//!   f32 log-sum-exp for each head. Blocks below which nothing is trained keep nothing. With
+//!   `recompute: blocks` a block keeps its input (`D`), and the largest block is whole once;
+//! * logits: a chunk of rows times the vocabulary, as f32 logits and as their gradient;
+//! * batch: ids and labels, pixels in f32, and the embedded sequence in the compute dtype.
+//!
+//! What an allocator wastes and what kernels borrow for a moment is not in it.
+
+use std::fmt;
+
+use brazier_models::{
+    DecoderConfig, FeatureSelect, ProjectorKind, VisionConfig, VisionLanguageConfig, VlmConfig,
+};
+
+use super::run::RunConfig;
+use crate::learner::options::{Precision, Recompute, TrainMode};
+
+/// Numbers of parameters by part.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ParameterCounts {
+    /// The vision tower.
+    pub vision: u64,
+    /// The projector.
+    pub projector: u64,
+    /// The language model, its head included; a tied head counts once.
+    pub language: u64,
+}
+
+impl ParameterCounts {
+    /// All parts.
+    pub fn total(&self) -> u64 {
+        self.vision + self.projector + self.language
+    }
+
+    /// The parts that move in this mode.
+    pub fn trained(&self, mode: TrainMode) -> u64 {
+        match mode {
+            TrainMode::Alignment => self.projector,
+            TrainMode::EndToEnd => self.projector + self.language,
+            TrainMode::LmOnly => self.language,
+            TrainMode::Full => self.total(),
+        }
+    }
+}
+
+/// Exact numbers of parameters.
+pub fn num_parameters(model: &VlmConfig) -> ParameterCounts {
+    let (vision, projector) = match &model.vision {
+        Some(vision) => (
+            vision_parameters(&vision.vision),
+            projector_parameters(vision, &model.text),
+        ),
+        None => (0, 0),
+    };
+    ParameterCounts {
+        vision,
+        projector,
+        language: language_parameters(&model.text),
+    }
+}
+
+fn language_parameters(config: &DecoderConfig) -> u64 {
+    let &DecoderConfig {
+        vocab_size,
+        hidden_size,
+        intermediate_size,
+        num_hidden_layers,
+        head_dim,
+        ..
+    } = config;
+    let &DecoderConfig {
+        num_attention_heads,
+        num_key_value_heads,
+        tie_word_embeddings,
+        qk_norm,
+        ..
+    } = config;
+    let attention = 2 * hidden_size * head_dim * (num_attention_heads + num_key_value_heads);
+    let head_norms = if qk_norm { 2 * head_dim } else { 0 };
+    let block = 2 * hidden_size + attention + head_norms + 3 * hidden_size * intermediate_size;
+    let tables = if tie_word_embeddings { 1 } else { 2 };
+    (tables * vocab_size * hidden_size + num_hidden_layers * block + hidden_size) as u64
+}
+
+fn vision_parameters(config: &VisionConfig) -> u64 {
+    let &VisionConfig {
+        hidden_size,
+        intermediate_size,
+        num_hidden_layers,
+        patch_size,
+        ..
+    } = config;
+    let norm = 2 * hidden_size;
+    let embeddings =
+        hidden_size + hidden_size * 3 * patch_size * patch_size + (config.num_patches() + 1) * hidden_size;
+    let attention = 4 * linear(hidden_size, hidden_size);
+    let mlp = linear(hidden_size, intermediate_size) + linear(intermediate_size, hidden_size);
+    (embeddings + num_hidden_layers * (2 * norm + attention + mlp) + 2 * norm) as u64
+}
+
+fn projector_parameters(config: &VisionLanguageConfig, text: &DecoderConfig) -> u64 {
+    let (from, to) = (config.vision.hidden_size, text.hidden_size);
+    let parameters = match config.projector {
+        ProjectorKind::Linear => linear(from, to),
+        ProjectorKind::Mlp2 => linear(from, to) + linear(to, to),
+        ProjectorKind::PixelShuffle { factor } => linear(from * factor * factor, to),
+    };
+    parameters as u64
+}
+
+/// Weight and bias.
+fn linear(from: usize, to: usize) -> usize {
+    from * to + to
+}
+
+/// Sizes of one forward pass on one device.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct BatchShape {
+    /// Rows.
+    pub rows: usize,
+    /// Tokens of a row.
+    pub length: usize,
+    /// Images in all rows together.
+    pub images: usize,
+    /// Rows of logits that exist at the same time.
+    pub logit_rows: usize,
+}
+
+/// Bytes by part, at the fullest moment of a step. Displayed as a table.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct MemoryEstimate {
+    /// Numbers of parameters.
+    pub counts: ParameterCounts,
+    /// How many of them are trained.
+    pub trained: u64,
+    /// Parameters in the compute dtype.
+    pub parameters_bytes: u64,
+    /// Accumulated gradients.
+    pub gradients_bytes: u64,
+    /// Masters and moments.
+    pub optimizer_bytes: u64,
+    /// What the backward pass finds.
+    pub activations_bytes: u64,
+    /// A chunk of logits and its gradient.
+    pub logits_bytes: u64,
+    /// Ids, labels, pixels and the embedded sequence.
+    pub batch_bytes: u64,
+}
+
+impl MemoryEstimate {
+    /// All parts.
+    pub fn total_bytes(&self) -> u64 {
+        self.rows().iter().map(|(_, bytes)| bytes).sum()
+    }
+
+    fn rows(&self) -> [(&'static str, u64); 6] {
+        [
+            ("parameters", self.parameters_bytes),
+            ("gradients", self.gradients_bytes),
+            ("optimizer", self.optimizer_bytes),
+            ("activations", self.activations_bytes),
+            ("logits", self.logits_bytes),
+            ("batch", self.batch_bytes),
+        ]
+    }
+}
+
+impl fmt::Display for MemoryEstimate {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let ParameterCounts {
+            vision,
+            projector,
+            language,
+        } = self.counts;
+        for (part, count) in [
+            ("vision", vision),
+            ("projector", projector),
+            ("language", language),
+            ("all", self.counts.total()),
+            ("trained", self.trained),
+        ] {
+            writeln!(f, "parameters, {part:<10} {count:>16}")?;
+        }
+        for (part, bytes) in self.rows() {
+            writeln!(f, "memory, {part:<14} {:>16}", readable(bytes))?;
+        }
+        write!(f, "memory, {:<14} {:>16}", "all", readable(self.total_bytes()))
+    }
+}
+
+/// `1.5 GiB`.
+fn readable(bytes: u64) -> String {
+    let mut value = bytes as f64;
+    let mut unit = "B";
+    for larger in ["KiB", "MiB", "GiB", "TiB"] {
+        if value < 1024.0 {
+            break;
+        }
+        (value, unit) = (value / 1024.0, larger);
+    }
+    if unit == "B" {
+        format!("{bytes} B")
+    } else {
+        format!("{value:.1} {unit}")
+    }
+}
+
+/// What a step of this model holds in memory; see the head of this file for the formulas.
+pub fn estimate_memory(
+    model: &VlmConfig,
+    mode: TrainMode,
+    precision: Precision,
+    recompute: Recompute,
+    shape: BatchShape,
+) -> MemoryEstimate {
+    let width = match precision {
+        Precision::F32 => 4,
+        Precision::Bf16 => 2,
+    };
+    let counts = num_parameters(model);
+    let trained = counts.trained(mode);
+    let optimizer_width = match precision {
+        Precision::F32 => 8,
+        Precision::Bf16 => 12,
+    };
+    let tokens = (shape.rows * shape.length) as u64;
+    let logits = (shape.logit_rows * model.text.vocab_size) as u64;
+    let side = model.vision.as_ref().map_or(0, |vision| vision.vision.image_size);
+    let pixels = (shape.images * 3 * side * side) as u64;
+    MemoryEstimate {
+        counts,
+        trained,
+        parameters_bytes: width * counts.total(),
+        gradients_bytes: 4 * trained,
+        optimizer_bytes: optimizer_width * trained,
+        activations_bytes: activations(model, mode, width, recompute, shape),
+        logits_bytes: 2 * 4 * logits,
+        batch_bytes: 2 * 4 * tokens + 4 * pixels + width * tokens * model.text.hidden_size as u64,
+    }
+}
+
+/// Blocks of one kind.
+struct Blocks {
+    number: u64,
+    /// Bytes that one keeps for its backward pass.
+    whole: u64,
+    /// Bytes of its input.
+    input: u64,
+}
+
+impl Blocks {
+    fn kept(&self, recompute: Recompute) -> u64 {
+        match recompute {
+            Recompute::None => self.number * self.whole,
+            Recompute::Blocks => self.number * self.input,
+        }
+    }
+}
+
+fn activations(
+    model: &VlmConfig,
+    mode: TrainMode,
+    width: u64,
+    recompute: Recompute,
+    shape: BatchShape,
+) -> u64 {
+    let text = decoder_blocks(&model.text, width, shape);
+    let Some(vision) = &model.vision else {
+        return text.kept(recompute) + transient(recompute, &[&text]);
+    };
+    let tower = vision_blocks(vision, width, shape);
+    let projector = match mode {
+        TrainMode::LmOnly => 0,
+        TrainMode::Alignment | TrainMode::EndToEnd | TrainMode::Full => {
+            projector_bytes(vision, &model.text, width, shape)
+        }
+    };
+    match mode {
+        TrainMode::Full => {
+            text.kept(recompute) + tower.kept(recompute) + projector + transient(recompute, &[&text, &tower])
+        }
+        // Gradients stop below the projector, so the tower's blocks come and go.
+        TrainMode::Alignment | TrainMode::EndToEnd | TrainMode::LmOnly => {
+            text.kept(recompute) + projector + transient(recompute, &[&text])
+        }
+    }
+}
+
+/// The block that is being computed again.
+fn transient(recompute: Recompute, blocks: &[&Blocks]) -> u64 {
+    match recompute {
+        Recompute::None => 0,
+        Recompute::Blocks => blocks.iter().map(|blocks| blocks.whole).max().unwrap_or_default(),
+    }
+}
+
+fn decoder_blocks(config: &DecoderConfig, width: u64, shape: BatchShape) -> Blocks {
+    let &DecoderConfig {
+        hidden_size,
+        intermediate_size,
+        num_hidden_layers,
+        head_dim,
+        ..
+    } = config;
+    let queries = config.num_attention_heads * head_dim;
+    let keys = config.num_key_value_heads * head_dim;
+    let kept = 4 * hidden_size + 2 * queries + 3 * keys + queries + 4 * intermediate_size;
+    let tokens = (shape.rows * shape.length) as u64;
+    Blocks {
+        number: num_hidden_layers as u64,
+        whole: tokens * (width * kept as u64 + 4 * config.num_attention_heads as u64),
+        input: tokens * width * hidden_size as u64,
+    }
+}
+
+fn vision_blocks(config: &VisionLanguageConfig, width: u64, shape: BatchShape) -> Blocks {
+    let vision = &config.vision;
+    let tokens = (shape.images * (vision.num_patches() + 1)) as u64;
+    let kept = 8 * vision.hidden_size + 2 * vision.intermediate_size;
+    Blocks {
+        // What lies above the selected hidden state is not computed.
+        number: config.num_vision_blocks().unwrap_or(vision.num_hidden_layers) as u64,
+        whole: tokens * (width * kept as u64 + 4 * vision.num_attention_heads as u64),
+        input: tokens * width * vision.hidden_size as u64,
+    }
+}
+
+/// Input of the projector, and for two layers what lies between them.
+fn projector_bytes(
+    config: &VisionLanguageConfig,
+    text: &DecoderConfig,
+    width: u64,
+    shape: BatchShape,
+) -> u64 {
+    let class_token = usize::from(config.vision_feature_select == FeatureSelect::Full);
+    let features = (config.vision.num_patches() + class_token) * config.vision.hidden_size;
+    let between = match config.projector {
+        ProjectorKind::Mlp2 => 2 * config.num_image_tokens() * text.hidden_size,
+        ProjectorKind::Linear | ProjectorKind::PixelShuffle { .. } => 0,
+    };
+    shape.images as u64 * width * (features + between) as u64
+}
+
+impl RunConfig {
+    /// Memory of a step with the longest samples this run allows and one image in each.
+    pub fn memory(&self, model: &VlmConfig, logit_rows: usize) -> MemoryEstimate {
+        let rows = self.train.micro_batch_size;
+        let images = if model.vision.is_some() { rows } else { 0 };
+        let shape = BatchShape {
+            rows,
+            length: self.data.sequence_length,
+            images,
+            logit_rows,
+        };
+        estimate_memory(
+            model,
+            self.train.mode,
+            self.train.precision,
+            self.train.recompute,
+            shape,
+        )
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use brazier_models::VisionActivation;
+
+    use super::*;
+
+    fn llama_7b(vocab_size: usize) -> DecoderConfig {
+        DecoderConfig {
+            vocab_size,
+            hidden_size: 4096,
+            intermediate_size: 11008,
+            num_hidden_layers: 32,
+            num_attention_heads: 32,
+            num_key_value_heads: 32,
+            head_dim: 128,
+            rms_norm_eps: 1e-5,
+            rope_theta: 10_000.0,
+            max_position_embeddings: 4096,
+            tie_word_embeddings: false,
+            qk_norm: false,
+            initializer_range: 0.02,
+        }
+    }
+
+    fn llava_7b() -> VlmConfig {
+        let vision = VisionConfig {
+            hidden_size: 1024,
+            intermediate_size: 4096,
+            num_hidden_layers: 24,
+            num_attention_heads: 16,
+            image_size: 336,
+            patch_size: 14,
+            layer_norm_eps: 1e-5,
+            hidden_act: VisionActivation::QuickGelu,
+            initializer_range: 0.02,
+        };
+        let vision = VisionLanguageConfig {
+            vision,
+            projector: ProjectorKind::Mlp2,
+            vision_feature_layer: -2,
+            vision_feature_select: FeatureSelect::Default,
+            image_token_id: 32000,
+        };
+        VlmConfig {
+            text: llama_7b(32064),
+            vision: Some(vision),
+        }
+    }
+
+    /// As Hugging Face counts `llava-hf/llava-1.5-7b-hf`.
+    #[test]
+    fn parameters_of_llava() {
+        let counts = num_parameters(&llava_7b());
+        assert_eq!(
+            counts,
+            ParameterCounts {
+                vision: 303_507_456,
+                projector: 20_979_712,
+                language: 6_738_939_904
+            }
+        );
+        assert_eq!(counts.total(), 7_063_427_072);
+        assert_eq!(counts.trained(TrainMode::Alignment), 20_979_712);
+        assert_eq!(counts.trained(TrainMode::EndToEnd), 6_759_919_616);
+    }
+
+    /// As Hugging Face counts `meta-llama/Llama-3.1-8B` and `Qwen/Qwen3-0.6B`.
+    #[test]
+    fn parameters_of_language_models() {
+        let llama = DecoderConfig {
+            intermediate_size: 14336,
+            num_key_value_heads: 8,
+            ..llama_7b(128_256)
+        };
+        assert_eq!(
+            num_parameters(&VlmConfig {
+                text: llama,
+                vision: None
+            })
+            .total(),
+            8_030_261_248
+        );
+        let qwen = DecoderConfig {
+            hidden_size: 1024,
+            intermediate_size: 3072,
+            num_hidden_layers: 28,
+            num_attention_heads: 16,
+            num_key_value_heads: 8,
+            tie_word_embeddings: true,
+            qk_norm: true,
+            ..llama_7b(151_936)
+        };
+        assert_eq!(
+            num_parameters(&VlmConfig {
+                text: qwen,
+                vision: None
+            })
+            .total(),
+            596_049_920
+        );
+    }
+
+    fn estimate(mode: TrainMode, precision: Precision, recompute: Recompute) -> MemoryEstimate {
+        let shape = BatchShape {
+            rows: 2,
+            length: 1024,
+            images: 2,
+            logit_rows: 256,
+        };
+        estimate_memory(&llava_7b(), mode, precision, recompute, shape)
+    }
+
+    #[test]
+    fn memory_by_part() {
+        let full = estimate(TrainMode::Full, Precision::Bf16, Recompute::None);
+        assert_eq!(full.parameters_bytes, 2 * 7_063_427_072);
+        assert_eq!(full.gradients_bytes, 4 * 7_063_427_072);
+        assert_eq!(full.optimizer_bytes, 12 * 7_063_427_072);
+        assert_eq!(full.logits_bytes, 2 * 4 * 256 * 32064);
+        assert_eq!(
+            full.batch_bytes,
+            8 * 2048 + 4 * 2 * 3 * 336 * 336 + 2 * 2048 * 4096
+        );
+        // By hand: 32 decoder blocks of 4D + 3q + 3k + 4I, 23 of 24 vision blocks of 8D + 2I, and the projector.
+        let decoder = 32 * 2048 * (2 * (4 * 4096 + 6 * 4096 + 4 * 11008) + 4 * 32);
+        let vision = 23 * 2 * 577 * (2 * (8 * 1024 + 2 * 4096) + 4 * 16);
+        let projector = 2 * 2 * (576 * 1024 + 2 * 576 * 4096);
+        assert_eq!(full.activations_bytes, decoder + vision + projector);
+        let parts = [
+            full.parameters_bytes,
+            full.gradients_bytes,
+            full.optimizer_bytes,
+            full.activations_bytes,
+        ];
+        assert_eq!(
+            full.total_bytes(),
+            parts.iter().sum::<u64>() + full.logits_bytes + full.batch_bytes
+        );
+    }
+
+    #[test]
+    fn what_saves_memory_does() {
+        let full = estimate(TrainMode::Full, Precision::F32, Recompute::None);
+        assert_eq!(full.optimizer_bytes, 8 * 7_063_427_072);
+        let recompute = estimate(TrainMode::Full, Precision::F32, Recompute::Blocks);
+        assert!(recompute.activations_bytes * 10 < full.activations_bytes);
+        let alignment = estimate(TrainMode::Alignment, Precision::F32, Recompute::None);
+        assert!(alignment.activations_bytes < full.activations_bytes);
+        assert_eq!(alignment.gradients_bytes, 4 * 20_979_712);
+    }
+
+    #[test]
+    fn the_table() {
+        let table = estimate(TrainMode::Alignment, Precision::Bf16, Recompute::Blocks).to_string();
+        assert!(
+            table.contains("parameters, trained            20979712\n"),
+            "{table}"
+        );
+        assert!(
+            table.contains("memory, parameters             13.2 GiB\n"),
+            "{table}"
+        );
+        assert_eq!(
+            [readable(0), readable(1023), readable(1536)],
+            ["0 B", "1023 B", "1.5 KiB"]
+        );
+    }
+}

@@ -1,0 +1,187 @@
+//! What can be checked only once the tokenizer, an imported model or the device is known.
+
+use brazier_models::{ModelConfigError, VlmConfig};
+
+use super::{
+    error::ConfigError,
+    run::{ModelChoice, NewModel, RunConfig, TrainChoice},
+    written::Errors,
+};
+use crate::{
+    data::IMAGE_TOKEN,
+    device_choice::DeviceChoice,
+    learner::options::{Precision, TrainMode},
+};
+
+impl RunConfig {
+    /// The configuration of a new model, once the tokenizer is read; `None` if the model is imported.
+    ///
+    /// `num_tokens` is one more than the tokenizer's largest id, `image_token_id` the id of [`IMAGE_TOKEN`]
+    /// if it has one.
+    ///
+    /// # Errors
+    /// If the vocabulary is too small, or the model sees and the tokenizer has no image token.
+    pub fn model_config(
+        &self,
+        num_tokens: usize,
+        image_token_id: Option<u32>,
+    ) -> Result<Option<VlmConfig>, Vec<ConfigError>> {
+        let ModelChoice::New(NewModel { config, vocab_size }) = &self.model else {
+            return Ok(None);
+        };
+        let mut errors = Errors::new(&self.written);
+        let mut config = config.clone();
+        config.text.vocab_size = vocab_size.unwrap_or(num_tokens);
+        if config.text.vocab_size < num_tokens {
+            let reason = format!("smaller than the tokenizer, which has {num_tokens} tokens");
+            errors.refuse(
+                "model.language.vocab_size",
+                &reason,
+                Some("raise it, or leave it out"),
+            );
+        }
+        if let Some(vision) = &mut config.vision {
+            match image_token_id {
+                Some(id) => vision.image_token_id = id,
+                None => {
+                    let reason = format!("has no token {IMAGE_TOKEN}, and the model sees images");
+                    let hint = "add it to the tokenizer as a special token";
+                    errors.refuse_value(
+                        "model.tokenizer",
+                        &self.data.tokenizer.to_string_lossy(),
+                        &reason,
+                        Some(hint),
+                    );
+                }
+            }
+        }
+        if !errors.list.is_empty() {
+            return Err(errors.list);
+        }
+        self.check_model(&config)?;
+        Ok(Some(config))
+    }
+
+    /// Whether this run can train that model: what it is imported with is known only when its folder has been
+    /// read.
+    ///
+    /// # Errors
+    /// If the model is none, if parts are to be trained that it lacks, or if it is too short for the data.
+    pub fn check_model(&self, model: &VlmConfig) -> Result<(), Vec<ConfigError>> {
+        let mut errors = Errors::new(&self.written);
+        check_model(model, &self.train, self.data.sequence_length, &mut errors);
+        if errors.list.is_empty() {
+            Ok(())
+        } else {
+            Err(errors.list)
+        }
+    }
+
+    /// Whether this run can compute on that device: what `auto` stands for is known only when devices are
+    /// looked for.
+    ///
+    /// # Errors
+    /// If the device does not know the number format.
+    pub fn check_device(&self, device: DeviceChoice) -> Result<(), Vec<ConfigError>> {
+        let mut errors = Errors::new(&self.written);
+        check_device(device, self.train.precision, &mut errors);
+        if errors.list.is_empty() {
+            Ok(())
+        } else {
+            Err(errors.list)
+        }
+    }
+}
+
+pub(super) fn check_device(device: DeviceChoice, precision: Precision, errors: &mut Errors) {
+    let lacks_bf16 = match device {
+        DeviceChoice::Ndarray | DeviceChoice::Wgpu => true,
+        DeviceChoice::Auto | DeviceChoice::Cuda { .. } | DeviceChoice::Flex => false,
+    };
+    if precision == Precision::Bf16 && lacks_bf16 {
+        let reason = format!("{device} has no bfloat16");
+        errors.refuse(
+            "train.precision",
+            &reason,
+            Some("write f32, or compute on cuda or flex"),
+        );
+    }
+}
+
+pub(super) fn check_model(
+    model: &VlmConfig,
+    train: &TrainChoice,
+    sequence_length: usize,
+    errors: &mut Errors,
+) {
+    let parts = [
+        model.text.validate(),
+        model
+            .vision
+            .as_ref()
+            .map_or(Ok(()), |vision| vision.vision.validate()),
+    ];
+    let parts_are_fine = parts.iter().all(Result::is_ok);
+    for error in parts.into_iter().filter_map(Result::err) {
+        errors.refuse_model(&error);
+    }
+    // How the parts fit is computed from sizes that must be fine in themselves.
+    if !parts_are_fine {
+        return;
+    }
+    if let Err(error) = model.validate() {
+        errors.refuse_model(&error);
+        return;
+    }
+    let longest = model.text.max_position_embeddings;
+    if sequence_length > longest {
+        let reason = format!("longer than the model's max_position_embeddings = {longest}");
+        errors.refuse(
+            "data.sequence_length",
+            &reason,
+            Some("lower it, or take a model for longer sequences"),
+        );
+    }
+    match &model.vision {
+        Some(vision) => {
+            let num_image_tokens = vision.num_image_tokens();
+            if num_image_tokens >= sequence_length {
+                let reason =
+                    format!("one image takes {num_image_tokens} tokens, which leaves no room for text");
+                let hint = "raise it, or use larger patches, smaller images or projector pixel_shuffle";
+                errors.refuse("data.sequence_length", &reason, Some(hint));
+            }
+        }
+        None => check_without_vision(train, errors),
+    }
+}
+
+fn check_without_vision(train: &TrainChoice, errors: &mut Errors) {
+    if matches!(train.mode, TrainMode::Alignment | TrainMode::EndToEnd) {
+        let hint = "write full or lm_only, or add model.vision";
+        errors.refuse(
+            "train.mode",
+            "trains the projector, and the model has no vision part",
+            Some(hint),
+        );
+    }
+    for key in ["projector", "vision"] {
+        errors.no_effect(
+            &format!("train.optimizer.groups.{key}"),
+            "the model has no vision part",
+        );
+    }
+}
+
+impl Errors<'_> {
+    /// A refusal of `models`, with the key as it is in our file.
+    fn refuse_model(&mut self, error: &ModelConfigError) {
+        let ModelConfigError { key, value, reason } = error;
+        let ours = match key.split_once('.') {
+            Some(("text_config", name)) => format!("model.language.{name}"),
+            Some(("vision_config", name)) => format!("model.vision.{name}"),
+            _ => format!("model.{key}"),
+        };
+        self.refuse_value(&ours, value, reason, None);
+    }
+}

@@ -1,0 +1,234 @@
+//! The numbers that depend on the number of samples: steps of epochs and ratios.
+
+use std::fmt;
+
+use super::{
+    error::ConfigError,
+    run::{Length, Part, RunConfig, ScheduleChoice, Shape, TrainChoice},
+    written::Errors,
+};
+use crate::{
+    data::BatchPlan,
+    learner::options::{RunOptions, ScheduleConfig, ScheduleKind, StepConfig},
+};
+
+/// All that was left open, once the number of training samples is known.
+#[derive(Debug, Clone, PartialEq)]
+pub struct RunPlan {
+    /// The run as the learner sees it.
+    pub options: RunOptions,
+    /// How the stream of samples is cut.
+    pub batch: BatchPlan,
+    /// What to print before the first step.
+    pub numbers: DerivedNumbers,
+}
+
+/// Numbers that follow from the configuration and the data. Displayed as a few aligned lines.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct DerivedNumbers {
+    /// Samples of one forward pass on one rank.
+    pub micro_batch_size: usize,
+    /// Micro-batches of one step on one rank.
+    pub accumulation: usize,
+    /// Ranks.
+    pub world_size: usize,
+    /// Samples of one step over all ranks.
+    pub samples_per_step: usize,
+    /// Longest sample, in tokens.
+    pub sequence_length: usize,
+    /// Most tokens of one step.
+    pub max_tokens_per_step: usize,
+    /// Training samples.
+    pub num_samples: usize,
+    /// Steps of one epoch, rounded up.
+    pub steps_per_epoch: u64,
+    /// Steps of the run.
+    pub total_steps: u64,
+    /// Passes over the training samples.
+    pub epochs: f64,
+    /// Steps of warm-up.
+    pub warmup_steps: u64,
+}
+
+impl fmt::Display for DerivedNumbers {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self {
+            micro_batch_size,
+            accumulation,
+            world_size,
+            samples_per_step,
+            ..
+        } = self;
+        writeln!(
+            f,
+            "samples per step  {samples_per_step} = {micro_batch_size} in a micro-batch x {accumulation} accumulated \
+             x {world_size} ranks"
+        )?;
+        let Self {
+            max_tokens_per_step,
+            sequence_length,
+            ..
+        } = self;
+        writeln!(
+            f,
+            "tokens per step   at most {max_tokens_per_step} = {samples_per_step} x {sequence_length}"
+        )?;
+        let Self {
+            total_steps,
+            epochs,
+            num_samples,
+            steps_per_epoch,
+            warmup_steps,
+            ..
+        } = self;
+        let epochs = (epochs * 100.0).round() / 100.0;
+        writeln!(
+            f,
+            "steps             {total_steps} = {epochs} epochs of {num_samples} samples, {steps_per_epoch} steps each"
+        )?;
+        write!(f, "warm-up           {warmup_steps} steps")
+    }
+}
+
+impl RunConfig {
+    /// Turns epochs and ratios into steps.
+    ///
+    /// # Errors
+    /// If there is no sample, or the parts of the schedule are longer than the run.
+    pub fn plan(&self, num_samples: usize) -> Result<RunPlan, Vec<ConfigError>> {
+        let mut errors = Errors::new(&self.written);
+        if num_samples == 0 {
+            errors.refuse(
+                "data.train",
+                "holds no sample",
+                Some("check the files, and data.too_long"),
+            );
+            return Err(errors.list);
+        }
+        let TrainChoice {
+            mode,
+            precision,
+            recompute,
+            ref optimizer,
+            max_grad_norm,
+            ..
+        } = self.train;
+        let TrainChoice {
+            micro_batch_size,
+            accumulation,
+            length,
+            schedule,
+            ..
+        } = self.train;
+        let world_size = self.world.size;
+        let samples_per_step = micro_batch_size * accumulation * world_size;
+        let (total_steps, total_samples) = match length {
+            Length::Steps(steps) => (steps, None),
+            Length::Epochs(epochs) => {
+                let samples = ((epochs * num_samples as f64).ceil() as u64).max(1);
+                (samples.div_ceil(samples_per_step as u64), Some(samples))
+            }
+        };
+        let schedule = schedule.over(total_steps, &mut errors);
+        if !errors.list.is_empty() {
+            return Err(errors.list);
+        }
+        let steps_per_epoch = num_samples.div_ceil(samples_per_step) as u64;
+        let sequence_length = self.data.sequence_length;
+        let numbers = DerivedNumbers {
+            micro_batch_size,
+            accumulation,
+            world_size,
+            samples_per_step,
+            sequence_length,
+            max_tokens_per_step: samples_per_step * sequence_length,
+            num_samples,
+            steps_per_epoch,
+            total_steps,
+            epochs: match length {
+                Length::Steps(steps) => steps as f64 * samples_per_step as f64 / num_samples as f64,
+                Length::Epochs(epochs) => epochs,
+            },
+            warmup_steps: schedule.warmup_steps,
+        };
+        let step = StepConfig {
+            mode,
+            precision,
+            recompute,
+            optimizer: optimizer.clone(),
+            schedule,
+            max_grad_norm,
+        };
+        let options = RunOptions {
+            step,
+            total_steps,
+            steps_per_epoch,
+            log_every: self.log_every,
+            save_every: self.checkpoint.every,
+            eval: self.eval.clone(),
+            seed: self.seed,
+        };
+        let rank = self.world.rank;
+        let batch = BatchPlan {
+            micro_batch_size,
+            accumulation,
+            rank,
+            world_size,
+            total_samples,
+        };
+        Ok(RunPlan {
+            options,
+            batch,
+            numbers,
+        })
+    }
+}
+
+impl ScheduleChoice {
+    /// The schedule of a run of `total_steps`.
+    pub(super) fn over(self, total_steps: u64, errors: &mut Errors) -> ScheduleConfig {
+        const HINT: Option<&str> = Some("lower it, or raise train.steps or train.epochs");
+        let warmup_steps = self.warmup.steps(total_steps);
+        if warmup_steps > total_steps {
+            let reason = format!("larger than the run's {total_steps} steps");
+            errors.refuse("train.schedule.warmup_steps", &reason, HINT);
+        }
+        let kind = match self.shape {
+            Shape::Constant => ScheduleKind::Constant,
+            Shape::Linear { min_factor } => ScheduleKind::Linear { min_factor },
+            Shape::Cosine { min_factor } => ScheduleKind::Cosine { min_factor },
+            Shape::InverseSqrt { timescale } => ScheduleKind::InverseSqrt { timescale },
+            Shape::Wsd { decay, min_factor } => {
+                let decay_steps = decay.steps(total_steps);
+                if warmup_steps <= total_steps && decay_steps > total_steps - warmup_steps {
+                    let key = match decay {
+                        Part::Steps(_) => "train.schedule.decay_steps",
+                        Part::Ratio(_) => "train.schedule.decay_ratio",
+                    };
+                    let reason = format!(
+                        "{decay_steps} steps of decay after {warmup_steps} of warm-up are more than the run's {total_steps}"
+                    );
+                    errors.refuse(key, &reason, HINT);
+                }
+                ScheduleKind::Wsd {
+                    decay_steps,
+                    min_factor,
+                }
+            }
+        };
+        ScheduleConfig {
+            kind,
+            warmup_steps,
+            total_steps,
+        }
+    }
+}
+
+impl Part {
+    fn steps(self, total_steps: u64) -> u64 {
+        match self {
+            Part::Steps(steps) => steps,
+            Part::Ratio(ratio) => (ratio * total_steps as f64).ceil() as u64,
+        }
+    }
+}

@@ -1,0 +1,645 @@
+//! What the user may write, and nothing else. The doc comments are the documentation: `configs/README.md` is
+//! made of them.
+//!
+//! A default that always holds is serde's. Where a key may have no effect, or its default follows from
+//! another key, it is an `Option`, documented with `extend("default" = …)`, and `resolve` puts in the same
+//! constant.
+
+use std::path::PathBuf;
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use super::defaults;
+
+/// One run.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct RawConfig {
+    /// The run directory: metrics, checkpoints and the exported model go there.
+    #[schemars(example = "runs/demo")]
+    pub output: PathBuf,
+    /// Where to compute: `auto`, `cuda`, `cuda:1`, `wgpu`, `flex` or `ndarray`. `auto` takes the first of
+    /// them that is compiled in and present.
+    #[serde(default = "defaults::device")]
+    #[schemars(example = "cuda:0")]
+    pub device: String,
+    /// Seed of everything drawn in the run: fresh weights and the order of samples.
+    #[serde(default = "defaults::seed")]
+    #[schemars(example = 1)]
+    pub seed: u64,
+    /// The model: imported with `from`, or described by `language`, `vision` and `projector` and drawn at
+    /// random.
+    pub model: RawModel,
+    /// What to train and to evaluate on.
+    pub data: RawData,
+    /// How to train.
+    pub train: RawTrain,
+    /// Held-out evaluation; needs evaluation data.
+    pub eval: Option<RawEval>,
+    /// What is kept on disk.
+    #[serde(default)]
+    pub checkpoint: RawCheckpoint,
+    /// What is shown and logged.
+    #[serde(default)]
+    pub track: RawTrack,
+}
+
+/// The model.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct RawModel {
+    /// Folder of a model in Hugging Face's format; its `config.json` says everything about the architecture.
+    #[schemars(example = "models/llava-1.5-7b-hf")]
+    pub from: Option<PathBuf>,
+    /// Folder with `tokenizer.json`. Left out: `model.from`, or the folder of `data.synth`.
+    #[schemars(example = "models/llava-1.5-7b-hf")]
+    pub tokenizer: Option<PathBuf>,
+    /// A fresh language model: a Llama-style decoder.
+    pub language: Option<RawLanguage>,
+    /// A fresh vision tower (CLIP's ViT). Left out: a model without eyes.
+    pub vision: Option<RawVision>,
+    /// How image features become token embeddings. Left out: `mlp`.
+    pub projector: Option<RawProjector>,
+    /// The hidden state of the vision tower that is used: -1 is the last block's output, -2 the one before, 0
+    /// the embeddings.
+    #[schemars(extend("default" = defaults::VISION_FEATURE_LAYER), example = -2)]
+    pub vision_feature_layer: Option<i64>,
+    /// The vision tower's tokens that are used.
+    #[schemars(extend("default" = "default"))]
+    pub vision_feature_select: Option<RawFeatureSelect>,
+}
+
+/// A decoder, in Hugging Face's names.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct RawLanguage {
+    /// Rows of the embedding table, at least as many as the tokenizer has tokens. Left out: as many.
+    #[schemars(range(min = 1), example = 32064)]
+    pub vocab_size: Option<usize>,
+    /// Width of the residual stream.
+    #[schemars(range(min = 1), example = 128)]
+    pub hidden_size: usize,
+    /// Width inside the MLP.
+    #[schemars(range(min = 1), example = 352)]
+    pub intermediate_size: usize,
+    /// Number of blocks.
+    #[schemars(range(min = 1), example = 3)]
+    pub num_hidden_layers: usize,
+    /// Query heads.
+    #[schemars(range(min = 1), example = 4)]
+    pub num_attention_heads: usize,
+    /// Key and value heads; divides `num_attention_heads`. Left out: as many as query heads.
+    #[schemars(range(min = 1), example = 2)]
+    pub num_key_value_heads: Option<usize>,
+    /// Width of one head, even. Left out: `hidden_size / num_attention_heads`.
+    #[schemars(range(min = 2), example = 32)]
+    pub head_dim: Option<usize>,
+    /// Epsilon inside the root of RMSNorm.
+    #[serde(default = "defaults::rms_norm_eps")]
+    #[schemars(extend("exclusiveMinimum" = 0), example = 1e-5)]
+    pub rms_norm_eps: f64,
+    /// Base of the rotary frequencies.
+    #[serde(default = "defaults::rope_theta")]
+    #[schemars(extend("exclusiveMinimum" = 0), example = 500000.0)]
+    pub rope_theta: f64,
+    /// Longest sequence the model accepts, in tokens.
+    #[schemars(range(min = 1), example = 256)]
+    pub max_position_embeddings: usize,
+    /// Whether the output projection is the embedding table.
+    #[serde(default = "defaults::tie_word_embeddings")]
+    #[schemars(example = true)]
+    pub tie_word_embeddings: bool,
+    /// RMSNorm over each query and key head (Qwen3).
+    #[serde(default = "defaults::qk_norm")]
+    #[schemars(example = true)]
+    pub qk_norm: bool,
+    /// Standard deviation of freshly drawn weights.
+    #[serde(default = "defaults::initializer_range")]
+    #[schemars(range(min = 0), example = 0.02)]
+    pub initializer_range: f64,
+}
+
+/// A CLIP vision tower, in Hugging Face's names.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct RawVision {
+    /// Width of the residual stream.
+    #[schemars(range(min = 1), example = 96)]
+    pub hidden_size: usize,
+    /// Width inside the MLP.
+    #[schemars(range(min = 1), example = 256)]
+    pub intermediate_size: usize,
+    /// Number of blocks.
+    #[schemars(range(min = 1), example = 3)]
+    pub num_hidden_layers: usize,
+    /// Attention heads; divides `hidden_size`.
+    #[schemars(range(min = 1), example = 4)]
+    pub num_attention_heads: usize,
+    /// Side of the square input, in pixels; a multiple of `patch_size`.
+    #[schemars(range(min = 1), example = 48)]
+    pub image_size: usize,
+    /// Side of a patch, in pixels.
+    #[schemars(range(min = 1), example = 8)]
+    pub patch_size: usize,
+    /// Epsilon inside the root of LayerNorm.
+    #[serde(default = "defaults::layer_norm_eps")]
+    #[schemars(extend("exclusiveMinimum" = 0), example = 1e-6)]
+    pub layer_norm_eps: f64,
+    /// Activation of the MLP.
+    #[serde(default = "defaults::hidden_act")]
+    pub hidden_act: RawVisionActivation,
+    /// Standard deviation of freshly drawn weights.
+    #[serde(default = "defaults::initializer_range")]
+    #[schemars(range(min = 0), example = 0.02)]
+    pub initializer_range: f64,
+}
+
+/// Activation of the vision tower's MLP.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub(super) enum RawVisionActivation {
+    /// `x * sigmoid(1.702 x)`, as OpenAI's CLIP was trained.
+    QuickGelu,
+    /// Exact GELU.
+    Gelu,
+}
+
+/// The projector.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(tag = "kind", rename_all = "snake_case", deny_unknown_fields)]
+pub(super) enum RawProjector {
+    /// One linear layer.
+    Linear {},
+    /// Linear, GELU, linear (LLaVA-1.5).
+    Mlp {},
+    /// `factor × factor` neighbouring patches become one token, then one linear layer.
+    PixelShuffle {
+        /// Side of the block of patches that becomes one token; divides the patch grid's side.
+        #[schemars(range(min = 1), example = 2)]
+        factor: usize,
+    },
+}
+
+/// Tokens of the vision tower.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub(super) enum RawFeatureSelect {
+    /// Patches only.
+    Default,
+    /// Class token and patches.
+    Full,
+}
+
+/// What to train and to evaluate on.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct RawData {
+    /// Draws the data set of coloured shapes, with its tokenizer, before training, unless it is there
+    /// already. Its files then stand for `data.train`, `data.eval` and `model.tokenizer` where these are left
+    /// out.
+    pub synth: Option<RawSynth>,
+    /// Training files, one after the other. Left out: those of `data.synth`.
+    pub train: Option<Vec<RawRows>>,
+    /// Evaluation files. Left out: those of `data.synth`, else none.
+    pub eval: Option<Vec<RawRows>>,
+    /// Most tokens of one sample, image tokens included.
+    #[schemars(range(min = 2), example = 2048)]
+    pub sequence_length: usize,
+    /// What happens to a sample longer than `sequence_length`.
+    #[serde(default = "defaults::too_long")]
+    pub too_long: RawTooLong,
+    /// Whether each epoch has its own random order; otherwise the order of the files.
+    #[serde(default = "defaults::shuffle")]
+    #[schemars(example = false)]
+    pub shuffle: bool,
+    /// Threads that read, decode and tokenize; 0 does it in the training thread. The number changes no
+    /// result.
+    #[serde(default = "defaults::workers")]
+    #[schemars(example = 8)]
+    pub workers: usize,
+    /// Optimizer steps whose batches are made ahead; needs `workers`.
+    #[schemars(range(min = 1), extend("default" = defaults::PREFETCH), example = 4)]
+    pub prefetch: Option<usize>,
+}
+
+/// The data set of coloured shapes.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct RawSynth {
+    /// Folder it is drawn into.
+    #[serde(default = "defaults::synth_dir")]
+    #[schemars(example = "/tmp/shapes")]
+    pub dir: PathBuf,
+    /// Number of images to train on; each comes with several questions.
+    #[serde(default = "defaults::train_images")]
+    #[schemars(range(min = 1), example = 2000)]
+    pub train_images: usize,
+    /// Number of held-out images.
+    #[serde(default = "defaults::eval_images")]
+    #[schemars(range(min = 1), example = 100)]
+    pub eval_images: usize,
+    /// Side of the square images, in pixels. Left out: `model.vision.image_size`.
+    #[schemars(range(min = 1), example = 48)]
+    pub image_size: Option<usize>,
+    /// Seed of the drawing; other than the run's, so that several runs share one data set.
+    #[serde(default = "defaults::synth_seed")]
+    #[schemars(example = 7)]
+    pub seed: u64,
+}
+
+/// One file of samples.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct RawRows {
+    /// JSONL file of chat rows, `{"messages": […], "images": […]}`; image paths are relative to it.
+    #[schemars(example = "data/train.jsonl")]
+    pub path: PathBuf,
+}
+
+/// What happens to a sample that is too long.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub(super) enum RawTooLong {
+    /// Left out, and counted in the log.
+    Drop,
+    /// Cut at the end, and counted in the log; an image is never cut.
+    Truncate,
+    /// The run stops and names it.
+    Error,
+}
+
+/// How to train.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct RawTrain {
+    /// Which parts of the model learn.
+    #[serde(default = "defaults::mode")]
+    pub mode: RawMode,
+    /// Length of the run in passes over the training data; either this or `steps`.
+    #[schemars(extend("exclusiveMinimum" = 0), example = 3)]
+    pub epochs: Option<f64>,
+    /// Length of the run in optimizer steps; either this or `epochs`.
+    #[schemars(range(min = 1), example = 1000)]
+    pub steps: Option<u64>,
+    /// Samples in one forward pass on one device.
+    #[serde(default = "defaults::micro_batch_size")]
+    #[schemars(range(min = 1), example = 32)]
+    pub micro_batch_size: usize,
+    /// Micro-batches of one optimizer step; either this or `global_batch_size`.
+    #[schemars(range(min = 1), extend("default" = defaults::ACCUMULATION), example = 4)]
+    pub accumulation: Option<usize>,
+    /// Samples of one optimizer step over all devices; gives `accumulation`.
+    #[schemars(range(min = 1), example = 256)]
+    pub global_batch_size: Option<usize>,
+    /// The optimizer.
+    pub optimizer: RawOptimizer,
+    /// The learning rate over steps. Left out: `cosine` without warm-up.
+    pub schedule: Option<RawSchedule>,
+    /// Gradients are scaled down to this global norm when they exceed it; 0 leaves them as they are.
+    #[serde(default = "defaults::max_grad_norm")]
+    #[schemars(range(min = 0), example = 0.5)]
+    pub max_grad_norm: f64,
+    /// Number format of parameters and activations. Optimizer, norms and loss are f32 in any case.
+    #[serde(default = "defaults::precision")]
+    pub precision: RawPrecision,
+    /// Whether activations are kept for the backward pass or computed again. Changes memory and time, no
+    /// result.
+    #[serde(default = "defaults::recompute")]
+    pub recompute: RawRecompute,
+}
+
+/// Which parts of the model learn.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub(super) enum RawMode {
+    /// The projector alone.
+    Alignment,
+    /// Projector and language model.
+    EndToEnd,
+    /// The language model alone.
+    LmOnly,
+    /// Everything.
+    Full,
+}
+
+/// Number format of parameters and activations.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub(super) enum RawPrecision {
+    /// 32 bits.
+    F32,
+    /// bfloat16, with f32 masters in the optimizer.
+    Bf16,
+}
+
+/// What the backward pass computes again.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub(super) enum RawRecompute {
+    /// Nothing: fastest, most memory.
+    None,
+    /// The inside of each block: a third more time, far less memory.
+    Blocks,
+}
+
+/// The optimizer.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct RawOptimizer {
+    /// Its name.
+    #[serde(default = "defaults::optimizer")]
+    pub name: RawOptimizerName,
+    /// Peak learning rate.
+    #[schemars(extend("exclusiveMinimum" = 0), example = 2e-5)]
+    pub lr: f64,
+    /// Decay of the first and second moment.
+    #[serde(default = "defaults::betas")]
+    #[schemars(
+        extend("items" = { "type": "number", "minimum": 0, "exclusiveMaximum": 1 }),
+        extend("examples" = [[0.9, 0.95]])
+    )]
+    pub betas: [f64; 2],
+    /// Added to the root of the second moment.
+    #[serde(default = "defaults::eps")]
+    #[schemars(extend("exclusiveMinimum" = 0), example = 1e-6)]
+    pub eps: f64,
+    /// Decoupled weight decay; biases and norm weights have none.
+    #[serde(default = "defaults::weight_decay")]
+    #[schemars(range(min = 0), example = 0.1)]
+    pub weight_decay: f64,
+    /// Parts of the model with a learning rate of their own.
+    #[serde(default)]
+    pub groups: RawGroups,
+}
+
+/// Optimizers.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub(super) enum RawOptimizerName {
+    /// Adam with decoupled weight decay.
+    Adamw,
+}
+
+/// Parts of the model with a learning rate of their own.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub(super) struct RawGroups {
+    /// The projector. Left out: as `train.optimizer`.
+    pub projector: Option<RawGroup>,
+    /// The vision tower. Left out: as `train.optimizer`.
+    pub vision: Option<RawGroup>,
+    /// The language model. Left out: as `train.optimizer`.
+    pub language: Option<RawGroup>,
+}
+
+/// One part of the model.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct RawGroup {
+    /// Peak learning rate of this part.
+    #[schemars(extend("exclusiveMinimum" = 0), example = 1e-3)]
+    pub lr: f64,
+}
+
+/// The learning rate over steps. In every shape warm-up is a linear rise from 0, given in steps or as a part
+/// of the run.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(tag = "name", rename_all = "snake_case", deny_unknown_fields)]
+pub(super) enum RawSchedule {
+    /// Stays at the peak.
+    Constant {
+        /// Steps of warm-up; either this or `warmup_ratio`.
+        #[schemars(extend("default" = defaults::WARMUP_STEPS), example = 100)]
+        warmup_steps: Option<u64>,
+        /// Warm-up as a part of all steps, rounded up.
+        #[schemars(range(min = 0, max = 1), example = 0.03)]
+        warmup_ratio: Option<f64>,
+    },
+    /// Falls in a line to the minimum at the last step.
+    Linear {
+        /// Steps of warm-up; either this or `warmup_ratio`.
+        #[schemars(extend("default" = defaults::WARMUP_STEPS), example = 100)]
+        warmup_steps: Option<u64>,
+        /// Warm-up as a part of all steps, rounded up.
+        #[schemars(range(min = 0, max = 1), example = 0.03)]
+        warmup_ratio: Option<f64>,
+        /// Learning rate at the end, for a peak of `train.optimizer.lr` (others fall in proportion); either
+        /// this or `min_lr_ratio`.
+        #[schemars(range(min = 0), extend("default" = defaults::MIN_LR), example = 1e-6)]
+        min_lr: Option<f64>,
+        /// Learning rate at the end as a part of the peak.
+        #[schemars(range(min = 0, max = 1), example = 0.1)]
+        min_lr_ratio: Option<f64>,
+    },
+    /// Falls along half a cosine to 0 at the last step.
+    Cosine {
+        /// Steps of warm-up; either this or `warmup_ratio`.
+        #[schemars(extend("default" = defaults::WARMUP_STEPS), example = 100)]
+        warmup_steps: Option<u64>,
+        /// Warm-up as a part of all steps, rounded up.
+        #[schemars(range(min = 0, max = 1), example = 0.03)]
+        warmup_ratio: Option<f64>,
+    },
+    /// Falls along half a cosine to the minimum at the last step; one of `min_lr` and `min_lr_ratio` is
+    /// needed.
+    CosineWithMinLr {
+        /// Steps of warm-up; either this or `warmup_ratio`.
+        #[schemars(extend("default" = defaults::WARMUP_STEPS), example = 100)]
+        warmup_steps: Option<u64>,
+        /// Warm-up as a part of all steps, rounded up.
+        #[schemars(range(min = 0, max = 1), example = 0.03)]
+        warmup_ratio: Option<f64>,
+        /// Learning rate at the end, for a peak of `train.optimizer.lr` (others fall in proportion); either
+        /// this or `min_lr_ratio`.
+        #[schemars(range(min = 0), example = 1e-6)]
+        min_lr: Option<f64>,
+        /// Learning rate at the end as a part of the peak.
+        #[schemars(range(min = 0, max = 1), example = 0.1)]
+        min_lr_ratio: Option<f64>,
+    },
+    /// Stays at the peak, then falls in a line to the minimum (warmup-stable-decay); one of `decay_steps` and
+    /// `decay_ratio` is needed.
+    Wsd {
+        /// Steps of warm-up; either this or `warmup_ratio`.
+        #[schemars(extend("default" = defaults::WARMUP_STEPS), example = 100)]
+        warmup_steps: Option<u64>,
+        /// Warm-up as a part of all steps, rounded up.
+        #[schemars(range(min = 0, max = 1), example = 0.03)]
+        warmup_ratio: Option<f64>,
+        /// Learning rate at the end, for a peak of `train.optimizer.lr` (others fall in proportion); either
+        /// this or `min_lr_ratio`.
+        #[schemars(range(min = 0), extend("default" = defaults::MIN_LR), example = 1e-6)]
+        min_lr: Option<f64>,
+        /// Learning rate at the end as a part of the peak.
+        #[schemars(range(min = 0, max = 1), example = 0.1)]
+        min_lr_ratio: Option<f64>,
+        /// Steps of the fall; either this or `decay_ratio`.
+        #[schemars(range(min = 1), example = 200)]
+        decay_steps: Option<u64>,
+        /// The fall as a part of all steps, rounded up.
+        #[schemars(range(min = 0, max = 1), example = 0.2)]
+        decay_ratio: Option<f64>,
+    },
+    /// `sqrt(timescale / (timescale + steps after warm-up))`.
+    InverseSqrt {
+        /// Steps of warm-up; either this or `warmup_ratio`.
+        #[schemars(extend("default" = defaults::WARMUP_STEPS), example = 100)]
+        warmup_steps: Option<u64>,
+        /// Warm-up as a part of all steps, rounded up.
+        #[schemars(range(min = 0, max = 1), example = 0.03)]
+        warmup_ratio: Option<f64>,
+        /// Steps after which the rate has fallen to 0.71 of the peak.
+        #[serde(default = "defaults::timescale")]
+        #[schemars(range(min = 1), example = 1000)]
+        timescale: u64,
+    },
+}
+
+/// How often something happens.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub(super) enum RawEvery {
+    /// Only at the end of the run.
+    Never,
+    /// After each so many steps.
+    Steps(#[schemars(range(min = 1))] u64),
+    /// After each so many epochs.
+    Epochs(#[schemars(range(min = 1))] u64),
+}
+
+/// Held-out evaluation.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub(super) struct RawEval {
+    /// How often, besides once at the end of the run: `{steps: 200}`, `{epochs: 1}` or `never`.
+    #[schemars(example = RawEvery::Steps(200))]
+    pub every: RawEvery,
+    /// Samples of one evaluation batch. Left out: `train.micro_batch_size`.
+    #[schemars(range(min = 1), example = 64)]
+    pub batch_size: Option<usize>,
+    /// Whether answers are generated greedily and compared with the reference (`eval_exact_match`).
+    #[schemars(example = true)]
+    pub exact_match: bool,
+    /// Answers generated at most in each evaluation during training; the last evaluation generates all. Left
+    /// out: all. Needs `exact_match`.
+    #[schemars(range(min = 1), example = 200)]
+    pub max_generate_samples: Option<usize>,
+    /// Longest generated answer, in tokens. Needs `exact_match`.
+    #[schemars(range(min = 1), extend("default" = defaults::MAX_NEW_TOKENS), example = 16)]
+    pub max_new_tokens: Option<usize>,
+    /// By what the best checkpoint is chosen.
+    pub best: RawBest,
+    /// Ends the run when the best metric no longer improves.
+    pub early_stopping: Option<RawEarlyStopping>,
+}
+
+/// By what the best checkpoint is chosen.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub(super) struct RawBest {
+    /// Name of the metric.
+    pub metric: RawMetric,
+    /// Which way is better. Left out: the metric's own way.
+    pub direction: Option<RawDirection>,
+}
+
+/// Metrics of the evaluation.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub(super) enum RawMetric {
+    /// Loss on one held-out token.
+    #[serde(rename = "eval_loss")]
+    Loss,
+    /// Its exponential.
+    #[serde(rename = "eval_perplexity")]
+    Perplexity,
+    /// Part of the answers that are exactly the reference; needs `exact_match`.
+    #[serde(rename = "eval_exact_match")]
+    ExactMatch,
+}
+
+/// Which way is better.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub(super) enum RawDirection {
+    /// Smaller is better.
+    Min,
+    /// Larger is better.
+    Max,
+}
+
+/// When the run ends early.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct RawEarlyStopping {
+    /// Evaluations without improvement before the run ends.
+    #[schemars(range(min = 1), example = 3)]
+    pub patience: u32,
+    /// An improvement smaller than this does not count.
+    #[serde(default = "defaults::min_delta")]
+    #[schemars(range(min = 0), example = 0.001)]
+    pub min_delta: f64,
+}
+
+/// What is kept on disk.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub(super) struct RawCheckpoint {
+    /// How often, besides once at the end and when the run is stopped: `{steps: 200}`, `{epochs: 1}` or
+    /// `never`.
+    #[schemars(example = RawEvery::Steps(200))]
+    pub every: RawEvery,
+    /// Which checkpoints stay; the others are deleted.
+    pub keep: RawKeep,
+    /// Where to begin: `auto` goes on from the newest checkpoint of `output` and starts afresh where there is
+    /// none; `none` starts afresh and refuses an `output` that holds checkpoints; anything else is the folder
+    /// of a checkpoint or of a run.
+    #[schemars(example = "runs/first/checkpoints/step-00001000")]
+    pub resume: String,
+    /// Whether the model is written in Hugging Face's format to `<output>/export` at the end.
+    #[schemars(example = false)]
+    pub export: bool,
+}
+
+/// Which checkpoints stay.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub(super) struct RawKeep {
+    /// The newest so many.
+    #[schemars(range(min = 1), example = 5)]
+    pub last: usize,
+    /// The best so many by `eval.best`; needs evaluation data.
+    #[schemars(extend("default" = defaults::KEEP_BEST), example = 2)]
+    pub best: Option<usize>,
+    /// Those whose step is a multiple of this, for ever.
+    #[schemars(range(min = 1), example = 10000)]
+    pub every: Option<u64>,
+}
+
+/// What is shown and logged.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub(super) struct RawTrack {
+    /// What the console shows.
+    pub console: RawConsole,
+    /// Steps between two lines of `metrics.jsonl` and of the console.
+    #[schemars(range(min = 1), example = 1)]
+    pub log_every: u64,
+    /// Whether TensorBoard event files are written to `<output>/tensorboard`.
+    #[schemars(example = false)]
+    pub tensorboard: bool,
+}
+
+/// What the console shows.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub(super) enum RawConsole {
+    /// `bar` on a terminal, `json` elsewhere.
+    Auto,
+    /// A progress bar.
+    Bar,
+    /// One JSON object per logged step.
+    Json,
+    /// Nothing.
+    None,
+}

@@ -1,0 +1,168 @@
+//! `data:` and the tokenizer.
+
+use std::path::{Path, PathBuf};
+
+use super::super::{
+    defaults,
+    raw::{RawData, RawModel, RawRows, RawSynth, RawTooLong},
+    run::SynthChoice,
+    written::Errors,
+};
+use crate::{
+    data::{DataOptions, TooLong, synth::SynthOptions},
+    fs,
+};
+
+pub(super) fn synth(raw: Option<&RawSynth>, model: &RawModel, errors: &mut Errors) -> Option<SynthChoice> {
+    let RawSynth {
+        dir,
+        train_images,
+        eval_images,
+        image_size,
+        seed,
+    } = raw?.clone();
+    let from_model = model.vision.as_ref().map(|vision| vision.image_size);
+    if model.language.is_some() && model.vision.is_none() {
+        errors.refuse(
+            "data.synth",
+            "draws images, and the model has no vision part",
+            Some("add model.vision"),
+        );
+    } else if image_size.is_none() && from_model.is_none() {
+        let reason = "is missing: an imported model's size is not known yet";
+        errors.refuse(
+            "data.synth.image_size",
+            reason,
+            Some("write the size of the images the model takes"),
+        );
+    }
+    let image_size = image_size.or(from_model).unwrap_or_default();
+    Some(SynthChoice {
+        dir,
+        options: SynthOptions {
+            train_images,
+            eval_images,
+            image_size,
+            seed,
+        },
+    })
+}
+
+pub(super) fn resolve(
+    raw: RawData,
+    synth: Option<&SynthChoice>,
+    model: &RawModel,
+    seed: u64,
+    errors: &mut Errors,
+) -> DataOptions {
+    let RawData {
+        synth: _,
+        train,
+        eval,
+        sequence_length,
+        too_long,
+        shuffle,
+        workers,
+        prefetch,
+    } = raw;
+    if workers == 0 {
+        errors.no_effect(
+            "data.prefetch",
+            "data.workers = 0 makes each batch when it is needed",
+        );
+    }
+    let drawn = synth.map(|synth| synth.dir.as_path());
+    let train = files("train", train, drawn, errors);
+    if train.is_empty() && drawn.is_none() {
+        let hint = "write train: [{path: data/train.jsonl}]";
+        errors.refuse("data.train", "there is nothing to train on", Some(hint));
+    }
+    let eval = files("eval", eval, drawn, errors);
+    if let Some(path) = eval.iter().find(|path| train.contains(path)) {
+        let reason = format!(
+            "{} is in data.train as well: the evaluation would measure memory",
+            path.display()
+        );
+        errors.refuse(
+            "data.eval",
+            &reason,
+            Some("hold samples out in a file of their own"),
+        );
+    }
+    DataOptions {
+        train,
+        eval,
+        tokenizer: tokenizer(model, drawn, errors),
+        sequence_length,
+        too_long: match too_long {
+            RawTooLong::Drop => TooLong::Drop,
+            RawTooLong::Truncate => TooLong::Truncate,
+            RawTooLong::Error => TooLong::Error,
+        },
+        shuffle,
+        seed,
+        workers,
+        prefetch: prefetch.unwrap_or(defaults::PREFETCH),
+    }
+}
+
+/// The files of one split; those of the drawn data set where none are given.
+fn files(split: &str, raw: Option<Vec<RawRows>>, drawn: Option<&Path>, errors: &mut Errors) -> Vec<PathBuf> {
+    let Some(rows) = raw else {
+        return drawn
+            .map(|dir| dir.join(format!("{split}.jsonl")))
+            .into_iter()
+            .collect();
+    };
+    let mut paths = Vec::new();
+    for (index, RawRows { path }) in rows.into_iter().enumerate() {
+        check_exists(&path, &format!("data.{split}[{index}].path"), drawn, errors);
+        paths.push(path);
+    }
+    paths
+}
+
+fn tokenizer(model: &RawModel, drawn: Option<&Path>, errors: &mut Errors) -> PathBuf {
+    const KEY: &str = "model.tokenizer";
+    let (folder, key) = match (&model.tokenizer, &model.from, drawn) {
+        (Some(folder), _, _) => (folder.clone(), KEY),
+        (None, Some(folder), _) => (folder.clone(), "model.from"),
+        (None, None, Some(dir)) => return dir.join("tokenizer"),
+        (None, None, None) => {
+            let hint = "write the folder that holds tokenizer.json";
+            errors.refuse(
+                KEY,
+                "is missing: a new model has no tokenizer of its own",
+                Some(hint),
+            );
+            return PathBuf::new();
+        }
+    };
+    if !check_exists(&folder, key, drawn, errors) {
+        return folder;
+    }
+    let is_file = folder.extension().is_some_and(|extension| extension == "json");
+    if !is_file && !fs::exists(&folder.join("tokenizer.json")) && !is_drawn(&folder, drawn) {
+        let hint = "write model.tokenizer with a folder that holds it";
+        errors.refuse(key, "there is no tokenizer.json in this folder", Some(hint));
+    }
+    folder
+}
+
+/// Whether the drawn data set is going to make this file.
+fn is_drawn(path: &Path, drawn: Option<&Path>) -> bool {
+    drawn.is_some_and(|dir| path.starts_with(dir))
+}
+
+fn check_exists(path: &Path, key: &str, drawn: Option<&Path>, errors: &mut Errors) -> bool {
+    let exists = is_drawn(path, drawn) || fs::exists(path);
+    // `model.from` has been looked for by itself.
+    if !exists && key != "model.from" {
+        errors.refuse(
+            key,
+            "there is no such file",
+            Some("relative paths start at the working directory"),
+        );
+    }
+    exists
+}

@@ -1,0 +1,233 @@
+//! `train:`.
+
+use super::super::{
+    defaults,
+    raw::{
+        RawGroup, RawGroups, RawMode, RawOptimizer, RawOptimizerName, RawPrecision, RawRecompute,
+        RawSchedule, RawTrain,
+    },
+    run::{Length, Part, ScheduleChoice, Shape, TrainChoice},
+    written::Errors,
+};
+use crate::{
+    learner::options::{OptimizerConfig, Precision, Recompute, TrainMode},
+    parallel::World,
+};
+
+pub(super) fn resolve(raw: RawTrain, world: World, errors: &mut Errors) -> TrainChoice {
+    let RawTrain {
+        mode,
+        epochs,
+        steps,
+        micro_batch_size,
+        accumulation,
+        global_batch_size,
+        optimizer,
+        schedule,
+        max_grad_norm,
+        precision,
+        recompute,
+    } = raw;
+    let optimizer = adamw(optimizer);
+    let length = length(epochs, steps, errors);
+    let schedule = schedule_choice(schedule, optimizer.lr, errors);
+    // With epochs this has to wait for the number of samples.
+    if let Length::Steps(steps) = length {
+        schedule.over(steps, errors);
+    }
+    TrainChoice {
+        mode: match mode {
+            RawMode::Alignment => TrainMode::Alignment,
+            RawMode::EndToEnd => TrainMode::EndToEnd,
+            RawMode::LmOnly => TrainMode::LmOnly,
+            RawMode::Full => TrainMode::Full,
+        },
+        precision: match precision {
+            RawPrecision::F32 => Precision::F32,
+            RawPrecision::Bf16 => Precision::Bf16,
+        },
+        recompute: match recompute {
+            RawRecompute::None => Recompute::None,
+            RawRecompute::Blocks => Recompute::Blocks,
+        },
+        optimizer,
+        max_grad_norm: (max_grad_norm > 0.0).then_some(max_grad_norm),
+        micro_batch_size,
+        accumulation: accumulated(micro_batch_size, accumulation, global_batch_size, world, errors),
+        length,
+        schedule,
+    }
+}
+
+fn length(epochs: Option<f64>, steps: Option<u64>, errors: &mut Errors) -> Length {
+    errors.exclusive("train.epochs", "train.steps");
+    match (epochs, steps) {
+        (_, Some(steps)) => Length::Steps(steps),
+        (Some(epochs), None) => Length::Epochs(epochs),
+        (None, None) => {
+            errors.refuse(
+                "train",
+                "says no length of the run",
+                Some("write train.epochs or train.steps"),
+            );
+            Length::Epochs(1.0)
+        }
+    }
+}
+
+fn accumulated(
+    micro_batch_size: usize,
+    accumulation: Option<usize>,
+    global_batch_size: Option<usize>,
+    world: World,
+    errors: &mut Errors,
+) -> usize {
+    errors.exclusive("train.accumulation", "train.global_batch_size");
+    let Some(global) = global_batch_size else {
+        return accumulation.unwrap_or(defaults::ACCUMULATION);
+    };
+    let at_once = micro_batch_size * world.size;
+    if !global.is_multiple_of(at_once) {
+        let below = global / at_once * at_once;
+        let reason = format!(
+            "is no multiple of {at_once} = train.micro_batch_size {micro_batch_size} x {} ranks",
+            world.size
+        );
+        let nearest = if below == 0 {
+            at_once.to_string()
+        } else {
+            format!("{below} or {}", below + at_once)
+        };
+        let hint = format!("write {nearest}, or change train.micro_batch_size");
+        errors.refuse("train.global_batch_size", &reason, Some(&hint));
+    }
+    (global / at_once).max(1)
+}
+
+fn adamw(raw: RawOptimizer) -> OptimizerConfig {
+    let RawOptimizer {
+        name,
+        lr,
+        betas: [beta1, beta2],
+        eps,
+        weight_decay,
+        groups,
+    } = raw;
+    let RawGroups {
+        projector,
+        vision,
+        language,
+    } = groups;
+    let rate = |group: Option<RawGroup>| group.map(|RawGroup { lr }| lr);
+    match name {
+        RawOptimizerName::Adamw => OptimizerConfig {
+            lr,
+            beta1,
+            beta2,
+            eps,
+            weight_decay,
+            projector_lr: rate(projector),
+            vision_lr: rate(vision),
+            language_lr: rate(language),
+        },
+    }
+}
+
+fn schedule_choice(raw: Option<RawSchedule>, lr: f64, errors: &mut Errors) -> ScheduleChoice {
+    let Some(raw) = raw else {
+        let warmup = Part::Steps(defaults::WARMUP_STEPS);
+        return ScheduleChoice {
+            warmup,
+            shape: Shape::Cosine { min_factor: 0.0 },
+        };
+    };
+    let (steps, ratio, shape) = match raw {
+        RawSchedule::Constant {
+            warmup_steps,
+            warmup_ratio,
+        } => (warmup_steps, warmup_ratio, Shape::Constant),
+        RawSchedule::Linear {
+            warmup_steps,
+            warmup_ratio,
+            min_lr,
+            min_lr_ratio,
+        } => {
+            let min_factor = min_factor(min_lr, min_lr_ratio, lr, errors);
+            (warmup_steps, warmup_ratio, Shape::Linear { min_factor })
+        }
+        RawSchedule::Cosine {
+            warmup_steps,
+            warmup_ratio,
+        } => (warmup_steps, warmup_ratio, Shape::Cosine { min_factor: 0.0 }),
+        RawSchedule::CosineWithMinLr {
+            warmup_steps,
+            warmup_ratio,
+            min_lr,
+            min_lr_ratio,
+        } => {
+            if min_lr.is_none() && min_lr_ratio.is_none() {
+                let hint = "write min_lr or min_lr_ratio, or name: cosine";
+                errors.refuse(
+                    "train.schedule",
+                    "cosine_with_min_lr without a minimum",
+                    Some(hint),
+                );
+            }
+            let min_factor = min_factor(min_lr, min_lr_ratio, lr, errors);
+            (warmup_steps, warmup_ratio, Shape::Cosine { min_factor })
+        }
+        RawSchedule::Wsd {
+            warmup_steps,
+            warmup_ratio,
+            min_lr,
+            min_lr_ratio,
+            decay_steps,
+            decay_ratio,
+        } => {
+            let min_factor = min_factor(min_lr, min_lr_ratio, lr, errors);
+            let decay = decay(decay_steps, decay_ratio, errors);
+            (warmup_steps, warmup_ratio, Shape::Wsd { decay, min_factor })
+        }
+        RawSchedule::InverseSqrt {
+            warmup_steps,
+            warmup_ratio,
+            timescale,
+        } => (warmup_steps, warmup_ratio, Shape::InverseSqrt { timescale }),
+    };
+    errors.exclusive("train.schedule.warmup_steps", "train.schedule.warmup_ratio");
+    let warmup = match (steps, ratio) {
+        (None, Some(ratio)) => Part::Ratio(ratio),
+        (steps, _) => Part::Steps(steps.unwrap_or(defaults::WARMUP_STEPS)),
+    };
+    ScheduleChoice { warmup, shape }
+}
+
+fn decay(steps: Option<u64>, ratio: Option<f64>, errors: &mut Errors) -> Part {
+    errors.exclusive("train.schedule.decay_steps", "train.schedule.decay_ratio");
+    match (steps, ratio) {
+        (Some(steps), _) => Part::Steps(steps),
+        (None, Some(ratio)) => Part::Ratio(ratio),
+        (None, None) => {
+            errors.refuse(
+                "train.schedule",
+                "wsd without a decay",
+                Some("write decay_steps or decay_ratio"),
+            );
+            Part::Steps(0)
+        }
+    }
+}
+
+fn min_factor(min_lr: Option<f64>, ratio: Option<f64>, lr: f64, errors: &mut Errors) -> f64 {
+    const KEY: &str = "train.schedule.min_lr";
+    errors.exclusive(KEY, "train.schedule.min_lr_ratio");
+    let min_lr = match (min_lr, ratio) {
+        (None, Some(ratio)) => return ratio,
+        (min_lr, _) => min_lr.unwrap_or(defaults::MIN_LR),
+    };
+    if min_lr > lr {
+        let reason = format!("larger than the peak, train.optimizer.lr = {lr:?}");
+        errors.refuse(KEY, &reason, Some("lower it, or raise train.optimizer.lr"));
+    }
+    min_lr / lr
+}

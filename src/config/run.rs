@@ -1,0 +1,166 @@
+//! What the program uses: the rooms' own structs, filled, as far as the file alone tells.
+
+use std::path::PathBuf;
+
+use brazier_models::VlmConfig;
+
+use super::{raw::RawConfig, written::Written};
+use crate::{
+    checkpoint::{KeepOptions, Ranking, Resume},
+    data::{DataOptions, synth::SynthOptions},
+    device_choice::DeviceChoice,
+    learner::options::{EvalConfig, Every, OptimizerConfig, Precision, Recompute, TrainMode},
+    parallel::World,
+    track::TrackOptions,
+};
+
+/// A run, as far as it is known without its data.
+#[derive(Debug, Clone, PartialEq)]
+pub struct RunConfig {
+    /// The run directory.
+    pub output: PathBuf,
+    /// Where to compute.
+    pub device: DeviceChoice,
+    /// Seed of everything drawn in the run.
+    pub seed: u64,
+    /// Where the model comes from.
+    pub model: ModelChoice,
+    /// The data set that is drawn before training.
+    pub synth: Option<SynthChoice>,
+    /// Files, tokenizer, lengths, order and threads.
+    pub data: DataOptions,
+    /// How to train.
+    pub train: TrainChoice,
+    /// Held-out evaluation; `every` is `Never` without evaluation files.
+    pub eval: EvalConfig,
+    /// Checkpoints and export.
+    pub checkpoint: CheckpointChoice,
+    /// Metrics and console.
+    pub track: TrackOptions,
+    /// Steps between two lines of the log.
+    pub log_every: u64,
+    /// The processes it was resolved for.
+    pub world: World,
+    pub(super) raw: RawConfig,
+    pub(super) written: Written,
+}
+
+/// Where the model comes from.
+#[derive(Debug, Clone, PartialEq)]
+pub enum ModelChoice {
+    /// A folder in Hugging Face's format.
+    Import(PathBuf),
+    /// A model with random weights.
+    New(NewModel),
+}
+
+/// A model with random weights, but for what only the tokenizer knows; see [`RunConfig::model_config`].
+#[derive(Debug, Clone, PartialEq)]
+pub struct NewModel {
+    /// With a vocabulary and an image token id that stand for nothing yet.
+    pub(super) config: VlmConfig,
+    pub(super) vocab_size: Option<usize>,
+}
+
+/// The data set of coloured shapes, and where.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SynthChoice {
+    /// Folder.
+    pub dir: PathBuf,
+    /// What is drawn.
+    pub options: SynthOptions,
+}
+
+/// How to train, before the number of steps is known.
+#[derive(Debug, Clone, PartialEq)]
+pub struct TrainChoice {
+    /// Parts that move.
+    pub mode: TrainMode,
+    /// Compute dtype.
+    pub precision: Precision,
+    /// Activations kept.
+    pub recompute: Recompute,
+    /// Optimizer.
+    pub optimizer: OptimizerConfig,
+    /// Bound on the global gradient norm.
+    pub max_grad_norm: Option<f64>,
+    /// Samples of one forward pass on one rank.
+    pub micro_batch_size: usize,
+    /// Micro-batches of one step on one rank.
+    pub accumulation: usize,
+    /// Length of the run.
+    pub length: Length,
+    /// Learning rate over steps.
+    pub schedule: ScheduleChoice,
+}
+
+/// Length of a run.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum Length {
+    /// In optimizer steps.
+    Steps(u64),
+    /// In passes over the training data.
+    Epochs(f64),
+}
+
+/// A learning rate schedule whose parts may be relative to the length of the run.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct ScheduleChoice {
+    /// Steps of linear rise.
+    pub warmup: Part,
+    /// What follows.
+    pub shape: Shape,
+}
+
+/// A number of steps, or a part of all.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum Part {
+    /// So many.
+    Steps(u64),
+    /// Rounded up.
+    Ratio(f64),
+}
+
+/// Shape after warm-up; see [`crate::learner::options::ScheduleKind`].
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum Shape {
+    /// As [`crate::learner::options::ScheduleKind::Constant`].
+    Constant,
+    /// As [`crate::learner::options::ScheduleKind::Linear`].
+    Linear {
+        /// Fraction of the peak at the end.
+        min_factor: f64,
+    },
+    /// As [`crate::learner::options::ScheduleKind::Cosine`].
+    Cosine {
+        /// Fraction of the peak at the end.
+        min_factor: f64,
+    },
+    /// As [`crate::learner::options::ScheduleKind::Wsd`].
+    Wsd {
+        /// The final fall.
+        decay: Part,
+        /// Fraction of the peak at the end.
+        min_factor: f64,
+    },
+    /// As [`crate::learner::options::ScheduleKind::InverseSqrt`].
+    InverseSqrt {
+        /// Steps after which the rate has fallen to `1/sqrt(2)`.
+        timescale: u64,
+    },
+}
+
+/// Checkpoints and export.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CheckpointChoice {
+    /// How often besides the end of the run.
+    pub every: Every,
+    /// Which stay.
+    pub keep: KeepOptions,
+    /// Which is best.
+    pub ranking: Ranking,
+    /// Where to begin.
+    pub resume: Resume,
+    /// Whether the model is exported at the end.
+    pub export: bool,
+}

@@ -1,0 +1,168 @@
+//! Numbers that follow from the number of samples.
+
+use super::*;
+use crate::learner::options::{ScheduleConfig, ScheduleKind};
+
+fn plan(sets: &[&str], world: World, num_samples: usize) -> Result<RunPlan, Vec<ConfigError>> {
+    resolve(&load_text(BASE, sets).unwrap(), world)
+        .unwrap()
+        .plan(num_samples)
+}
+
+#[test]
+fn steps_of_epochs() {
+    for (epochs, micro, samples, steps, total, per_epoch) in [
+        ("1", 4, 8, 2, 8, 2),
+        ("1", 4, 9, 3, 9, 3),
+        ("3", 4, 9, 7, 27, 3),
+        ("0.5", 4, 8, 1, 4, 2),
+        ("0.01", 4, 9, 1, 1, 3),
+        ("2", 100, 9, 1, 18, 1),
+    ] {
+        let sets = [
+            "train.steps=",
+            &format!("train.epochs={epochs}"),
+            &format!("train.micro_batch_size={micro}"),
+        ];
+        let RunPlan {
+            options,
+            batch,
+            numbers,
+        } = plan(&sets, World::ALONE, samples).unwrap();
+        assert_eq!(
+            (options.total_steps, batch.total_samples, options.steps_per_epoch),
+            (steps, Some(total), per_epoch),
+            "{epochs} epochs of {samples} by {micro}"
+        );
+        assert_eq!(options.step.schedule.total_steps, steps);
+        assert_eq!(numbers.total_steps, steps);
+    }
+}
+
+#[test]
+fn a_global_batch_over_ranks() {
+    let world = World { rank: 1, size: 2 };
+    let sets = ["train.micro_batch_size=4", "train.global_batch_size=24"];
+    let RunPlan { batch, numbers, .. } = plan(&sets, world, 240).unwrap();
+    assert_eq!(
+        (
+            batch.accumulation,
+            batch.rank,
+            batch.world_size,
+            batch.total_samples
+        ),
+        (3, 1, 2, None)
+    );
+    assert_eq!(
+        (
+            numbers.samples_per_step,
+            numbers.max_tokens_per_step,
+            numbers.epochs
+        ),
+        (24, 24 * 64, 100.0)
+    );
+    assert_eq!(
+        numbers.to_string(),
+        "samples per step  24 = 4 in a micro-batch x 3 accumulated x 2 ranks\n\
+         tokens per step   at most 1536 = 24 x 64\n\
+         steps             1000 = 100 epochs of 240 samples, 10 steps each\n\
+         warm-up           0 steps"
+    );
+}
+
+#[test]
+fn schedules() {
+    let check = |schedule: &str, kind: ScheduleKind, warmup_steps: u64| {
+        let set = format!("train.schedule={{{schedule}}}");
+        let schedule = plan(&[&set], World::ALONE, 10).unwrap().options.step.schedule;
+        assert_eq!(
+            schedule,
+            ScheduleConfig {
+                kind,
+                warmup_steps,
+                total_steps: 1000
+            },
+            "{set}"
+        );
+    };
+    check("name: constant, warmup_steps: 1000", ScheduleKind::Constant, 1000);
+    check("name: constant, warmup_ratio: 0.0301", ScheduleKind::Constant, 31);
+    check("name: linear", ScheduleKind::Linear { min_factor: 0.0 }, 0);
+    check(
+        "name: linear, min_lr: 5e-4",
+        ScheduleKind::Linear { min_factor: 0.5 },
+        0,
+    );
+    check("name: cosine", ScheduleKind::Cosine { min_factor: 0.0 }, 0);
+    check(
+        "name: cosine_with_min_lr, min_lr_ratio: 0.1",
+        ScheduleKind::Cosine { min_factor: 0.1 },
+        0,
+    );
+    check(
+        "name: wsd, decay_ratio: 0.2",
+        ScheduleKind::Wsd {
+            decay_steps: 200,
+            min_factor: 0.0,
+        },
+        0,
+    );
+    check(
+        "name: wsd, decay_steps: 9, min_lr: 1e-3, warmup_steps: 991",
+        ScheduleKind::Wsd {
+            decay_steps: 9,
+            min_factor: 1.0,
+        },
+        991,
+    );
+    check(
+        "name: inverse_sqrt",
+        ScheduleKind::InverseSqrt { timescale: 10_000 },
+        0,
+    );
+}
+
+#[test]
+fn no_schedule_is_cosine() {
+    let schedule = plan(&[], World::ALONE, 10).unwrap().options.step.schedule;
+    assert_eq!(schedule.kind, ScheduleKind::Cosine { min_factor: 0.0 });
+}
+
+#[test]
+fn what_only_the_number_of_samples_shows() {
+    assert_refused(
+        plan(&[], World::ALONE, 0),
+        "run.yaml:16: data.train: holds no sample\n  hint: check the files, and data.too_long",
+    );
+    assert_refused(
+        plan(
+            &[
+                "train.steps=",
+                "train.epochs=1",
+                "train.schedule={name: constant, warmup_steps: 11}",
+            ],
+            World::ALONE,
+            10,
+        ),
+        "--set: train.schedule.warmup_steps = 11: larger than the run's 10 steps\n  \
+         hint: lower it, or raise train.steps or train.epochs",
+    );
+}
+
+#[test]
+fn no_clipping_at_zero() {
+    assert_eq!(
+        resolve_base(&["train.max_grad_norm=0"])
+            .unwrap()
+            .train
+            .max_grad_norm,
+        None
+    );
+    assert_eq!(
+        resolve_base(&["train.max_grad_norm=0.5"])
+            .unwrap()
+            .train
+            .max_grad_norm,
+        Some(0.5)
+    );
+}

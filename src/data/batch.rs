@@ -1,0 +1,278 @@
+//! What the learner uploads: rows of token ids and labels, padded on the right, and the pixels of their images.
+
+use std::{path::Path, sync::Arc};
+
+use super::error::DataError;
+
+/// Label of a position that is not trained; PyTorch's and Hugging Face's `ignore_index`.
+pub const IGNORE_LABEL: i32 = -100;
+
+/// Where a row comes from. Displays as `file:line`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SampleId {
+    /// The JSONL file.
+    pub file: Arc<Path>,
+    /// Line in it, from 1.
+    pub line: usize,
+}
+
+/// One image, ready for the vision tower. Cheap to clone.
+#[derive(Debug, Clone, PartialEq)]
+pub struct PixelImage {
+    /// `[3, size, size]`, normalised.
+    pub pixels: Arc<[f32]>,
+    /// Side of the square.
+    pub size: usize,
+}
+
+/// One row, not padded.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Example {
+    /// Where it comes from.
+    pub sample: SampleId,
+    /// Token ids, each image as its copies of the image token.
+    pub input_ids: Vec<i32>,
+    /// As long as `input_ids`, not shifted; [`IGNORE_LABEL`] where nothing is trained.
+    pub labels: Vec<i32>,
+    /// In the order of their placeholders.
+    pub images: Vec<PixelImage>,
+}
+
+/// The images of a batch.
+#[derive(Debug, Clone, PartialEq)]
+pub struct ImageBatch {
+    /// `[num_images, 3, image_size, image_size]`, normalised.
+    pub pixels: Vec<f32>,
+    /// Number of images, in the order of their placeholders, row after row.
+    pub num_images: usize,
+    /// Side of the square, in pixels.
+    pub image_size: usize,
+}
+
+/// A micro-batch in host memory.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Batch {
+    /// Number of rows.
+    pub rows: usize,
+    /// Tokens of the longest row; shorter ones are padded on the right.
+    pub length: usize,
+    /// `[rows, length]`.
+    pub input_ids: Vec<i32>,
+    /// `[rows, length]`, not shifted (Hugging Face's convention); [`IGNORE_LABEL`] where nothing is trained.
+    pub labels: Vec<i32>,
+    /// `None` if no row has an image.
+    pub images: Option<ImageBatch>,
+    /// One for each row, for errors.
+    pub samples: Vec<SampleId>,
+    /// Tokens without padding.
+    pub num_tokens: usize,
+    /// Labels that count in the loss: those not ignored, from the second position on.
+    pub num_labelled: usize,
+}
+
+/// What the model can take; see [`Batch::check`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct BatchLimits {
+    /// Rows of the embedding table.
+    pub vocab_size: usize,
+    /// Longest sequence.
+    pub max_length: usize,
+    /// Id of the image token and copies of it per image; `None` for a model without vision tower.
+    pub image_tokens: Option<(u32, usize)>,
+}
+
+/// Joins rows into one batch.
+pub fn collate(examples: &[Example], pad_id: u32) -> Batch {
+    let rows = examples.len();
+    let length = examples
+        .iter()
+        .map(|example| example.input_ids.len())
+        .max()
+        .unwrap_or(0);
+    let mut input_ids = Vec::with_capacity(rows * length);
+    let mut labels = Vec::with_capacity(rows * length);
+    for example in examples {
+        let end = input_ids.len() + length;
+        input_ids.extend_from_slice(&example.input_ids);
+        input_ids.resize(end, pad_id as i32);
+        labels.extend_from_slice(&example.labels);
+        labels.resize(end, IGNORE_LABEL);
+    }
+    Batch {
+        rows,
+        length,
+        input_ids,
+        labels,
+        images: collate_images(examples),
+        samples: examples.iter().map(|example| example.sample.clone()).collect(),
+        num_tokens: examples.iter().map(|example| example.input_ids.len()).sum(),
+        num_labelled: examples.iter().map(|example| num_labelled(&example.labels)).sum(),
+    }
+}
+
+fn collate_images(examples: &[Example]) -> Option<ImageBatch> {
+    let images: Vec<&PixelImage> = examples.iter().flat_map(|example| &example.images).collect();
+    let image_size = images.first()?.size;
+    let mut pixels = Vec::with_capacity(images.len() * 3 * image_size * image_size);
+    for image in &images {
+        pixels.extend_from_slice(&image.pixels);
+    }
+    Some(ImageBatch {
+        pixels,
+        num_images: images.len(),
+        image_size,
+    })
+}
+
+/// Labels that count: the first position has no predecessor to predict it.
+fn num_labelled(labels: &[i32]) -> usize {
+    labels
+        .iter()
+        .skip(1)
+        .filter(|&&label| label != IGNORE_LABEL)
+        .count()
+}
+
+impl Batch {
+    /// Checks on the host what would go wrong on the device: ids outside the vocabulary, rows that are too long,
+    /// images and image tokens that differ in number.
+    ///
+    /// # Errors
+    /// [`DataError::Batch`], naming the first row concerned.
+    pub fn check(&self, limits: &BatchLimits) -> Result<(), DataError> {
+        let mut features = 0;
+        for (sample, ids) in self.samples.iter().zip(self.input_ids.chunks(self.length.max(1))) {
+            let refuse = |reason| {
+                Err(DataError::Batch {
+                    sample: sample.clone(),
+                    reason,
+                })
+            };
+            if ids.len() > limits.max_length {
+                return refuse(format!(
+                    "{} tokens, more than the model's {}",
+                    ids.len(),
+                    limits.max_length
+                ));
+            }
+            if let Some(id) = ids.iter().find(|&&id| id < 0 || id as usize >= limits.vocab_size) {
+                return refuse(format!(
+                    "token {id} is outside the model's vocabulary of {}",
+                    limits.vocab_size
+                ));
+            }
+            if let Some((image_token, _)) = limits.image_tokens {
+                features += ids.iter().filter(|&&id| id == image_token as i32).count();
+            }
+        }
+        let num_images = self.images.as_ref().map_or(0, |images| images.num_images);
+        let expected = num_images * limits.image_tokens.map_or(0, |(_, copies)| copies);
+        match self.samples.first() {
+            Some(sample) if num_images > 0 && limits.image_tokens.is_none() => Err(DataError::Batch {
+                sample: sample.clone(),
+                reason: format!("{num_images} images for a model without vision tower"),
+            }),
+            Some(sample) if features != expected => Err(DataError::Batch {
+                sample: sample.clone(),
+                reason: format!(
+                    "{features} image tokens in the batch, expected {expected} for {num_images} images"
+                ),
+            }),
+            _ => Ok(()),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn example(line: usize, input_ids: &[i32], labels: &[i32], images: &[f32]) -> Example {
+        let images = images
+            .iter()
+            .map(|&value| PixelImage {
+                pixels: vec![value; 3].into(),
+                size: 1,
+            })
+            .collect();
+        let sample = SampleId {
+            file: Path::new("rows.jsonl").into(),
+            line,
+        };
+        Example {
+            sample,
+            input_ids: input_ids.into(),
+            labels: labels.into(),
+            images,
+        }
+    }
+
+    #[test]
+    fn rows_are_padded_on_the_right_and_counted() {
+        let batch = collate(
+            &[
+                example(1, &[5, 6], &[5, 6], &[0.25]),
+                example(2, &[9, 9, 7], &[-100, -100, 7], &[0.5, 0.75]),
+            ],
+            3,
+        );
+        assert_eq!((batch.rows, batch.length), (2, 3));
+        assert_eq!(batch.input_ids, [5, 6, 3, 9, 9, 7]);
+        assert_eq!(batch.labels, [5, 6, -100, -100, -100, 7]);
+        assert_eq!((batch.num_tokens, batch.num_labelled), (5, 2));
+        let images = batch.images.unwrap();
+        assert_eq!((images.num_images, images.image_size), (3, 1));
+        assert_eq!(images.pixels, [0.25, 0.25, 0.25, 0.5, 0.5, 0.5, 0.75, 0.75, 0.75]);
+        assert_eq!(batch.samples[1].to_string(), "rows.jsonl:2");
+    }
+
+    #[test]
+    fn text_only_rows_have_no_images() {
+        assert_eq!(collate(&[example(1, &[5], &[5], &[])], 0).images, None);
+    }
+
+    #[test]
+    fn a_batch_the_model_cannot_take_is_refused() {
+        let batch = collate(&[example(4, &[5, 9, 9], &[5, -100, -100], &[0.5])], 0);
+        let limits = BatchLimits {
+            vocab_size: 10,
+            max_length: 3,
+            image_tokens: Some((9, 2)),
+        };
+        let check = |limits: BatchLimits| batch.check(&limits).map_err(|error| error.to_string());
+        assert_eq!(check(limits), Ok(()));
+        for (limits, expected) in [
+            (
+                BatchLimits {
+                    vocab_size: 9,
+                    ..limits
+                },
+                "rows.jsonl:4: token 9 is outside the model's vocabulary of 9",
+            ),
+            (
+                BatchLimits {
+                    max_length: 2,
+                    ..limits
+                },
+                "rows.jsonl:4: 3 tokens, more than the model's 2",
+            ),
+            (
+                BatchLimits {
+                    image_tokens: Some((9, 3)),
+                    ..limits
+                },
+                "2 image tokens in the batch, expected 3",
+            ),
+            (
+                BatchLimits {
+                    image_tokens: None,
+                    ..limits
+                },
+                "1 images for a model without vision tower",
+            ),
+        ] {
+            let message = check(limits).unwrap_err();
+            assert!(message.contains(expected), "{message}");
+        }
+    }
+}

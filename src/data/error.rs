@@ -1,0 +1,257 @@
+//! What can be wrong with data. Errors of a row name its file and line.
+
+use std::{fmt, io, path::PathBuf};
+
+use thiserror::Error;
+
+use super::{batch::SampleId, image::ImageError, options::Split};
+use crate::fs::FsError;
+
+/// An error of the `data` room.
+#[derive(Debug, Error)]
+pub enum DataError {
+    /// A file could not be read.
+    #[error(transparent)]
+    Fs(#[from] FsError),
+    /// The configuration names no file for a split.
+    #[error("no file for data.{split}\n  hint: name at least one JSONL file of chat rows")]
+    NoFiles {
+        /// The split without files.
+        split: Split,
+    },
+    /// No row is left.
+    #[error("no row to use in {files}: {report}")]
+    NoRows {
+        /// The files that were read.
+        files: String,
+        /// What became of the rows.
+        report: String,
+    },
+    /// Rows there are, but none of their tokens is trained.
+    #[error(
+        "no labelled token in {files}: {report}\n  hint: only the turns of the role \"assistant\" are trained"
+    )]
+    NothingLabelled {
+        /// The files that were read.
+        files: String,
+        /// What became of the rows.
+        report: String,
+    },
+    /// Rows that cannot be used.
+    #[error("{first}{}", others(*.more))]
+    Rows {
+        /// The first in the order of the files.
+        first: Box<RowError>,
+        /// How many more rows are wrong.
+        more: usize,
+    },
+    /// A tokenizer file that cannot be understood.
+    #[error("cannot use {}: {reason}", path.display())]
+    Tokenizer {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// A token that is needed is not a token of its own.
+    #[error(
+        "{}: `{token}` ({purpose}) is not a token of this vocabulary\n  \
+         hint: add it to the tokenizer as a special token, and make room for it in the model",
+        path.display()
+    )]
+    MissingToken {
+        /// The token's text.
+        token: String,
+        /// What it is needed for.
+        purpose: &'static str,
+        /// The tokenizer's file.
+        path: PathBuf,
+    },
+    /// Padding with the end-of-sequence token: tools that mask padding would mask the end of every answer.
+    #[error(
+        "{}: pad_token and eos_token are both `{token}`\n  \
+         hint: give the tokenizer a pad_token of its own",
+        path.display()
+    )]
+    PadIsEos {
+        /// The token's text.
+        token: String,
+        /// The tokenizer's file.
+        path: PathBuf,
+    },
+    /// Text could not be encoded or decoded.
+    #[error(transparent)]
+    Encode(#[from] EncodeError),
+    /// An image that belongs to no row.
+    #[error(transparent)]
+    Image(#[from] ImageError),
+    /// An image of a row.
+    #[error("{sample}: {source}")]
+    SampleImage {
+        /// The row.
+        sample: SampleId,
+        /// The image and what is wrong with it.
+        source: ImageError,
+    },
+    /// A plan that cuts nothing.
+    #[error("{key} = {value}: {reason}")]
+    Plan {
+        /// Field of [`crate::data::BatchPlan`].
+        key: &'static str,
+        /// Its value.
+        value: usize,
+        /// What it must be.
+        reason: String,
+    },
+    /// A batch that the model would refuse on the device.
+    #[error("{sample}: {reason}")]
+    Batch {
+        /// The first row it concerns.
+        sample: SampleId,
+        /// What is wrong.
+        reason: String,
+    },
+    /// A thread could not be started.
+    #[error("cannot start a data worker: {source}")]
+    Spawn {
+        /// The system's word.
+        source: io::Error,
+    },
+    /// A decoder panicked; the rest of the micro-batch is lost.
+    #[error("a data worker panicked at step {step}, in the micro-batch that starts with {sample}: {message}")]
+    Panicked {
+        /// The optimizer step.
+        step: u64,
+        /// First row of the micro-batch.
+        sample: SampleId,
+        /// What the panic said.
+        message: String,
+    },
+    /// All threads are gone.
+    #[error("the data workers ended before step {step} was ready")]
+    WorkersGone {
+        /// The optimizer step that was asked for.
+        step: u64,
+    },
+}
+
+fn others(more: usize) -> String {
+    match more {
+        0 => String::new(),
+        1 => "\n  and 1 more row is wrong".into(),
+        _ => format!("\n  and {more} more rows are wrong"),
+    }
+}
+
+/// A row that cannot be used.
+#[derive(Debug, Error)]
+#[error("{sample}: {problem}")]
+pub struct RowError {
+    /// File and line.
+    pub sample: SampleId,
+    /// What is wrong.
+    pub problem: RowProblem,
+}
+
+/// What can be wrong with a row.
+#[derive(Debug, Error)]
+pub enum RowProblem {
+    /// Not JSON, or not a chat row.
+    #[error("column {column}: {reason}")]
+    Json {
+        /// Column in the line, from 1.
+        column: usize,
+        /// What the parser says.
+        reason: String,
+    },
+    /// An empty conversation.
+    #[error("messages is empty")]
+    NoMessages,
+    /// Placeholders and images differ in number.
+    #[error(
+        "{placeholders} image placeholders in the text, but {images} in \"images\"\n  \
+         hint: each {{\"type\": \"image\"}} and each literal `<image>` takes one image, in order"
+    )]
+    Placeholders {
+        /// Placeholders in the messages.
+        placeholders: usize,
+        /// Entries of `images`.
+        images: usize,
+    },
+    /// The model has no eyes.
+    #[error(
+        "the row has an image, but the model has no vision tower\n  hint: remove the image, or give model.vision"
+    )]
+    NoVision,
+    /// An image file is not there.
+    #[error("image {number}: {source}\n  hint: paths in \"images\" are relative to the JSONL file")]
+    MissingImage {
+        /// Place in `images`, from 1.
+        number: usize,
+        /// The path and the system's word.
+        source: FsError,
+    },
+    /// Text that cannot be encoded.
+    #[error(transparent)]
+    Encode(#[from] EncodeError),
+    /// Longer than allowed, with `too_long: error`.
+    #[error(
+        "{length} tokens, more than data.sequence_length = {limit}\n  \
+         hint: raise it, or set data.too_long to drop or truncate"
+    )]
+    TooLong {
+        /// Tokens, image tokens included.
+        length: usize,
+        /// The limit.
+        limit: usize,
+    },
+    /// Cutting the row would lose an image or a part of one.
+    #[error(
+        "{length} tokens, and cutting at data.sequence_length = {limit} would lose an image that ends at {image_end}\n  \
+         hint: raise it, or set data.too_long to drop"
+    )]
+    CutsImage {
+        /// Tokens, image tokens included.
+        length: usize,
+        /// The limit.
+        limit: usize,
+        /// Where the last image ends, in tokens.
+        image_end: usize,
+    },
+    /// Tags do not match the turns.
+    #[error(
+        "{tags} tags for {turns} assistant turns\n  hint: one tag (or null) for each turn of the assistant"
+    )]
+    Tags {
+        /// Entries of `tags`.
+        tags: usize,
+        /// Turns of the assistant.
+        turns: usize,
+    },
+}
+
+/// Text that the tokenizer cannot take or give back.
+#[derive(Debug, Error)]
+pub enum EncodeError {
+    /// The tokenizer refused.
+    #[error("the tokenizer failed: {source}")]
+    Tokenizer {
+        /// The tokenizer's word.
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
+    /// Content would become a token that only the template may place.
+    #[error(
+        "the text contains `{token}`, which would become a control token\n  \
+         hint: mark the token as special in tokenizer.json, so that it can be told from text, or remove it"
+    )]
+    ControlToken {
+        /// The token's text.
+        token: String,
+    },
+}
+
+impl fmt::Display for SampleId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}:{}", self.file.display(), self.line)
+    }
+}

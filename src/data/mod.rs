@@ -1,0 +1,32 @@
+//! From files to batches in host memory: chat rows, their template and labels, images, a global order, and a loader.
+//!
+//! *Architecture invariants.* This room knows no tensor and no device. What is delivered is a pure function of files,
+//! options and step: no state to save, none to restore. Nothing is dropped in silence: a wrong row is an error with
+//! file and line, what the user chose to leave out is counted in [`DatasetReport`].
+
+mod batch;
+mod chat;
+mod dataset;
+mod error;
+mod image;
+mod loader;
+mod options;
+mod order;
+mod template;
+mod tokenizer;
+
+pub use self::image::{ImageError, ImageProblem, MAX_PIXELS, decode_image, load_image};
+pub use batch::{Batch, BatchLimits, Example, IGNORE_LABEL, ImageBatch, PixelImage, SampleId, collate};
+pub use chat::{ChatRow, IMAGE_TOKEN, Message, Role, parse_row};
+pub use dataset::{Dataset, DatasetReport, Prompt};
+pub use error::{DataError, EncodeError, RowError, RowProblem};
+pub use loader::Loader;
+pub use options::{BatchPlan, CLIP_MEAN, CLIP_STD, DataOptions, ImageOptions, Split, TooLong};
+pub use order::Order;
+pub use template::{
+    CHAT_TEMPLATE_JINJA, ChatTemplate, Encoded, Segment, SegmentSource, TURN_END, TURN_START, encode_prompt,
+    encode_segments,
+};
+pub use tokenizer::{SpecialTokens, Tokenizer};
+
+pub mod synth;

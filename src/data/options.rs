@@ -1,0 +1,102 @@
+//! What this room needs to be told: plain structs, filled by the configuration.
+
+use std::{fmt, path::PathBuf};
+
+/// Mean of CLIP's training images, per channel, of values in 0..1.
+pub const CLIP_MEAN: [f32; 3] = [0.481_454_66, 0.457_827_5, 0.408_210_73];
+/// Standard deviation of CLIP's training images, per channel, of values in 0..1.
+pub const CLIP_STD: [f32; 3] = [0.268_629_54, 0.261_302_6, 0.275_777_1];
+
+/// Which of the configured files are meant.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Split {
+    /// Training rows, in the configured order.
+    Train,
+    /// Held-out rows, always in file order.
+    Eval,
+}
+
+impl fmt::Display for Split {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Split::Train => "train",
+            Split::Eval => "eval",
+        })
+    }
+}
+
+/// What becomes of a row with more than `sequence_length` tokens.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum TooLong {
+    /// Left out, and counted in [`crate::data::DatasetReport`].
+    Drop,
+    /// Cut at its end, and counted. An image is never cut: a row whose images do not fit is an error.
+    Truncate,
+    /// Refused, with its file and line.
+    Error,
+}
+
+/// Files, tokenizer, lengths, order and threads.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DataOptions {
+    /// JSONL files of chat rows to train on.
+    pub train: Vec<PathBuf>,
+    /// JSONL files of held-out chat rows.
+    pub eval: Vec<PathBuf>,
+    /// A folder with `tokenizer.json` and `tokenizer_config.json`, or the `tokenizer.json` itself.
+    pub tokenizer: PathBuf,
+    /// Longest row in tokens, image tokens included.
+    pub sequence_length: usize,
+    /// What becomes of longer rows.
+    pub too_long: TooLong,
+    /// Whether each epoch visits the training rows in another order.
+    pub shuffle: bool,
+    /// Seed of the order.
+    pub seed: u64,
+    /// Threads that decode; 0 decodes in the caller. Never changes what is delivered.
+    pub workers: usize,
+    /// Optimizer steps prepared ahead.
+    pub prefetch: usize,
+}
+
+/// What the vision tower expects of an image.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct ImageOptions {
+    /// Side of the square, in pixels.
+    pub image_size: usize,
+    /// Copies of the image token that stand for one image.
+    pub num_image_tokens: usize,
+    /// Subtracted from values in 0..1, per channel.
+    pub mean: [f32; 3],
+    /// Divides what is left, per channel.
+    pub std: [f32; 3],
+}
+
+impl ImageOptions {
+    /// CLIP's normalisation.
+    pub fn clip(image_size: usize, num_image_tokens: usize) -> Self {
+        Self {
+            image_size,
+            num_image_tokens,
+            mean: CLIP_MEAN,
+            std: CLIP_STD,
+        }
+    }
+}
+
+/// How the stream of samples is cut into optimizer steps, ranks and micro-batches.
+///
+/// The arithmetic is in the methods; see [`BatchPlan::positions`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct BatchPlan {
+    /// Rows of one forward pass on one rank.
+    pub micro_batch_size: usize,
+    /// Micro-batches of one optimizer step on one rank.
+    pub accumulation: usize,
+    /// This process, from 0.
+    pub rank: usize,
+    /// Number of processes.
+    pub world_size: usize,
+    /// Length of the stream over all ranks (epochs times rows); `None` never ends.
+    pub total_samples: Option<u64>,
+}

@@ -1,0 +1,496 @@
+//! Questions about a scene with their answers, chosen so that no turn of a conversation gives away another.
+
+use super::scene::{Cell, Colour, Dice, GRID_SIDE, HELD_OUT_PAIRS, Object, Pairs, Scene, Shape};
+
+/// Questions of one conversation before the closing [`Kind::Row`].
+const SHORT_TURNS: usize = 5;
+/// Rows of the grid that are described at the end of a conversation.
+const ROW_TURNS: usize = 2;
+/// Tag of a turn whose question or answer names one of [`HELD_OUT_PAIRS`].
+pub(super) const HELD_OUT_TAG: &str = "held_out_pair";
+
+/// The answer about an empty cell.
+const NOTHING: &str = "nothing";
+
+/// What a question asks for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub(super) enum Kind {
+    Count,
+    CountColour,
+    CountShape,
+    Colour,
+    Shape,
+    Size,
+    Exists,
+    At,
+    Where,
+    Side,
+    Row,
+}
+
+impl Kind {
+    pub(super) const ALL: [Kind; 11] = [
+        Kind::Count,
+        Kind::CountColour,
+        Kind::CountShape,
+        Kind::Colour,
+        Kind::Shape,
+        Kind::Size,
+        Kind::Exists,
+        Kind::At,
+        Kind::Where,
+        Kind::Side,
+        Kind::Row,
+    ];
+
+    pub(super) fn tag(self) -> &'static str {
+        match self {
+            Kind::Count => "count",
+            Kind::CountColour => "count_colour",
+            Kind::CountShape => "count_shape",
+            Kind::Colour => "colour",
+            Kind::Shape => "shape",
+            Kind::Size => "size",
+            Kind::Exists => "exists",
+            Kind::At => "at",
+            Kind::Where => "where",
+            Kind::Side => "side",
+            Kind::Row => "row",
+        }
+    }
+}
+
+/// A question with its answer.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Turn {
+    pub(super) kind: Kind,
+    pub(super) question: String,
+    pub(super) answer: String,
+    /// Whether question or answer is about one of [`HELD_OUT_PAIRS`].
+    pub(super) is_held_out: bool,
+    /// What the question names.
+    subject: Words,
+    /// What the answer names.
+    named: Words,
+}
+
+impl Turn {
+    pub(super) fn tag(&self) -> &'static str {
+        if self.is_held_out {
+            HELD_OUT_TAG
+        } else {
+            self.kind.tag()
+        }
+    }
+}
+
+/// A set of colours, shapes and cells.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+struct Words(u32);
+
+impl Words {
+    fn colour(colour: Colour) -> Words {
+        Words(1 << colour as u32)
+    }
+
+    fn shape(shape: Shape) -> Words {
+        Words(1 << (8 + shape as u32))
+    }
+
+    fn cell(cell: Cell) -> Words {
+        Words(1 << (16 + cell.index()))
+    }
+
+    fn pair(colour: Colour, shape: Shape) -> Words {
+        Words::colour(colour).and(Words::shape(shape))
+    }
+
+    fn and(self, other: Words) -> Words {
+        Words(self.0 | other.0)
+    }
+
+    fn is_disjoint(self, other: Words) -> bool {
+        self.0 & other.0 == 0
+    }
+}
+
+/// A conversation about a scene: a few short questions and, last, the list of all objects.
+///
+/// A question never names a colour, shape or cell that an earlier question or answer named. So what was said before
+/// does not answer it, and the picture has to.
+pub(super) fn conversation(scene: &Scene, pairs: Pairs, dice: &mut Dice) -> Vec<Turn> {
+    let mut kinds: Vec<Kind> = Kind::ALL.into_iter().filter(|&kind| kind != Kind::Row).collect();
+    kinds.push(Kind::At);
+    dice.shuffle(&mut kinds);
+    // Counts come first: later, most of the colours and shapes left to ask for are not in the picture.
+    kinds.sort_by_key(|kind| match kind {
+        Kind::Count => 0,
+        Kind::CountColour | Kind::CountShape => 1,
+        _ => 2,
+    });
+    let skipped = [Kind::Count, Kind::CountColour, Kind::CountShape][dice.below(3)];
+    kinds.retain(|&kind| kind != skipped);
+    let mut turns = Vec::new();
+    let mut said = Words::default();
+    for kind in kinds {
+        if turns.len() == SHORT_TURNS {
+            break;
+        }
+        if let Some(turn) = ask(kind, scene, pairs, said, dice) {
+            said = said.and(turn.subject).and(turn.named);
+            turns.push(turn);
+        }
+    }
+    let mut rows: Vec<usize> = (0..GRID_SIDE).collect();
+    dice.shuffle(&mut rows);
+    // Empty rows come last, so that they are rarely asked for: their answers are all the same.
+    rows.sort_by_key(|&row| scene.count(|object| object.cell.row() == row) == 0);
+    turns.extend(rows[..ROW_TURNS].iter().map(|&index| row(scene, index, dice)));
+    turns
+}
+
+/// Draws a question of a kind about what was not `said` yet; `None` if the scene does not offer one.
+fn ask(kind: Kind, scene: &Scene, pairs: Pairs, said: Words, dice: &mut Dice) -> Option<Turn> {
+    let asker = Asker { scene, pairs, said };
+    match kind {
+        Kind::Count => Some(asker.count(dice)),
+        Kind::CountColour => asker.count_colour(dice),
+        Kind::CountShape => asker.count_shape(dice),
+        Kind::Colour => asker.colour(dice),
+        Kind::Shape => asker.shape(dice),
+        Kind::Size => asker.size(dice),
+        Kind::Exists => asker.exists(dice),
+        Kind::At => asker.at(dice),
+        Kind::Where => asker.place(dice),
+        Kind::Side => asker.side(dice),
+        Kind::Row => None,
+    }
+}
+
+struct Asker<'a> {
+    scene: &'a Scene,
+    pairs: Pairs,
+    said: Words,
+}
+
+impl Asker<'_> {
+    fn is_fresh(&self, words: Words) -> bool {
+        self.said.is_disjoint(words)
+    }
+
+    /// Objects that are alone in their colour and shape, with both words fresh.
+    fn unique_objects(&self) -> Vec<Object> {
+        let is_unique = |object: &Object| {
+            self.scene
+                .count(|other| (other.colour, other.shape) == (object.colour, object.shape))
+                == 1
+        };
+        let objects = self.scene.objects.iter().filter(|object| is_unique(object));
+        objects
+            .filter(|object| self.is_fresh(Words::pair(object.colour, object.shape)))
+            .copied()
+            .collect()
+    }
+
+    fn count(&self, dice: &mut Dice) -> Turn {
+        let forms = [
+            "How many objects are there?",
+            "Count the objects.",
+            "How many objects do you see?",
+        ];
+        let question = forms[dice.below(forms.len())].to_string();
+        turn(Kind::Count, question, self.scene.objects.len().to_string())
+    }
+
+    fn count_colour(&self, dice: &mut Dice) -> Option<Turn> {
+        let fresh: Vec<Colour> = Colour::ALL
+            .into_iter()
+            .filter(|&colour| self.is_fresh(Words::colour(colour)))
+            .collect();
+        let count = |colour: Colour| self.scene.count(|object| object.colour == colour);
+        let colour = choose_by_count(&fresh, count, dice)?;
+        let word = colour.word();
+        let question = match dice.below(3) {
+            0 => format!("How many {word} objects are there?"),
+            1 => format!("How many objects are {word}?"),
+            _ => format!("Count the {word} objects."),
+        };
+        let turn = turn(Kind::CountColour, question, count(colour).to_string());
+        Some(Turn {
+            subject: Words::colour(colour),
+            ..turn
+        })
+    }
+
+    fn count_shape(&self, dice: &mut Dice) -> Option<Turn> {
+        let fresh: Vec<Shape> = Shape::ALL
+            .into_iter()
+            .filter(|&shape| self.is_fresh(Words::shape(shape)))
+            .collect();
+        let count = |shape: Shape| self.scene.count(|object| object.shape == shape);
+        let shape = choose_by_count(&fresh, count, dice)?;
+        let word = shape.plural();
+        let question = match dice.below(3) {
+            0 => format!("How many {word} are there?"),
+            1 => format!("Count the {word}."),
+            _ => format!("How many {word} do you see?"),
+        };
+        let turn = turn(Kind::CountShape, question, count(shape).to_string());
+        Some(Turn {
+            subject: Words::shape(shape),
+            ..turn
+        })
+    }
+
+    fn colour(&self, dice: &mut Dice) -> Option<Turn> {
+        let is_unique = |object: &&Object| self.scene.count(|other| other.shape == object.shape) == 1;
+        let objects = self.scene.objects.iter().filter(is_unique);
+        let objects: Vec<Object> = objects
+            .filter(|object| self.is_fresh(Words::shape(object.shape)))
+            .copied()
+            .collect();
+        let object = dice.choose(&objects)?;
+        let word = object.shape.word();
+        let question = match dice.below(3) {
+            0 => format!("What colour is the {word}?"),
+            1 => format!("Which colour does the {word} have?"),
+            _ => format!("Name the colour of the {word}."),
+        };
+        let turn = turn(Kind::Colour, question, object.colour.word().to_string());
+        Some(Turn {
+            is_held_out: object.is_held_out(),
+            subject: Words::shape(object.shape),
+            named: Words::colour(object.colour),
+            ..turn
+        })
+    }
+
+    fn shape(&self, dice: &mut Dice) -> Option<Turn> {
+        let is_unique = |object: &&Object| self.scene.count(|other| other.colour == object.colour) == 1;
+        let objects = self.scene.objects.iter().filter(is_unique);
+        let objects: Vec<Object> = objects
+            .filter(|object| self.is_fresh(Words::colour(object.colour)))
+            .copied()
+            .collect();
+        let object = dice.choose(&objects)?;
+        let word = object.colour.word();
+        let question = match dice.below(3) {
+            0 => format!("What shape is the {word} object?"),
+            1 => format!("Which shape is {word}?"),
+            _ => format!("Name the shape of the {word} object."),
+        };
+        let turn = turn(Kind::Shape, question, object.shape.word().to_string());
+        Some(Turn {
+            is_held_out: object.is_held_out(),
+            subject: Words::colour(object.colour),
+            named: Words::shape(object.shape),
+            ..turn
+        })
+    }
+
+    fn size(&self, dice: &mut Dice) -> Option<Turn> {
+        let object = dice.choose(&self.unique_objects())?;
+        let phrase = phrase(object);
+        let question = match dice.below(3) {
+            0 => format!("Is the {phrase} large or small?"),
+            1 => format!("How big is the {phrase}?"),
+            _ => format!("What size is the {phrase}?"),
+        };
+        Some(about(
+            object,
+            turn(Kind::Size, question, object.size.word().to_string()),
+        ))
+    }
+
+    /// As often yes as no; where the answer is no, other objects may well have the colour or the shape.
+    fn exists(&self, dice: &mut Dice) -> Option<Turn> {
+        let is_there = dice.coin();
+        let shown = |colour: Colour, shape: Shape| {
+            self.scene
+                .count(|object| (object.colour, object.shape) == (colour, shape))
+                > 0
+        };
+        let all_pairs = Colour::ALL
+            .into_iter()
+            .flat_map(|colour| Shape::ALL.map(|shape| (colour, shape)));
+        let pairs: Vec<(Colour, Shape)> = all_pairs
+            .filter(|&(colour, shape)| shown(colour, shape) == is_there)
+            .filter(|&(colour, shape)| self.is_fresh(Words::pair(colour, shape)))
+            .filter(|pair| self.pairs == Pairs::WithHeldOut || !HELD_OUT_PAIRS.contains(pair))
+            // Whether colour and shape are in the picture must not tell whether they are together.
+            .filter(|&(colour, shape)| {
+                self.scene.count(|object| object.colour == colour) > 0
+                    && self.scene.count(|object| object.shape == shape) > 0
+            })
+            .collect();
+        let (colour, shape) = dice.choose(&pairs)?;
+        let phrase = with_article(&format!("{} {}", colour.word(), shape.word()));
+        let question = match dice.below(3) {
+            0 => format!("Is there {phrase}?"),
+            1 => format!("Do you see {phrase}?"),
+            _ => format!("Does the picture show {phrase}?"),
+        };
+        let turn = turn(
+            Kind::Exists,
+            question,
+            if is_there { "yes" } else { "no" }.to_string(),
+        );
+        let is_held_out = HELD_OUT_PAIRS.contains(&(colour, shape));
+        Some(Turn {
+            is_held_out,
+            subject: Words::pair(colour, shape),
+            ..turn
+        })
+    }
+
+    fn at(&self, dice: &mut Dice) -> Option<Turn> {
+        let fresh = Cell::all().filter(|&cell| self.is_fresh(Words::cell(cell)));
+        // Mostly cells that hold something: `nothing` would be a good guess otherwise.
+        let wants_object = dice.below(5) > 0;
+        let cells: Vec<Cell> = fresh
+            .filter(|&cell| self.scene.at(cell).is_some() == wants_object)
+            .collect();
+        let cell = dice.choose(&cells)?;
+        let words = cell.words();
+        let question = match dice.below(3) {
+            0 => format!("What is in the {words}?"),
+            1 => format!("What do you see in the {words}?"),
+            _ => format!("Which object is in the {words}?"),
+        };
+        let subject = Words::cell(cell);
+        Some(match self.scene.at(cell) {
+            Some(object) => Turn {
+                subject,
+                named: Words::pair(object.colour, object.shape),
+                is_held_out: object.is_held_out(),
+                ..turn(Kind::At, question, phrase(object))
+            },
+            None => Turn {
+                subject,
+                ..turn(Kind::At, question, NOTHING.to_string())
+            },
+        })
+    }
+
+    fn place(&self, dice: &mut Dice) -> Option<Turn> {
+        let object = dice.choose(&self.unique_objects())?;
+        let phrase = phrase(object);
+        let question = match dice.below(3) {
+            0 => format!("Where is the {phrase}?"),
+            1 => format!("In which place is the {phrase}?"),
+            _ => format!("Find the {phrase}."),
+        };
+        let turn = turn(Kind::Where, question, object.cell.words().to_string());
+        Some(Turn {
+            named: Words::cell(object.cell),
+            ..about(object, turn)
+        })
+    }
+
+    /// On which side of one object another lies.
+    fn side(&self, dice: &mut Dice) -> Option<Turn> {
+        let mut objects = self.unique_objects();
+        dice.shuffle(&mut objects);
+        let is_horizontal = dice.coin();
+        let along = |cell: Cell| if is_horizontal { cell.column() } else { cell.row() };
+        let fits = |a: Object, b: Object| {
+            a.colour != b.colour && a.shape != b.shape && along(a.cell) != along(b.cell)
+        };
+        let (a, b) = objects
+            .iter()
+            .flat_map(|&a| objects.iter().map(move |&b| (a, b)))
+            .find(|&(a, b)| fits(a, b))?;
+        let comes_first = along(a.cell) < along(b.cell);
+        let (first, second) = if is_horizontal {
+            ("left", "right")
+        } else {
+            ("above", "below")
+        };
+        let of = if is_horizontal { "of " } else { "" };
+        let (one, other) = (phrase(a), phrase(b));
+        let question = match dice.below(2) {
+            0 => format!("Is the {one} {first} or {second} {of}the {other}?"),
+            _ => format!("On which side of the {other} is the {one}, {first} or {second}?"),
+        };
+        let turn = turn(
+            Kind::Side,
+            question,
+            if comes_first { first } else { second }.to_string(),
+        );
+        let subject = Words::pair(a.colour, a.shape).and(Words::pair(b.colour, b.shape));
+        Some(Turn {
+            is_held_out: a.is_held_out() || b.is_held_out(),
+            subject,
+            ..turn
+        })
+    }
+}
+
+/// What lies in the cells of a row, from left to right.
+fn row(scene: &Scene, row: usize, dice: &mut Dice) -> Turn {
+    let name = ["top", "middle", "bottom"][row];
+    let question = match dice.below(3) {
+        0 => format!("What is in the {name} row?"),
+        1 => format!("Describe the {name} row."),
+        _ => format!("Name what is in the {name} row."),
+    };
+    let cells = Cell::all().filter(|cell| cell.row() == row);
+    let objects: Vec<Option<Object>> = cells.map(|cell| scene.at(cell)).collect();
+    let describe = |object: &Option<Object>| match object {
+        Some(object) => format!("{} {}", object.size.word(), phrase(*object)),
+        None => NOTHING.to_string(),
+    };
+    let answer: Vec<String> = objects.iter().map(describe).collect();
+    let is_held_out = objects.iter().flatten().any(|object| object.is_held_out());
+    Turn {
+        is_held_out,
+        ..turn(Kind::Row, question, answer.join(", "))
+    }
+}
+
+fn turn(kind: Kind, question: String, answer: String) -> Turn {
+    let (subject, named) = (Words::default(), Words::default());
+    Turn {
+        kind,
+        question,
+        answer,
+        is_held_out: false,
+        subject,
+        named,
+    }
+}
+
+fn about(object: Object, turn: Turn) -> Turn {
+    Turn {
+        is_held_out: object.is_held_out(),
+        subject: Words::pair(object.colour, object.shape),
+        ..turn
+    }
+}
+
+fn phrase(object: Object) -> String {
+    format!("{} {}", object.colour.word(), object.shape.word())
+}
+
+fn with_article(phrase: &str) -> String {
+    let article = if phrase.starts_with(['a', 'e', 'i', 'o', 'u']) {
+        "an"
+    } else {
+        "a"
+    };
+    format!("{article} {phrase}")
+}
+
+/// Chooses a count first and then one of the items with that count, so that rare counts are asked as often as common ones.
+fn choose_by_count<T: Copy>(items: &[T], count: impl Fn(T) -> usize, dice: &mut Dice) -> Option<T> {
+    let mut counts: Vec<usize> = items.iter().map(|&item| count(item)).collect();
+    counts.sort_unstable();
+    counts.dedup();
+    let wanted = dice.choose(&counts)?;
+    let matching: Vec<T> = items
+        .iter()
+        .copied()
+        .filter(|&item| count(item) == wanted)
+        .collect();
+    dice.choose(&matching)
+}

@@ -1,0 +1,121 @@
+//! Which backend runs. With `models::ops` the only place that names backends.
+
+use burn::tensor::{DType, Device};
+use thiserror::Error;
+
+use crate::device_choice::DeviceChoice;
+
+/// A device that cannot be had.
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+pub enum DeviceError {
+    /// The feature is off.
+    #[error(
+        "this build has no {backend} backend\n  hint: build with --features {backend}, or choose one of: {compiled}"
+    )]
+    NotCompiled {
+        /// The backend asked for.
+        backend: &'static str,
+        /// Those that are there.
+        compiled: String,
+    },
+    /// The device cannot compute in the dtype.
+    #[error("{device} cannot compute in {dtype}\n  hint: set train.precision to f32, or use another device")]
+    Dtype {
+        /// The device.
+        device: String,
+        /// The dtype.
+        dtype: &'static str,
+    },
+    /// No backend at all.
+    #[error("this build has no backend\n  hint: build with one of the features flex, ndarray, cuda, wgpu")]
+    NoBackend,
+}
+
+/// Names of the compiled-in backends, in the order in which `auto` prefers them.
+pub fn compiled() -> Vec<DeviceChoice> {
+    [
+        cfg!(feature = "cuda").then_some(DeviceChoice::Cuda { index: 0 }),
+        cfg!(feature = "wgpu").then_some(DeviceChoice::Wgpu),
+        cfg!(feature = "flex").then_some(DeviceChoice::Flex),
+        cfg!(feature = "ndarray").then_some(DeviceChoice::Ndarray),
+    ]
+    .into_iter()
+    .flatten()
+    .collect()
+}
+
+/// Turns `auto` into the first compiled-in backend that is present.
+///
+/// # Errors
+/// If there is none.
+pub fn decide(choice: DeviceChoice) -> Result<DeviceChoice, DeviceError> {
+    if choice != DeviceChoice::Auto {
+        return Ok(choice);
+    }
+    let present = |choice: &DeviceChoice| match choice {
+        DeviceChoice::Cuda { .. } => cuda_driver_is_present(),
+        _ => true,
+    };
+    compiled().into_iter().find(present).ok_or(DeviceError::NoBackend)
+}
+
+/// Without the driver's device node CubeCL would panic instead of saying no.
+fn cuda_driver_is_present() -> bool {
+    crate::fs::exists(std::path::Path::new("/dev/nvidiactl"))
+}
+
+/// Opens a device for a dtype.
+///
+/// # Errors
+/// If the backend is not compiled in or cannot compute in `dtype`.
+pub fn open(choice: DeviceChoice, dtype: DType) -> Result<Device, DeviceError> {
+    let device = match decide(choice)? {
+        #[cfg(feature = "cuda")]
+        DeviceChoice::Cuda { index } => Device::cuda(index),
+        #[cfg(not(feature = "cuda"))]
+        DeviceChoice::Cuda { .. } => return Err(not_compiled("cuda")),
+        #[cfg(feature = "wgpu")]
+        DeviceChoice::Wgpu => Device::wgpu(burn::tensor::DeviceKind::DefaultDevice),
+        #[cfg(not(feature = "wgpu"))]
+        DeviceChoice::Wgpu => return Err(not_compiled("wgpu")),
+        #[cfg(feature = "flex")]
+        DeviceChoice::Flex => Device::flex(),
+        #[cfg(not(feature = "flex"))]
+        DeviceChoice::Flex => return Err(not_compiled("flex")),
+        #[cfg(feature = "ndarray")]
+        #[expect(deprecated, reason = "kept as a second CPU implementation to test against")]
+        DeviceChoice::Ndarray => Device::ndarray(),
+        #[cfg(not(feature = "ndarray"))]
+        DeviceChoice::Ndarray => return Err(not_compiled("ndarray")),
+        DeviceChoice::Auto => return Err(DeviceError::NoBackend),
+    };
+    if dtype == DType::BF16 && !computes_in_bf16(choice, &device) {
+        return Err(DeviceError::Dtype {
+            device: choice.to_string(),
+            dtype: "bf16",
+        });
+    }
+    Ok(device)
+}
+
+/// Vulkan and WGSL report bf16 storage, but their arithmetic on it is wrong.
+fn computes_in_bf16(choice: DeviceChoice, device: &Device) -> bool {
+    !matches!(choice, DeviceChoice::Wgpu | DeviceChoice::Ndarray) && device.supports_dtype(DType::BF16)
+}
+
+#[cfg_attr(
+    all(feature = "flex", feature = "ndarray", feature = "cuda", feature = "wgpu"),
+    expect(dead_code, reason = "with every backend compiled in, none is missing")
+)]
+fn not_compiled(backend: &'static str) -> DeviceError {
+    let compiled: Vec<String> = compiled().iter().map(ToString::to_string).collect();
+    DeviceError::NotCompiled {
+        backend,
+        compiled: compiled.join(", "),
+    }
+}
+
+/// Bytes that tensors occupy on the device, where the backend keeps count.
+pub fn memory_in_use(device: &Device) -> Option<u64> {
+    device.memory_pool_usage().map(|usage| usage.bytes_in_use)
+}

@@ -1,0 +1,88 @@
+//! What can go wrong with Hugging Face folders.
+
+use std::path::PathBuf;
+
+use thiserror::Error;
+
+use crate::fs::FsError;
+
+/// Result of an operation on a Hugging Face folder.
+pub type Result<T> = std::result::Result<T, HubError>;
+
+/// A folder that cannot be read or written.
+#[derive(Debug, Error)]
+pub enum HubError {
+    /// The file system said no.
+    #[error(transparent)]
+    Fs(#[from] FsError),
+    /// A file that is not the JSON it should be.
+    #[error("{}: {reason}", path.display())]
+    Json {
+        /// The file.
+        path: PathBuf,
+        /// Where and why.
+        reason: String,
+    },
+    /// A model that this program's models are not.
+    #[error("{}: this model cannot be built:{}", path.display(), list(problems))]
+    Config {
+        /// The `config.json`.
+        path: PathBuf,
+        /// Each with key, value and reason.
+        problems: Vec<String>,
+    },
+    /// Weights in a form that is not read, or none.
+    #[error("no safetensors weights in {}: {reason}", dir.display())]
+    NoWeights {
+        /// The folder.
+        dir: PathBuf,
+        /// What there is instead, and what to do.
+        reason: String,
+    },
+    /// A safetensors file or index that is damaged or contradicts itself.
+    #[error("{}: {reason}", path.display())]
+    Damaged {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong.
+        reason: String,
+    },
+    /// Tensors that are not the model's, each by name.
+    #[error("the weights in {} are not those of the model:{}", dir.display(), list(problems))]
+    Mismatch {
+        /// The folder.
+        dir: PathBuf,
+        /// Every missing, unused and misshapen tensor.
+        problems: Vec<String>,
+    },
+    /// What Hugging Face's format cannot say.
+    #[error("cannot export {what}: {reason}")]
+    Inexpressible {
+        /// Key and value, or tensor.
+        what: String,
+        /// Why not.
+        reason: String,
+    },
+    /// The target holds something that is not an earlier export.
+    #[error(
+        "{} exists and is not an export of this program (it has no {marker})\n  hint: choose another folder, or move \
+         that one away",
+        dir.display()
+    )]
+    Occupied {
+        /// The target.
+        dir: PathBuf,
+        /// File that marks an export.
+        marker: &'static str,
+    },
+    /// No tokenizer where one was named.
+    #[error("{} has no tokenizer.json\n  hint: give the folder of a fast tokenizer, or its tokenizer.json", path.display())]
+    NoTokenizer {
+        /// Where it was looked for.
+        path: PathBuf,
+    },
+}
+
+fn list(lines: &[String]) -> String {
+    lines.iter().map(|line| format!("\n  {line}")).collect()
+}

@@ -1,0 +1,127 @@
+//! What lies beside the weights: tokenizer, chat template, image processor.
+
+use std::path::{Path, PathBuf};
+
+use brazier_models::{FeatureSelect, VisionLanguageConfig};
+use serde_json::{Map, Value, json};
+
+use super::{ExportOptions, HubError, Result};
+use crate::fs;
+
+const TOKENIZER: &str = "tokenizer.json";
+const TOKENIZER_CONFIG: &str = "tokenizer_config.json";
+const CHAT_TEMPLATE: &str = "chat_template.jinja";
+/// Copied as they are, where they exist.
+const COPIED: [&str; 7] = [
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "vocab.json",
+    "vocab.txt",
+    "merges.txt",
+    "tokenizer.model",
+    CHAT_TEMPLATE,
+];
+const MAX_CONFIG_BYTES: u64 = 16 << 20;
+
+/// Copies the tokenizer of a folder (or of a `tokenizer.json` and what lies beside it) and names its chat template.
+pub(super) fn write_tokenizer(
+    dir: &Path,
+    source: &Path,
+    has_vision: bool,
+    options: &ExportOptions,
+) -> Result<()> {
+    let file = if source.is_dir() {
+        source.join(TOKENIZER)
+    } else {
+        source.into()
+    };
+    if !file.is_file() {
+        return Err(HubError::NoTokenizer { path: source.into() });
+    }
+    fs::copy(&file, &dir.join(TOKENIZER))?;
+    let source = file.parent().unwrap_or(Path::new("."));
+    for name in COPIED {
+        if source.join(name).is_file() {
+            fs::copy(&source.join(name), &dir.join(name))?;
+        }
+    }
+    let mut config = read_tokenizer_config(&source.join(TOKENIZER_CONFIG))?;
+    config
+        .entry("tokenizer_class")
+        .or_insert_with(|| "PreTrainedTokenizerFast".into());
+    if has_vision {
+        config.insert("processor_class".into(), "LlavaProcessor".into());
+    }
+    if let Some(template) = &options.chat_template {
+        // transformers reads the file; what is older than it reads the key.
+        config.insert("chat_template".into(), template.as_str().into());
+        fs::write_durable(&dir.join(CHAT_TEMPLATE), template.as_bytes())?;
+    }
+    write_json(&dir.join(TOKENIZER_CONFIG), &Value::Object(config))
+}
+
+fn read_tokenizer_config(path: &Path) -> Result<Map<String, Value>> {
+    if !path.is_file() {
+        return Ok(Map::new());
+    }
+    let bytes = fs::read_at_most(path, MAX_CONFIG_BYTES)?;
+    serde_json::from_slice(&bytes).map_err(|error| HubError::Json {
+        path: path.into(),
+        reason: error.to_string(),
+    })
+}
+
+/// Files of `LlavaProcessor` and `CLIPImageProcessor`: shortest side to the tower's size, bicubic, cut to the centre.
+pub(super) fn write_processor(
+    dir: &Path,
+    config: &VisionLanguageConfig,
+    options: &ExportOptions,
+) -> Result<()> {
+    let side = config.vision.image_size;
+    let select = match config.vision_feature_select {
+        FeatureSelect::Default => "default",
+        FeatureSelect::Full => "full",
+    };
+    let preprocessor = json!({
+        "image_processor_type": "CLIPImageProcessor",
+        "processor_class": "LlavaProcessor",
+        "do_convert_rgb": true,
+        "do_resize": true,
+        "size": {"shortest_edge": side},
+        "resample": 3,
+        "do_center_crop": true,
+        "crop_size": {"height": side, "width": side},
+        "do_rescale": true,
+        "rescale_factor": 1.0 / 255.0,
+        "do_normalize": true,
+        "image_mean": decimals(options.image_mean),
+        "image_std": decimals(options.image_std),
+    });
+    let processor = json!({
+        "processor_class": "LlavaProcessor",
+        "image_token": options.image_token,
+        "patch_size": config.vision.patch_size,
+        "vision_feature_select_strategy": select,
+        // The class token, which `default` takes off again.
+        "num_additional_image_tokens": 1,
+    });
+    write_json(&dir.join("preprocessor_config.json"), &preprocessor)?;
+    write_json(&dir.join("processor_config.json"), &processor)
+}
+
+/// The shortest decimals that read back as the same f32, rather than the f32's digits as an f64.
+fn decimals(values: [f32; 3]) -> Vec<f64> {
+    values
+        .iter()
+        .map(|value| value.to_string().parse().unwrap_or(f64::from(*value)))
+        .collect()
+}
+
+pub(super) fn write_json(path: &Path, value: &Value) -> Result<()> {
+    let mut text = serde_json::to_string_pretty(value).map_err(|error| HubError::Json {
+        path: PathBuf::from(path),
+        reason: error.to_string(),
+    })?;
+    text.push('\n');
+    Ok(fs::write_durable(path, text.as_bytes())?)
+}

@@ -1,0 +1,568 @@
+//! Folders written and read back, and folders that must be refused.
+
+use std::path::Path;
+
+use brazier_models::{
+    DecoderConfig, FeatureSelect, HostDtype, HostTensor, ProjectorKind, VisionActivation, VisionConfig,
+    VisionLanguageConfig, VlmConfig,
+};
+use serde_json::{Map, Value, json};
+
+use super::{config_out::config_json, *};
+use crate::fs;
+
+fn decoder(qk_norm: bool, tied: bool) -> DecoderConfig {
+    DecoderConfig {
+        vocab_size: 11,
+        hidden_size: 8,
+        intermediate_size: 12,
+        num_hidden_layers: 2,
+        num_attention_heads: 4,
+        num_key_value_heads: 2,
+        head_dim: 6,
+        rms_norm_eps: 1e-5,
+        rope_theta: 500_000.5,
+        max_position_embeddings: 77,
+        tie_word_embeddings: tied,
+        qk_norm,
+        initializer_range: 0.03,
+    }
+}
+
+fn vlm(projector: ProjectorKind) -> VlmConfig {
+    let vision = VisionConfig {
+        hidden_size: 6,
+        intermediate_size: 10,
+        num_hidden_layers: 2,
+        num_attention_heads: 3,
+        image_size: 8,
+        patch_size: 2,
+        layer_norm_eps: 1e-6,
+        hidden_act: VisionActivation::Gelu,
+        initializer_range: 0.04,
+    };
+    let vision = VisionLanguageConfig {
+        vision,
+        projector,
+        vision_feature_layer: -1,
+        vision_feature_select: FeatureSelect::Default,
+        image_token_id: 5,
+    };
+    VlmConfig {
+        text: decoder(true, true),
+        vision: Some(vision),
+    }
+}
+
+fn lm(qk_norm: bool, tied: bool) -> VlmConfig {
+    VlmConfig {
+        text: decoder(qk_norm, tied),
+        vision: None,
+    }
+}
+
+fn options(dtype: HostDtype) -> ExportOptions {
+    ExportOptions {
+        max_shard_bytes: 1 << 30,
+        dtype,
+        image_mean: [0.48145466, 0.4578275, 0.40821073],
+        image_std: [0.26862954, 0.261_302_6, 0.275_777_1],
+        image_token: "<image>".into(),
+        chat_template: Some("{{ messages }}".into()),
+        bos_token_id: None,
+        eos_token_ids: vec![3],
+        pad_token_id: Some(0),
+    }
+}
+
+/// Names and shapes of the model's parameters, written down a second time.
+fn parameters(config: &VlmConfig) -> Vec<(String, Vec<usize>)> {
+    let text = &config.text;
+    let (width, inner, head) = (text.hidden_size, text.intermediate_size, text.head_dim);
+    let (queries, keys) = (head * text.num_attention_heads, head * text.num_key_value_heads);
+    let mut all = vec![
+        (
+            "language_model.model.embed_tokens.weight".to_string(),
+            vec![text.vocab_size, width],
+        ),
+        ("language_model.model.norm.weight".to_string(), vec![width]),
+    ];
+    for layer in 0..text.num_hidden_layers {
+        let mut add = |name: &str, shape: &[usize]| {
+            all.push((
+                format!("language_model.model.layers.{layer}.{name}.weight"),
+                shape.to_vec(),
+            ));
+        };
+        add("input_layernorm", &[width]);
+        add("post_attention_layernorm", &[width]);
+        add("self_attn.q_proj", &[queries, width]);
+        add("self_attn.k_proj", &[keys, width]);
+        add("self_attn.v_proj", &[keys, width]);
+        add("self_attn.o_proj", &[width, queries]);
+        add("mlp.gate_proj", &[inner, width]);
+        add("mlp.up_proj", &[inner, width]);
+        add("mlp.down_proj", &[width, inner]);
+        if text.qk_norm {
+            add("self_attn.q_norm", &[head]);
+            add("self_attn.k_norm", &[head]);
+        }
+    }
+    if !text.tie_word_embeddings {
+        all.push((
+            "language_model.lm_head.weight".into(),
+            vec![text.vocab_size, width],
+        ));
+    }
+    if let Some(vision) = &config.vision {
+        all.extend(vision_parameters(vision, width));
+    }
+    all
+}
+
+fn vision_parameters(config: &VisionLanguageConfig, text_width: usize) -> Vec<(String, Vec<usize>)> {
+    let vision = &config.vision;
+    let (width, inner, patch) = (vision.hidden_size, vision.intermediate_size, vision.patch_size);
+    let mut all = Vec::new();
+    let mut linear = |name: &str, output: usize, input: usize| {
+        all.push((format!("{name}.weight"), vec![output, input]));
+        all.push((format!("{name}.bias"), vec![output]));
+    };
+    match config.projector {
+        ProjectorKind::Mlp2 => {
+            linear("multi_modal_projector.linear_1", text_width, width);
+            linear("multi_modal_projector.linear_2", text_width, text_width);
+        }
+        ProjectorKind::Linear => linear("multi_modal_projector.linear_1", text_width, width),
+        ProjectorKind::PixelShuffle { factor } => {
+            linear(
+                "multi_modal_projector.linear_1",
+                text_width,
+                width * factor * factor,
+            );
+        }
+    }
+    let layer_name =
+        |layer: usize, name: &str| format!("vision_tower.vision_model.encoder.layers.{layer}.{name}");
+    for layer in 0..vision.num_hidden_layers {
+        for name in ["q_proj", "k_proj", "v_proj", "out_proj"] {
+            linear(&layer_name(layer, &format!("self_attn.{name}")), width, width);
+        }
+        linear(&layer_name(layer, "mlp.fc1"), inner, width);
+        linear(&layer_name(layer, "mlp.fc2"), width, inner);
+    }
+    let mut norms: Vec<String> = ["pre_layrnorm", "post_layernorm"]
+        .map(|name| format!("vision_tower.vision_model.{name}"))
+        .to_vec();
+    for layer in 0..vision.num_hidden_layers {
+        norms.extend(["layer_norm1", "layer_norm2"].map(|name| layer_name(layer, name)));
+    }
+    for norm in norms {
+        all.extend(["weight", "bias"].map(|part| (format!("{norm}.{part}"), vec![width])));
+    }
+    let embeddings = "vision_tower.vision_model.embeddings";
+    all.push((format!("{embeddings}.class_embedding"), vec![width]));
+    all.push((
+        format!("{embeddings}.patch_embedding.weight"),
+        vec![width, 3, patch, patch],
+    ));
+    all.push((
+        format!("{embeddings}.position_embedding.weight"),
+        vec![vision.num_patches() + 1, width],
+    ));
+    all
+}
+
+/// Values that differ everywhere and need every bit of their f32.
+fn weights(config: &VlmConfig) -> Vec<HostTensor> {
+    let mut state = 1_u32;
+    let mut next = || {
+        state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+        ((state >> 8) as f32 / 8_388_608.0 - 1.0).to_le_bytes()
+    };
+    let tensor = |(name, shape): (String, Vec<usize>)| {
+        let bytes = (0..shape.iter().product()).flat_map(|_: usize| next()).collect();
+        HostTensor {
+            name,
+            shape,
+            dtype: HostDtype::F32,
+            bytes,
+        }
+    };
+    parameters(config).into_iter().map(tensor).collect()
+}
+
+fn tokenizer(dir: &Path) -> std::path::PathBuf {
+    let source = dir.join("tokenizer");
+    fs::create_dir_all(&source).unwrap();
+    fs::write_durable(&source.join("tokenizer.json"), b"{}").unwrap();
+    fs::write_durable(
+        &source.join("tokenizer_config.json"),
+        br#"{"eos_token": "<|im_end|>"}"#,
+    )
+    .unwrap();
+    source
+}
+
+fn read_json(path: &Path) -> Value {
+    serde_json::from_slice(&fs::read(path).unwrap()).unwrap()
+}
+
+#[test]
+fn an_export_is_read_back_bit_for_bit() {
+    let configs = [
+        vlm(ProjectorKind::Mlp2),
+        vlm(ProjectorKind::Linear),
+        vlm(ProjectorKind::PixelShuffle { factor: 2 }),
+        lm(false, false),
+        lm(true, true),
+    ];
+    for config in configs {
+        let root = tempfile::tempdir().unwrap();
+        let dir = root.path().join("export");
+        let tensors = weights(&config);
+        for max_shard_bytes in [1 << 30, 500] {
+            let options = ExportOptions {
+                max_shard_bytes,
+                ..options(HostDtype::F32)
+            };
+            let summary = export(&dir, &config, tensors.clone(), &tokenizer(root.path()), &options).unwrap();
+            assert_eq!(summary.num_tensors, tensors.len());
+            assert_eq!(
+                dir.join("model.safetensors.index.json").is_file(),
+                max_shard_bytes == 500
+            );
+            let read = read_config(&dir).unwrap();
+            assert_eq!(read, config);
+            assert_eq!(
+                read_weights(&dir, &read, &parameters(&read), None).unwrap(),
+                tensors
+            );
+        }
+        assert_eq!(
+            fs::read_dir(root.path()).unwrap().len(),
+            2,
+            "something was left behind"
+        );
+    }
+}
+
+#[test]
+fn casts_round_to_nearest_even_and_back_without_loss() {
+    let root = tempfile::tempdir().unwrap();
+    let dir = root.path().join("export");
+    let config = lm(false, true);
+    let mut tensors = weights(&config);
+    // A tie below an even bf16 mantissa, one below an odd, and just above a tie.
+    let floats = [0x3f80_8000_u32, 0x3f81_8000, 0x3f80_8001];
+    tensors[0].bytes[..12].copy_from_slice(floats.map(u32::to_le_bytes).as_flattened());
+    export(
+        &dir,
+        &config,
+        tensors,
+        &tokenizer(root.path()),
+        &options(HostDtype::Bf16),
+    )
+    .unwrap();
+    let stored = read_weights(&dir, &config, &parameters(&config), None).unwrap();
+    assert!(stored.iter().all(|tensor| tensor.dtype == HostDtype::Bf16));
+    assert_eq!(stored[0].bytes[..6], [0x80, 0x3f, 0x82, 0x3f, 0x81, 0x3f]);
+    let wide = read_weights(&dir, &config, &parameters(&config), Some(HostDtype::F32)).unwrap();
+    assert_eq!(wide[0].bytes[..8], [0, 0, 0x80, 0x3f, 0, 0, 0x82, 0x3f]);
+    assert_eq!(read_json(&dir.join("config.json"))["dtype"], "bfloat16");
+}
+
+/// A folder with a config and one file of tensors under the given names.
+fn folder(
+    config: &VlmConfig,
+    tensors: &[HostTensor],
+    rename: impl Fn(&str) -> Option<String>,
+) -> tempfile::TempDir {
+    let dir = tempfile::tempdir().unwrap();
+    let views = tensors.iter().filter_map(|tensor| {
+        let view = safetensors::tensor::TensorView::new(
+            safetensors::Dtype::F32,
+            tensor.shape.clone(),
+            &tensor.bytes,
+        );
+        Some((rename(&tensor.name)?, view.unwrap()))
+    });
+    safetensors::serialize_to_file(views, None, &dir.path().join("model.safetensors")).unwrap();
+    let json = config_json(config, &options(HostDtype::F32)).unwrap();
+    fs::write_durable(&dir.path().join("config.json"), json.to_string().as_bytes()).unwrap();
+    dir
+}
+
+#[test]
+fn the_layout_of_transformers_5_is_read() {
+    let config = VlmConfig {
+        text: decoder(true, false),
+        ..vlm(ProjectorKind::Mlp2)
+    };
+    let tensors = weights(&config);
+    let dir = folder(&config, &tensors, |name| {
+        Some(match name.strip_prefix("language_model.") {
+            Some("lm_head.weight") => "lm_head.weight".into(),
+            Some(rest) => format!("model.language_model.{}", rest.strip_prefix("model.").unwrap()),
+            None => format!(
+                "model.{}",
+                name.replace("vision_tower.vision_model.", "vision_tower.")
+            ),
+        })
+    });
+    let read = read_weights(dir.path(), &config, &parameters(&config), None).unwrap();
+    assert_eq!(read, tensors);
+}
+
+#[test]
+fn every_difference_is_listed() {
+    let config = lm(false, false);
+    let mut tensors = weights(&config);
+    tensors[1].shape = vec![2, 4];
+    let mut extra = tensors[1].clone();
+    extra.name = "language_model.model.layers.9.input_layernorm.weight".into();
+    let mut constant = tensors[1].clone();
+    constant.name = "language_model.model.layers.0.self_attn.rotary_emb.inv_freq".into();
+    tensors.extend([extra, constant]);
+    let dir = folder(&config, &tensors, |name| {
+        let is_missing = name.ends_with("q_proj.weight") || name.ends_with("lm_head.weight");
+        (!is_missing).then(|| name.strip_prefix("language_model.").unwrap().to_string())
+    });
+    let error = read_weights(dir.path(), &config, &parameters(&config), None).unwrap_err();
+    let HubError::Mismatch { problems, .. } = &error else {
+        panic!("{error}")
+    };
+    assert_eq!(
+        *problems,
+        [
+            "misshapen: language_model.model.norm.weight [2, 4], expected [8]",
+            "missing: language_model.lm_head.weight [11, 8]",
+            "missing: language_model.model.layers.0.self_attn.q_proj.weight [24, 8]",
+            "missing: language_model.model.layers.1.self_attn.q_proj.weight [24, 8]",
+            "unused: language_model.model.layers.9.input_layernorm.weight [2, 4]",
+        ]
+    );
+}
+
+#[test]
+fn a_stored_tied_head_must_be_the_embedding_table() {
+    let config = lm(false, true);
+    let mut tensors = weights(&config);
+    let mut head = tensors[0].clone();
+    head.name = "language_model.lm_head.weight".into();
+    tensors.push(head);
+    let strip = |name: &str| name.strip_prefix("language_model.").map(String::from);
+    let dir = folder(&config, &tensors, strip);
+    assert_eq!(
+        read_weights(dir.path(), &config, &parameters(&config), None)
+            .unwrap()
+            .len(),
+        tensors.len() - 1
+    );
+    tensors.last_mut().unwrap().bytes[0] ^= 1;
+    let dir = folder(&config, &tensors, strip);
+    let error = read_weights(dir.path(), &config, &parameters(&config), None)
+        .unwrap_err()
+        .to_string();
+    assert!(error.contains("differs from the embedding table"), "{error}");
+}
+
+#[test]
+fn damaged_folders_are_refused() {
+    let config = lm(false, false);
+    let check = |damage: &dyn Fn(&Path), expected: &str| {
+        let root = tempfile::tempdir().unwrap();
+        let dir = root.path().join("export");
+        let options = ExportOptions {
+            max_shard_bytes: 1000,
+            ..options(HostDtype::F32)
+        };
+        export(&dir, &config, weights(&config), &tokenizer(root.path()), &options).unwrap();
+        damage(&dir);
+        let error = read_weights(&dir, &config, &parameters(&config), None)
+            .unwrap_err()
+            .to_string();
+        assert!(error.contains(expected), "{error}");
+    };
+    let shards = |dir: &Path| -> Vec<_> {
+        let is_shard =
+            |path: &std::path::PathBuf| path.extension().is_some_and(|ending| ending == "safetensors");
+        fs::read_dir(dir).unwrap().into_iter().filter(is_shard).collect()
+    };
+    let edit_index = |dir: &Path, edit: &dyn Fn(&mut Map<String, Value>)| {
+        let path = dir.join("model.safetensors.index.json");
+        let mut index = read_json(&path);
+        edit(index["weight_map"].as_object_mut().unwrap());
+        fs::write_durable(&path, index.to_string().as_bytes()).unwrap();
+    };
+    check(
+        &|dir| fs::truncate(&shards(dir)[1], 300).unwrap(),
+        "300 bytes, not a complete safetensors file",
+    );
+    check(
+        &|dir| fs::remove_file(&shards(dir)[1]).unwrap(),
+        "model-00002-of-",
+    );
+    check(
+        &|dir| edit_index(dir, &|map| drop(map.remove("lm_head.weight"))),
+        "lm_head.weight is in model-",
+    );
+    let wrong = |map: &mut Map<String, Value>| {
+        let other = map["model.embed_tokens.weight"].clone();
+        map.insert("lm_head.weight".into(), other);
+    };
+    check(
+        &|dir| edit_index(dir, &wrong),
+        "lm_head.weight is not in model-00001-of-",
+    );
+    let outside =
+        |map: &mut Map<String, Value>| drop(map.insert("lm_head.weight".into(), "../x.safetensors".into()));
+    check(
+        &|dir| edit_index(dir, &outside),
+        "names the file ../x.safetensors",
+    );
+    check(
+        &|dir| fs::remove_file(&dir.join("model.safetensors.index.json")).unwrap(),
+        "neither model.safetensors nor",
+    );
+}
+
+#[test]
+fn half_precision_becomes_single() {
+    let config = lm(false, true);
+    let tensors = weights(&config);
+    let dir = tempfile::tempdir().unwrap();
+    let halves: Vec<(String, Vec<usize>, Vec<u8>)> = tensors
+        .iter()
+        .map(|tensor| {
+            let bytes = (0..tensor.num_elements())
+                .flat_map(|_| half::f16::from_f32(0.1).to_le_bytes())
+                .collect();
+            (
+                tensor.name.replace("language_model.", ""),
+                tensor.shape.clone(),
+                bytes,
+            )
+        })
+        .collect();
+    let views = halves.iter().map(|(name, shape, bytes)| {
+        (
+            name,
+            safetensors::tensor::TensorView::new(safetensors::Dtype::F16, shape.clone(), bytes).unwrap(),
+        )
+    });
+    safetensors::serialize_to_file(views, None, &dir.path().join("model.safetensors")).unwrap();
+    let read = read_weights(dir.path(), &config, &parameters(&config), None).unwrap();
+    assert_eq!(read[0].dtype, HostDtype::F32);
+    assert_eq!(
+        read[0].bytes[..4],
+        half::f16::from_f32(0.1).to_f32().to_le_bytes()
+    );
+}
+
+#[test]
+fn only_an_earlier_export_is_replaced_and_a_failure_changes_nothing() {
+    let root = tempfile::tempdir().unwrap();
+    let source = tokenizer(root.path());
+    let config = vlm(ProjectorKind::Mlp2);
+    let write = |dir: &Path, tokenizer: &Path| {
+        export(
+            dir,
+            &config,
+            weights(&config),
+            tokenizer,
+            &options(HostDtype::F32),
+        )
+    };
+    let occupied = root.path().join("photos");
+    fs::create_dir_all(&occupied).unwrap();
+    fs::write_durable(&occupied.join("config.json"), b"mine").unwrap();
+    let error = write(&occupied, &source).unwrap_err();
+    assert!(matches!(error, HubError::Occupied { .. }), "{error}");
+    assert_eq!(fs::read(&occupied.join("config.json")).unwrap(), b"mine");
+
+    let dir = root.path().join("new/export");
+    write(&dir, &source.join("tokenizer.json")).unwrap();
+    fs::write_durable(&dir.join("stale"), b"").unwrap();
+    let error = write(&dir, &root.path().join("none")).unwrap_err();
+    assert!(matches!(error, HubError::NoTokenizer { .. }), "{error}");
+    assert!(dir.join("stale").is_file() && dir.join("config.json").is_file());
+    write(&dir, &source).unwrap();
+    assert!(!dir.join("stale").exists());
+    assert_eq!(fs::read_dir(&root.path().join("new")).unwrap(), [dir]);
+}
+
+#[test]
+fn what_lies_beside_the_weights_is_complete() {
+    let root = tempfile::tempdir().unwrap();
+    let dir = root.path().join("export");
+    let config = vlm(ProjectorKind::Mlp2);
+    export(
+        &dir,
+        &config,
+        weights(&config),
+        &tokenizer(root.path()),
+        &options(HostDtype::F32),
+    )
+    .unwrap();
+    let tokenizer = read_json(&dir.join("tokenizer_config.json"));
+    assert_eq!(tokenizer["eos_token"], "<|im_end|>");
+    assert_eq!(tokenizer["chat_template"], "{{ messages }}");
+    assert_eq!(
+        fs::read(&dir.join("chat_template.jinja")).unwrap(),
+        b"{{ messages }}"
+    );
+    assert_eq!(
+        read_json(&dir.join("generation_config.json")),
+        json!({"bos_token_id": null, "eos_token_id": 3, "pad_token_id": 0})
+    );
+    let image = read_json(&dir.join("preprocessor_config.json"));
+    assert_eq!(image["size"], json!({"shortest_edge": 8}));
+    let written = image["image_mean"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|mean| mean.as_f64().unwrap() as f32);
+    assert!(written.eq(options(HostDtype::F32).image_mean));
+    let processor = read_json(&dir.join("processor_config.json"));
+    assert_eq!(processor["patch_size"], 2);
+    assert_eq!(read_json(&dir.join("config.json"))["image_seq_length"], 16);
+}
+
+#[test]
+fn what_hugging_face_cannot_say_is_refused() {
+    let root = tempfile::tempdir().unwrap();
+    let check = |config: &VlmConfig, tensors: Vec<HostTensor>, expected: &str| {
+        let dir = root.path().join("export");
+        let error = export(
+            &dir,
+            config,
+            tensors,
+            &tokenizer(root.path()),
+            &options(HostDtype::F32),
+        )
+        .unwrap_err();
+        assert!(error.to_string().contains(expected), "{error}");
+        assert!(!dir.exists());
+    };
+    let mut odd = lm(false, true);
+    odd.text.hidden_size = 10;
+    check(
+        &odd,
+        weights(&odd),
+        "text_config.hidden_size = 10: Hugging Face's LlamaConfig wants a multiple",
+    );
+    let config = lm(true, true);
+    let mut tensors = weights(&config);
+    tensors[0].name = "somewhere".into();
+    check(
+        &config,
+        tensors.clone(),
+        "tensor somewhere: Hugging Face's layout has no place",
+    );
+    tensors[0].name = tensors[1].name.clone();
+    check(&config, tensors.clone(), "two of this name");
+    tensors[0].bytes.pop();
+    tensors[0].name = "language_model.model.embed_tokens.weight".into();
+    check(&config, tensors, "351 bytes, expected 352");
+}

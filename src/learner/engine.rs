@@ -1,0 +1,137 @@
+//! Forward and backward, one segment at a time.
+//!
+//! Every segment has a tape of its own, which starts at its input. Gradients therefore appear segment by segment, from
+//! the head back, and can be reduced, sharded or applied before the next ones exist. Keeping the tapes until then, or
+//! keeping only the inputs and running the segment again, is the same mechanism with another policy, and gives the same
+//! bits. Reference for the idea: <https://arxiv.org/abs/1604.06174>.
+
+use brazier_models::{Segment, Segmented, Vlm, VlmInputs};
+use burn::{
+    module::{Module, ModuleVisitor, Param},
+    tensor::{DType, Gradients, Tensor},
+};
+
+use super::{options::Recompute, trainable::Trainable};
+
+/// What is kept of a segment until the backward pass reaches it.
+struct Link {
+    segment: Segment,
+    /// Start of the tape; `None` for the first segment of a chain.
+    input: Option<Tensor<3>>,
+    /// End of the tape; `None` if the segment will run again.
+    output: Option<Tensor<3>>,
+}
+
+/// Runs a batch and hands each trained parameter's gradient of the **summed** loss to `sink`, flat and in f32, by its
+/// place in `trainable`. A parameter used in two places (tied embeddings) is handed over twice; one that the batch
+/// does not reach is not handed over.
+///
+/// Returns the summed loss, `[1]`, still on the device.
+pub fn forward_backward(
+    model: &Vlm,
+    trainable: &Trainable,
+    inputs: &VlmInputs,
+    recompute: Recompute,
+    mut sink: impl FnMut(usize, Tensor<1>),
+) -> Tensor<1> {
+    let (links, hidden) = forward(model, trainable, inputs, recompute);
+    // With nothing trained before it, the head's input needs no gradient.
+    let leaf = start_tape(hidden, !links.is_empty());
+    let loss = model.loss_sum(leaf.clone(), inputs);
+    if !loss.is_tracked() {
+        return loss;
+    }
+    let mut gradients = loss.backward();
+    let mut gradient = leaf.grad_remove(&mut gradients);
+    collect(model, trainable, &mut gradients, &mut sink);
+    for link in links.into_iter().rev() {
+        let Some(upstream) = gradient.take() else { break };
+        let output = match link.output {
+            Some(output) => output,
+            None => model.forward_segment(link.segment, link.input.clone(), inputs),
+        };
+        // The gradient of sum(y * g) with respect to y is g: a vector-Jacobian product through the public API.
+        let mut gradients = (output * Tensor::from_inner(upstream)).sum().backward();
+        gradient = link.input.and_then(|input| input.grad_remove(&mut gradients));
+        collect(model, trainable, &mut gradients, &mut sink);
+    }
+    loss.inner()
+}
+
+fn forward(
+    model: &Vlm,
+    trainable: &Trainable,
+    inputs: &VlmInputs,
+    recompute: Recompute,
+) -> (Vec<Link>, Tensor<3>) {
+    let untaped = model.valid();
+    let mut links: Vec<Link> = Vec::new();
+    let mut hidden: Option<Tensor<3>> = None;
+    for segment in model.segments(inputs) {
+        // Before the first segment that moves no gradient is needed, so nothing is kept.
+        if links.is_empty() && !trainable.moves(segment) {
+            hidden = Some(untaped.forward_segment(segment, hidden, inputs));
+            continue;
+        }
+        let needs_gradient = !links.is_empty();
+        let input = hidden.take().map(|x| start_tape(x, needs_gradient));
+        let output = match recompute {
+            Recompute::None => model.forward_segment(segment, input.clone(), inputs),
+            Recompute::Blocks => untaped.forward_segment(segment, input.clone().map(Tensor::inner), inputs),
+        };
+        hidden = Some(match recompute {
+            Recompute::None => output.clone().inner(),
+            Recompute::Blocks => output.clone(),
+        });
+        links.push(Link {
+            segment,
+            input,
+            output: (recompute == Recompute::None).then_some(output),
+        });
+    }
+    match hidden {
+        Some(hidden) => (links, hidden),
+        None => unreachable!("a chain has at least the embedding"),
+    }
+}
+
+fn start_tape(x: Tensor<3>, needs_gradient: bool) -> Tensor<3> {
+    Tensor::from_inner(x).set_require_grad(needs_gradient)
+}
+
+/// Takes the gradients of parameters out of a tape's result.
+fn collect(
+    model: &Vlm,
+    trainable: &Trainable,
+    gradients: &mut Gradients,
+    sink: &mut impl FnMut(usize, Tensor<1>),
+) {
+    struct Collector<'a, F> {
+        trainable: &'a Trainable,
+        gradients: &'a mut Gradients,
+        sink: &'a mut F,
+    }
+    impl<F: FnMut(usize, Tensor<1>)> ModuleVisitor for Collector<'_, F> {
+        fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
+            let Some(position) = self.trainable.position(param.id) else {
+                return;
+            };
+            if let Some(gradient) = param.val().grad_remove(self.gradients) {
+                let count = gradient.shape().num_elements();
+                let flat = gradient.reshape([count]);
+                // bf16 parameters have bf16 gradients; sums over micro-batches and ranks are f32.
+                let flat = if flat.dtype() == DType::F32 {
+                    flat
+                } else {
+                    flat.cast(DType::F32)
+                };
+                (self.sink)(position, flat);
+            }
+        }
+    }
+    model.visit(&mut Collector {
+        trainable,
+        gradients,
+        sink,
+    });
+}

@@ -1,0 +1,23 @@
+//! Training: one step, the loop around it, evaluation, and what a checkpoint holds.
+//!
+//! The loss is a sum, divided once by the labelled tokens of the whole step. Gradients are summed in f32. Whatever
+//! affects the next step is in the checkpoint or a pure function of seed and step.
+
+mod engine;
+mod error;
+pub mod evaluate;
+mod optimizer;
+pub mod options;
+mod run;
+mod schedule;
+mod snapshot;
+mod step;
+mod trainable;
+
+pub use engine::forward_backward;
+pub use error::LearnerError;
+pub use evaluate::{Answer, Evaluation, Evaluator};
+pub use run::{Outcome, Run, RunEnd, fresh_state, resume_state};
+pub use schedule::lr_factor;
+pub use step::{Learner, StepReport, compute_dtype, upload};
+pub use trainable::{Part, Trainable, Trained};

@@ -1,0 +1,295 @@
+//! The loop around the step: log, evaluate, save, stop.
+
+use std::{collections::BTreeMap, time::Instant};
+
+use super::{
+    LearnerError,
+    evaluate::{Depth, Evaluation, Evaluator},
+    options::{Every, RunOptions},
+    step::{Learner, StepReport},
+};
+use crate::{
+    checkpoint::{AsyncWriter, Best, CheckpointError, Metric, RunState},
+    data::Loader,
+    signal::StopRequest,
+    track::{EvalRecord, RunLog, StepRecord, process_memory},
+};
+
+/// How a run ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum RunEnd {
+    /// All steps were made.
+    Finished,
+    /// The metric had not improved for as many evaluations as the patience.
+    EarlyStopped,
+    /// Someone asked; a checkpoint of the last step is on the disk.
+    Requested {
+        /// Name of the signal.
+        by: &'static str,
+    },
+}
+
+/// What a run leaves.
+pub struct Outcome {
+    /// How it ended.
+    pub end: RunEnd,
+    /// The trained model and its optimizer.
+    pub learner: Learner,
+    /// The last evaluation, on all held-out rows; `None` without held-out data or on request.
+    pub evaluation: Option<Evaluation>,
+    /// The log, still open.
+    pub log: RunLog,
+}
+
+/// Everything a run needs, put together by the command line.
+pub struct Run {
+    /// Model and optimizer, at the step where the run begins.
+    pub learner: Learner,
+    /// Delivers the batches from that step on.
+    pub loader: Loader,
+    /// Rows of one epoch.
+    pub num_samples: u64,
+    /// Held-out data.
+    pub evaluator: Option<Evaluator>,
+    /// When what recurs.
+    pub options: RunOptions,
+    /// Metrics and console.
+    pub log: RunLog,
+    /// Checkpoints.
+    pub writer: AsyncWriter,
+    /// Whether an evaluation that is the best so far saves a checkpoint.
+    pub save_best: bool,
+    /// Signals.
+    pub stop: StopRequest,
+    /// Counters, as the last checkpoint left them.
+    pub state: RunState,
+}
+
+impl Run {
+    /// Trains to the end, or until someone stops it.
+    ///
+    /// # Errors
+    /// Whatever stops training; the last committed checkpoint is intact.
+    pub fn run(mut self) -> Result<Outcome, LearnerError> {
+        let first_step = self.learner.finished_steps();
+        while self.learner.finished_steps() < self.options.total_steps && !self.is_out_of_patience() {
+            let before = self.state.samples;
+            let Some(report) = self.step()? else { break };
+            let step = self.learner.finished_steps();
+            let last = step == self.options.total_steps;
+            self.record(&report, last)?;
+            // The final evaluation sees all held-out rows, so the last step needs no other.
+            let evaluated = match !last && self.is_due(self.options.eval.every, before) {
+                true => self.evaluate(Depth::During)?,
+                false => None,
+            };
+            let improved = evaluated.as_ref().is_some_and(|(_, improved)| *improved);
+            let requested = self.stop.requested();
+            if !last
+                && (requested.is_some()
+                    || self.is_due(self.options.save_every, before)
+                    || (improved && self.save_best))
+            {
+                self.save(evaluated.as_ref().map(|(evaluation, _)| evaluation))?;
+            }
+            if let Some(by) = requested.filter(|_| !last) {
+                self.writer.wait()?;
+                return Ok(self.outcome(RunEnd::Requested { by }, None));
+            }
+        }
+        let end = match self.learner.finished_steps() < self.options.total_steps && self.is_out_of_patience()
+        {
+            true => RunEnd::EarlyStopped,
+            false => RunEnd::Finished,
+        };
+        let evaluation = self.evaluate(Depth::Final)?.map(|(evaluation, _)| evaluation);
+        // A finished run that is started again has nothing new to save.
+        if self.learner.finished_steps() > first_step {
+            self.save(evaluation.as_ref())?;
+            self.writer.wait()?;
+        }
+        Ok(self.outcome(end, evaluation))
+    }
+
+    fn outcome(self, end: RunEnd, evaluation: Option<Evaluation>) -> Outcome {
+        Outcome {
+            end,
+            learner: self.learner,
+            evaluation,
+            log: self.log,
+        }
+    }
+
+    /// Takes the next batches and learns from them. `None` at the end of the data.
+    fn step(&mut self) -> Result<Option<TimedReport>, LearnerError> {
+        let started = Instant::now();
+        let Some(batches) = self.loader.next_step()? else {
+            return Ok(None);
+        };
+        let data_seconds = started.elapsed().as_secs_f64();
+        let report = self.learner.step(&batches)?;
+        let state = &mut self.state;
+        state.step = self.learner.finished_steps();
+        state.samples += report.samples;
+        state.tokens += report.tokens;
+        state.labelled_tokens += report.labelled_tokens;
+        Ok(Some(TimedReport {
+            report,
+            data_seconds,
+            step_seconds: started.elapsed().as_secs_f64(),
+        }))
+    }
+
+    fn record(&mut self, timed: &TimedReport, last: bool) -> Result<(), LearnerError> {
+        let step = self.state.step;
+        if !step.is_multiple_of(self.options.log_every.max(1)) && !last {
+            self.log.progress(step);
+            return Ok(());
+        }
+        let TimedReport {
+            report,
+            data_seconds,
+            step_seconds,
+        } = *timed;
+        self.log.log_step(&StepRecord {
+            step,
+            epoch: self.epoch(),
+            loss: report.loss,
+            lr: report.lr,
+            grad_norm: report.grad_norm,
+            tokens: report.tokens,
+            labelled_tokens: report.labelled_tokens,
+            samples: report.samples,
+            step_seconds,
+            data_seconds,
+            forward_backward_seconds: report.forward_backward_seconds,
+            optimizer_seconds: report.optimizer_seconds,
+            tokens_per_second: report.tokens as f64 / step_seconds,
+            samples_per_second: report.samples as f64 / step_seconds,
+            total_tokens: self.state.tokens,
+            device_memory_bytes: crate::device::memory_in_use(self.learner.device()),
+            process_memory_bytes: process_memory().map(|memory| memory.resident_bytes),
+        })?;
+        Ok(())
+    }
+
+    fn epoch(&self) -> f64 {
+        self.state.samples as f64 / self.num_samples as f64
+    }
+
+    /// Whether the step that consumed the samples since `before` is one of those meant.
+    fn is_due(&self, every: Every, before: u64) -> bool {
+        match every {
+            Every::Never => false,
+            Every::Steps(steps) => self.state.step.is_multiple_of(steps.max(1)),
+            Every::Epochs(epochs) => {
+                let rows = self.num_samples * epochs.max(1);
+                self.state.samples / rows > before / rows
+            }
+        }
+    }
+
+    /// Evaluates, logs, and keeps count of improvements. Also tells whether this is the best so far.
+    fn evaluate(&mut self, depth: Depth) -> Result<Option<(Evaluation, bool)>, LearnerError> {
+        let Some(evaluator) = &self.evaluator else {
+            return Ok(None);
+        };
+        let learner = &self.learner;
+        let evaluation = evaluator.evaluate(learner.model(), learner.device(), learner.dtype(), depth)?;
+        self.log.log_eval(&EvalRecord {
+            step: self.state.step,
+            epoch: self.epoch(),
+            metrics: evaluation.metrics.clone(),
+            seconds: evaluation.seconds,
+            samples: evaluation.samples,
+        })?;
+        let metric = self.metric(&evaluation);
+        let improved = metric.is_some_and(|metric| self.improve(metric.value));
+        if !improved && depth == Depth::During {
+            self.state.evaluations_without_improvement += 1;
+        }
+        Ok(Some((evaluation, improved)))
+    }
+
+    fn metric(&self, evaluation: &Evaluation) -> Option<Metric> {
+        let name = &self.options.eval.best.name;
+        let (_, value) = evaluation.metrics.iter().find(|(key, _)| key == name)?;
+        Some(Metric {
+            name: name.clone(),
+            value: *value,
+        })
+    }
+
+    /// Whether a value is better than the best by at least `min_delta`; NaN never is.
+    fn improve(&mut self, value: f64) -> bool {
+        let config = &self.options.eval;
+        let improved = value.is_finite()
+            && match (self.state.best, config.best.higher_is_better) {
+                (None, _) => true,
+                (Some(best), true) => value > best.value + config.min_delta,
+                (Some(best), false) => value < best.value - config.min_delta,
+            };
+        if improved {
+            self.state.best = Some(Best {
+                step: self.state.step,
+                value,
+            });
+            self.state.evaluations_without_improvement = 0;
+        }
+        improved
+    }
+
+    fn is_out_of_patience(&self) -> bool {
+        let patience = self.options.eval.patience;
+        patience.is_some_and(|patience| self.state.evaluations_without_improvement >= patience)
+    }
+
+    /// Hands a snapshot to the writer. The metrics file is on the disk first, so that it never lacks a step that a
+    /// checkpoint has.
+    fn save(&mut self, evaluation: Option<&Evaluation>) -> Result<(), LearnerError> {
+        self.log.sync()?;
+        let metric = evaluation.and_then(|evaluation| self.metric(evaluation));
+        let snapshot = self.learner.snapshot(self.state.clone());
+        self.writer.submit(snapshot, metric)?;
+        Ok(())
+    }
+}
+
+#[derive(Clone, Copy)]
+struct TimedReport {
+    report: StepReport,
+    data_seconds: f64,
+    step_seconds: f64,
+}
+
+/// The state of a run that has not begun.
+pub fn fresh_state(learner: &Learner, config_hash: String, data: BTreeMap<String, String>) -> RunState {
+    RunState {
+        step: 0,
+        samples: 0,
+        tokens: 0,
+        labelled_tokens: 0,
+        best: None,
+        evaluations_without_improvement: 0,
+        model_fingerprint: learner.fingerprint(),
+        config_hash,
+        data,
+    }
+}
+
+/// Goes on from a checkpoint: learner and counters.
+///
+/// # Errors
+/// If the checkpoint is of another model, or its data was in another order.
+pub fn resume_state(
+    learner: &mut Learner,
+    snapshot: crate::checkpoint::Snapshot,
+    fresh: RunState,
+) -> Result<RunState, CheckpointError> {
+    snapshot.state.check_data(&fresh.data)?;
+    learner.restore(&snapshot)?;
+    Ok(RunState {
+        config_hash: fresh.config_hash,
+        ..snapshot.state
+    })
+}

@@ -1,0 +1,115 @@
+//! What a checkpoint holds of a learner.
+//!
+//! Names: `param.<path>` for parameters as stored, `master.<path>` for f32 masters (bf16 runs; the parameter itself is
+//! its master rounded once, so it is not saved beside it), `exp_avg.<path>` and `exp_avg_sq.<path>` for moments.
+
+use std::collections::HashMap;
+
+use brazier_models::{
+    HostDtype, HostTensor,
+    params::{self, ParamInfo, replace_value},
+};
+use burn::{
+    module::{Module, ModuleMapper, Param},
+    tensor::{DType, Tensor},
+};
+
+use super::step::Learner;
+use crate::checkpoint::{CheckpointError, RunState, Snapshot, check_model, fingerprint};
+
+const PARAM: &str = "param.";
+const MASTER: &str = "master.";
+
+impl Learner {
+    /// Copies everything to host memory, one tensor after the other. The device holds nothing extra afterwards.
+    pub fn snapshot(&self, state: RunState) -> Snapshot {
+        let mut tensors = params::read_params(self.model(), |path| !self.has_master(path));
+        for tensor in &mut tensors {
+            tensor.name.insert_str(0, PARAM);
+        }
+        tensors.extend(self.optimizer().to_host(self.trainable()));
+        Snapshot { tensors, state }
+    }
+
+    /// Name, shape and dtype of each tensor of a snapshot.
+    pub fn expected_tensors(&self) -> Vec<(String, Vec<usize>, HostDtype)> {
+        let stored = match self.dtype() {
+            DType::BF16 => HostDtype::Bf16,
+            _ => HostDtype::F32,
+        };
+        let parameters = params::list_params(self.model())
+            .into_iter()
+            .filter(|info| !self.has_master(&info.path))
+            .map(|ParamInfo { path, shape, .. }| (format!("{PARAM}{path}"), shape, stored));
+        let state = self.optimizer().expected(self.trainable());
+        parameters
+            .chain(
+                state
+                    .into_iter()
+                    .map(|(name, len)| (name, vec![len], HostDtype::F32)),
+            )
+            .collect()
+    }
+
+    /// Hash of [`Learner::expected_tensors`].
+    pub fn fingerprint(&self) -> String {
+        fingerprint(&self.expected_tensors())
+    }
+
+    /// Goes back to a snapshot.
+    ///
+    /// # Errors
+    /// If it is of another model, mode or precision; nothing has changed then.
+    pub fn restore(&mut self, snapshot: &Snapshot) -> Result<(), CheckpointError> {
+        check_model(snapshot, &self.expected_tensors())?;
+        let tensors: HashMap<&str, &HostTensor> = snapshot
+            .tensors
+            .iter()
+            .map(|tensor| (tensor.name.as_str(), tensor))
+            .collect();
+        let params = params::list_params(self.model());
+        let paths: HashMap<_, _> = params.into_iter().map(|info| (info.id, info.path)).collect();
+        let device = self.device().clone();
+        let (model, trainable, optimizer, finished_steps) = self.parts_mut();
+        optimizer.restore(trainable, &tensors, &device);
+        *model = model.take().map(|model| {
+            model.map(&mut Restorer {
+                tensors: &tensors,
+                paths: &paths,
+            })
+        });
+        *finished_steps = snapshot.state.step;
+        Ok(())
+    }
+
+    /// Whether the parameter is stored in a narrower dtype than its master.
+    fn has_master(&self, path: &str) -> bool {
+        self.dtype() != DType::F32
+            && self
+                .trainable()
+                .params
+                .iter()
+                .any(|param| param.info.path == path)
+    }
+}
+
+struct Restorer<'a> {
+    tensors: &'a HashMap<&'a str, &'a HostTensor>,
+    paths: &'a HashMap<burn::module::ParamId, String>,
+}
+
+impl ModuleMapper for Restorer<'_> {
+    fn map_float<const D: usize>(&mut self, param: Param<Tensor<D>>) -> Param<Tensor<D>> {
+        let Some(path) = self.paths.get(&param.id) else {
+            return param;
+        };
+        let find = |prefix: &str| self.tensors.get(format!("{prefix}{path}").as_str()).copied();
+        let Some(tensor) = find(PARAM).or_else(|| find(MASTER)) else {
+            return param;
+        };
+        replace_value(param, |old| {
+            let flat = params::from_host_flat(tensor, &old.device(), old.dtype());
+            flat.reshape(old.dims())
+        })
+    }
+}

@@ -1,0 +1,15 @@
+//! The processes of a run and their places in it.
+
+/// This process among those of the run.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct World {
+    /// This process, from 0.
+    pub rank: usize,
+    /// Number of processes.
+    pub size: usize,
+}
+
+impl World {
+    /// One process by itself.
+    pub const ALONE: Self = Self { rank: 0, size: 1 };
+}
