@@ -7,10 +7,21 @@
 //! Shape letters: `b` batch, `t` query positions, `s` key positions, `h` query heads, `g` key/value heads, `k` width of
 //! a head, `d` hidden width, `n` rows, `v` vocabulary.
 
+mod autodiff;
+mod expr;
+#[cfg(feature = "flex")]
+mod flex;
+mod generic;
+mod kernels;
 pub mod reference;
+#[cfg(test)]
+#[cfg(feature = "flex")]
+mod tests;
 
+use burn::backend::Dispatch;
 use burn::tensor::{DType, Int, Tensor};
 
+use kernels::ModelOps;
 pub use reference::RopeTable;
 
 /// Activation functions of the MLPs.
@@ -32,7 +43,11 @@ fn assert_same_dtype<const A: usize, const B: usize>(op: &str, a: &Tensor<A>, b:
 /// `x_ni [n, i]`, `w_oi [o, i]`, `bias_o [o]` → `[n, o]`.
 pub fn linear(x_ni: Tensor<2>, w_oi: Tensor<2>, bias_o: Option<Tensor<1>>) -> Tensor<2> {
     assert_same_dtype("linear", &x_ni, &w_oi);
-    reference::linear(x_ni, w_oi, bias_o)
+    let (x, w) = (x_ni.into_dispatch(), w_oi.into_dispatch());
+    Tensor::from_dispatch(match bias_o {
+        Some(bias_o) => Dispatch::linear_bias(x, w, bias_o.into_dispatch()),
+        None => Dispatch::linear_forward(x, w),
+    })
 }
 
 /// RMSNorm (<https://arxiv.org/abs/1910.07467>) as Hugging Face's Llama computes it: statistics and division in f32,
@@ -42,7 +57,7 @@ pub fn linear(x_ni: Tensor<2>, w_oi: Tensor<2>, bias_o: Option<Tensor<1>>) -> Te
 /// `x [.., d]`, `w_d [d]` → the shape of `x`.
 pub fn rms_norm<const D: usize>(x: Tensor<D>, w_d: Tensor<1>, eps: f64) -> Tensor<D> {
     assert_same_dtype("rms_norm", &x, &w_d);
-    reference::rms_norm(x, w_d, eps)
+    Tensor::from_dispatch(Dispatch::rms_norm(x.into_dispatch(), w_d.into_dispatch(), eps))
 }
 
 /// LayerNorm (<https://arxiv.org/abs/1607.06450>) over the last axis, statistics in f32.
@@ -52,7 +67,8 @@ pub fn rms_norm<const D: usize>(x: Tensor<D>, w_d: Tensor<1>, eps: f64) -> Tenso
 pub fn layer_norm<const D: usize>(x: Tensor<D>, w_d: Tensor<1>, b_d: Tensor<1>, eps: f64) -> Tensor<D> {
     assert_same_dtype("layer_norm", &x, &w_d);
     assert_same_dtype("layer_norm", &x, &b_d);
-    reference::layer_norm(x, w_d, b_d, eps)
+    let (w, b) = (w_d.into_dispatch(), b_d.into_dispatch());
+    Tensor::from_dispatch(Dispatch::layer_norm_forward(x.into_dispatch(), w, b, eps))
 }
 
 /// Rotary position embedding (<https://arxiv.org/abs/2104.09864>) in Hugging Face's rotate-half form, in f32.
@@ -60,7 +76,17 @@ pub fn layer_norm<const D: usize>(x: Tensor<D>, w_d: Tensor<1>, b_d: Tensor<1>, 
 /// # Shapes
 /// `x_bhtk [b, h, t, k]`, table of `t` positions → `[b, h, t, k]`.
 pub fn rope(x_bhtk: Tensor<4>, table: &RopeTable) -> Tensor<4> {
-    reference::rope(x_bhtk, table)
+    let [_, _, t, k] = x_bhtk.dims();
+    assert_eq!(
+        table.cos.dims(),
+        [t, k / 2],
+        "rope: table of another length or width"
+    );
+    let (cos, sin) = (
+        table.cos.clone().into_dispatch(),
+        table.sin.clone().into_dispatch(),
+    );
+    Tensor::from_dispatch(Dispatch::rope(x_bhtk.into_dispatch(), cos, sin))
 }
 
 /// Softmax attention with grouped keys and values. Scores and softmax are f32.
@@ -72,7 +98,22 @@ pub fn rope(x_bhtk: Tensor<4>, table: &RopeTable) -> Tensor<4> {
 pub fn attention(q_bhtk: Tensor<4>, k_bgsk: Tensor<4>, v_bgsk: Tensor<4>, causal: bool) -> Tensor<4> {
     assert_same_dtype("attention", &q_bhtk, &k_bgsk);
     assert_same_dtype("attention", &q_bhtk, &v_bgsk);
-    reference::attention(q_bhtk, k_bgsk, v_bgsk, causal)
+    let ([b, h, t, k], [_, g, s, _]) = (q_bhtk.dims(), k_bgsk.dims());
+    assert!(
+        h % g == 0,
+        "attention: {h} query heads do not divide into {g} key heads"
+    );
+    assert!(
+        k_bgsk.dims() == [b, g, s, k] && v_bgsk.dims() == [b, g, s, k],
+        "attention: shapes differ"
+    );
+    assert!(!causal || t <= s, "attention: {t} causal queries, but {s} keys");
+    let (q, k, v) = (
+        q_bhtk.into_dispatch(),
+        k_bgsk.into_dispatch(),
+        v_bgsk.into_dispatch(),
+    );
+    Tensor::from_dispatch(Dispatch::attention_forward(q, k, v, causal).0)
 }
 
 /// `silu(gate) · up` (<https://arxiv.org/abs/2002.05202>).
@@ -81,12 +122,13 @@ pub fn attention(q_bhtk: Tensor<4>, k_bgsk: Tensor<4>, v_bgsk: Tensor<4>, causal
 /// Both `[n, i]` → `[n, i]`.
 pub fn swiglu(gate_ni: Tensor<2>, up_ni: Tensor<2>) -> Tensor<2> {
     assert_same_dtype("swiglu", &gate_ni, &up_ni);
-    reference::swiglu(gate_ni, up_ni)
+    assert_eq!(gate_ni.dims(), up_ni.dims(), "swiglu: shapes differ");
+    Tensor::from_dispatch(Dispatch::swiglu(gate_ni.into_dispatch(), up_ni.into_dispatch()))
 }
 
 /// An elementwise activation.
 pub fn activate(x_ni: Tensor<2>, activation: Activation) -> Tensor<2> {
-    reference::activate(x_ni, activation)
+    Tensor::from_dispatch(Dispatch::activate(x_ni.into_dispatch(), activation))
 }
 
 /// Rows of a table; the gradient adds up rows that were taken more than once.
@@ -94,7 +136,10 @@ pub fn activate(x_ni: Tensor<2>, activation: Activation) -> Tensor<2> {
 /// # Shapes
 /// `table_vd [v, d]`, `rows_n [n]` → `[n, d]`.
 pub fn take_rows(table_vd: Tensor<2>, rows_n: Tensor<1, Int>) -> Tensor<2> {
-    table_vd.select(0, rows_n)
+    Tensor::from_dispatch(Dispatch::take_rows(
+        table_vd.into_dispatch(),
+        rows_n.into_dispatch(),
+    ))
 }
 
 /// Sum over rows of `-log softmax(h · wᵀ)[target]`, computed in f32 over chunks of rows: the logits of all rows
@@ -104,7 +149,75 @@ pub fn take_rows(table_vd: Tensor<2>, rows_n: Tensor<1, Int>) -> Tensor<2> {
 /// `h_nd [n, d]`, `w_vd [v, d]`, `targets_n [n]` in `0..v` → `[1]`, f32.
 pub fn linear_cross_entropy(h_nd: Tensor<2>, w_vd: Tensor<2>, targets_n: Tensor<1, Int>) -> Tensor<1> {
     assert_same_dtype("linear_cross_entropy", &h_nd, &w_vd);
-    reference::linear_cross_entropy(h_nd, w_vd, targets_n)
+    let (h, w) = (h_nd.into_dispatch(), w_vd.into_dispatch());
+    Tensor::from_dispatch(Dispatch::linear_cross_entropy(h, w, targets_n.into_dispatch()))
+}
+
+/// Rows of logits to compute at a time: about 4 MiB of f32, at least 32 rows unless those are more than 32 MiB.
+fn logit_rows(n: usize, v: usize) -> usize {
+    let rows_of = |mebibytes: usize| mebibytes * (1 << 18) / v.max(1);
+    rows_of(4).max(rows_of(32).min(32)).clamp(1, n.max(1))
+}
+
+/// A parameter's f32 value and AdamW's moments of it, `[n]` each.
+#[derive(Debug, Clone)]
+pub struct AdamwState {
+    /// The parameter.
+    pub master: Tensor<1>,
+    /// Mean of the gradient.
+    pub m: Tensor<1>,
+    /// Mean of its square.
+    pub v: Tensor<1>,
+}
+
+/// Numbers of one AdamW step.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct AdamwStep {
+    /// Learning rate.
+    pub lr: f64,
+    /// Decay of the first moment.
+    pub beta1: f64,
+    /// Decay of the second moment.
+    pub beta2: f64,
+    /// Added to the root of the second moment.
+    pub eps: f64,
+    /// Decoupled: the parameter is first multiplied by `1 - lr * weight_decay`.
+    pub weight_decay: f64,
+    /// `1 - beta1^step`
+    pub bias_correction1: f64,
+    /// `1 - beta2^step`
+    pub bias_correction2: f64,
+    /// Multiplies the gradient: clipping, and the division of the summed loss.
+    pub grad_scale: f64,
+}
+
+/// One step of AdamW (<https://arxiv.org/abs/1711.05101>) in PyTorch's order of operations, in f32. In place on Flex where
+/// no other tensor shares the state's memory. Not differentiable.
+///
+/// # Shapes
+/// All `[n]`; the state is f32.
+pub fn adamw(state: AdamwState, grad_n: Tensor<1>, step: AdamwStep) -> AdamwState {
+    let AdamwState { master, m, v } = state;
+    for tensor in [&master, &m, &v] {
+        assert_eq!(tensor.dtype(), DType::F32, "adamw: state is not f32");
+        assert_eq!(tensor.dims(), grad_n.dims(), "adamw: shapes differ");
+    }
+    let (p, g) = (master.into_dispatch(), grad_n.into_dispatch());
+    let (p, m, v) = Dispatch::adamw(p, g, m.into_dispatch(), v.into_dispatch(), step);
+    let tensor = Tensor::from_dispatch;
+    AdamwState {
+        master: tensor(p),
+        m: tensor(m),
+        v: tensor(v),
+    }
+}
+
+/// Sum of the squares in f32, for the gradient norm. Not differentiable.
+///
+/// # Shapes
+/// `[n]` → `[1]`
+pub fn sum_of_squares(x_n: Tensor<1>) -> Tensor<1> {
+    Tensor::from_dispatch(Dispatch::sum_of_squares(x_n.into_dispatch()))
 }
 
 /// Casts only where the dtype differs, so that f32 runs record no node for it.
@@ -118,49 +231,6 @@ pub(crate) fn to_f32<const D: usize>(x: Tensor<D>) -> Tensor<D> {
 
 pub(crate) fn to_dtype<const D: usize>(x: Tensor<D>, dtype: DType) -> Tensor<D> {
     if x.dtype() == dtype { x } else { x.cast(dtype) }
-}
-
-/// Flat f32 state of one parameter.
-#[derive(Debug, Clone)]
-pub struct AdamwState {
-    /// The parameter itself.
-    pub master: Tensor<1>,
-    /// First moment.
-    pub m: Tensor<1>,
-    /// Second moment.
-    pub v: Tensor<1>,
-}
-
-/// Numbers of one update.
-#[derive(Debug, Clone, Copy)]
-pub struct AdamwStep {
-    /// Learning rate.
-    pub lr: f64,
-    /// Decay of the first moment.
-    pub beta1: f64,
-    /// Decay of the second moment.
-    pub beta2: f64,
-    /// Added to the root of the second moment.
-    pub eps: f64,
-    /// Decoupled weight decay.
-    pub weight_decay: f64,
-    /// `1 - beta1^t`
-    pub bias_correction1: f64,
-    /// `1 - beta2^t`
-    pub bias_correction2: f64,
-    /// Multiplies the gradient first.
-    pub grad_scale: f64,
-}
-
-/// One AdamW update.
-pub fn adamw(state: AdamwState, grad: Tensor<1>, step: AdamwStep) -> AdamwState {
-    let grad = grad * step.grad_scale;
-    let master = state.master * (1.0 - step.lr * step.weight_decay);
-    let m = state.m.clone() + (grad.clone() - state.m) * (1.0 - step.beta1);
-    let v = state.v * step.beta2 + grad.square() * (1.0 - step.beta2);
-    let denom = v.clone().sqrt() / step.bias_correction2.sqrt() + step.eps;
-    let master = master - m.clone() / denom * (step.lr / step.bias_correction1);
-    AdamwState { master, m, v }
 }
 
 /// Bytes of logits that [`linear_cross_entropy`] holds at once at most.

@@ -11,8 +11,8 @@ use super::scene::{Dice, GRID_SIDE, Object, Scene, Shape, Size};
 /// Samples on each side of a pixel, for smooth edges.
 const SAMPLES: usize = 4;
 /// Half the extent of an object, in cells.
-const LARGE_RADIUS: f32 = 0.42;
-const SMALL_RADIUS: f32 = 0.25;
+const LARGE_RADIUS: f32 = 0.45;
+const SMALL_RADIUS: f32 = 0.28;
 
 /// An object in pixels, after jitter.
 struct Figure {
@@ -59,9 +59,9 @@ fn place(object: Object, image_size: usize, dice: &mut Dice) -> Figure {
     let radius = match object.size {
         Size::Large => LARGE_RADIUS,
         Size::Small => SMALL_RADIUS,
-    } * (1.0 + 0.06 * dice.jitter())
+    } * (1.0 + 0.05 * dice.jitter())
         * cell_side;
-    let slack = (0.5 * cell_side - radius).min(0.12 * cell_side);
+    let slack = (0.5 * cell_side - radius).min(0.08 * cell_side);
     let middle = |index: usize| (index as f32 + 0.5) * cell_side;
     let centre = [
         middle(object.cell.column()) + slack * dice.jitter(),

@@ -3,7 +3,20 @@
 use super::scene::{Cell, Colour, Dice, GRID_SIDE, HELD_OUT_PAIRS, Object, Pairs, Scene, Shape};
 
 /// Questions of one conversation before the closing [`Kind::Row`].
-const SHORT_TURNS: usize = 5;
+const SHORT_TURNS: usize = 6;
+/// What they ask for, as far as the picture offers it.
+const SHORT_KINDS: [Kind; 10] = [
+    Kind::Count,
+    Kind::CountColour,
+    Kind::Colour,
+    Kind::Shape,
+    Kind::Size,
+    Kind::Exists,
+    Kind::Exists,
+    Kind::At,
+    Kind::Where,
+    Kind::Where,
+];
 /// Rows of the grid that are described at the end of a conversation.
 const ROW_TURNS: usize = 2;
 /// Tag of a turn whose question or answer names one of [`HELD_OUT_PAIRS`].
@@ -17,29 +30,25 @@ const NOTHING: &str = "nothing";
 pub(super) enum Kind {
     Count,
     CountColour,
-    CountShape,
     Colour,
     Shape,
     Size,
     Exists,
     At,
     Where,
-    Side,
     Row,
 }
 
 impl Kind {
-    pub(super) const ALL: [Kind; 11] = [
+    pub(super) const ALL: [Kind; 9] = [
         Kind::Count,
         Kind::CountColour,
-        Kind::CountShape,
         Kind::Colour,
         Kind::Shape,
         Kind::Size,
         Kind::Exists,
         Kind::At,
         Kind::Where,
-        Kind::Side,
         Kind::Row,
     ];
 
@@ -47,14 +56,12 @@ impl Kind {
         match self {
             Kind::Count => "count",
             Kind::CountColour => "count_colour",
-            Kind::CountShape => "count_shape",
             Kind::Colour => "colour",
             Kind::Shape => "shape",
             Kind::Size => "size",
             Kind::Exists => "exists",
             Kind::At => "at",
             Kind::Where => "where",
-            Kind::Side => "side",
             Kind::Row => "row",
         }
     }
@@ -119,17 +126,14 @@ impl Words {
 /// A question never names a colour, shape or cell that an earlier question or answer named. So what was said before
 /// does not answer it, and the picture has to.
 pub(super) fn conversation(scene: &Scene, pairs: Pairs, dice: &mut Dice) -> Vec<Turn> {
-    let mut kinds: Vec<Kind> = Kind::ALL.into_iter().filter(|&kind| kind != Kind::Row).collect();
-    kinds.push(Kind::At);
+    let mut kinds = SHORT_KINDS;
     dice.shuffle(&mut kinds);
-    // Counts come first: later, most of the colours and shapes left to ask for are not in the picture.
+    // Counts come first: later, most of the colours left to ask for are not in the picture.
     kinds.sort_by_key(|kind| match kind {
         Kind::Count => 0,
-        Kind::CountColour | Kind::CountShape => 1,
+        Kind::CountColour => 1,
         _ => 2,
     });
-    let skipped = [Kind::Count, Kind::CountColour, Kind::CountShape][dice.below(3)];
-    kinds.retain(|&kind| kind != skipped);
     let mut turns = Vec::new();
     let mut said = Words::default();
     for kind in kinds {
@@ -155,16 +159,22 @@ fn ask(kind: Kind, scene: &Scene, pairs: Pairs, said: Words, dice: &mut Dice) ->
     match kind {
         Kind::Count => Some(asker.count(dice)),
         Kind::CountColour => asker.count_colour(dice),
-        Kind::CountShape => asker.count_shape(dice),
         Kind::Colour => asker.colour(dice),
         Kind::Shape => asker.shape(dice),
         Kind::Size => asker.size(dice),
         Kind::Exists => asker.exists(dice),
         Kind::At => asker.at(dice),
         Kind::Where => asker.place(dice),
-        Kind::Side => asker.side(dice),
         Kind::Row => None,
     }
+}
+
+/// How a question refers to an object.
+#[derive(Clone)]
+struct Reference {
+    object: Object,
+    phrase: String,
+    words: Words,
 }
 
 struct Asker<'a> {
@@ -176,20 +186,6 @@ struct Asker<'a> {
 impl Asker<'_> {
     fn is_fresh(&self, words: Words) -> bool {
         self.said.is_disjoint(words)
-    }
-
-    /// Objects that are alone in their colour and shape, with both words fresh.
-    fn unique_objects(&self) -> Vec<Object> {
-        let is_unique = |object: &Object| {
-            self.scene
-                .count(|other| (other.colour, other.shape) == (object.colour, object.shape))
-                == 1
-        };
-        let objects = self.scene.objects.iter().filter(|object| is_unique(object));
-        objects
-            .filter(|object| self.is_fresh(Words::pair(object.colour, object.shape)))
-            .copied()
-            .collect()
     }
 
     fn count(&self, dice: &mut Dice) -> Turn {
@@ -222,84 +218,60 @@ impl Asker<'_> {
         })
     }
 
-    fn count_shape(&self, dice: &mut Dice) -> Option<Turn> {
-        let fresh: Vec<Shape> = Shape::ALL
-            .into_iter()
-            .filter(|&shape| self.is_fresh(Words::shape(shape)))
-            .collect();
-        let count = |shape: Shape| self.scene.count(|object| object.shape == shape);
-        let shape = choose_by_count(&fresh, count, dice)?;
-        let word = shape.plural();
-        let question = match dice.below(3) {
-            0 => format!("How many {word} are there?"),
-            1 => format!("Count the {word}."),
-            _ => format!("How many {word} do you see?"),
-        };
-        let turn = turn(Kind::CountShape, question, count(shape).to_string());
-        Some(Turn {
-            subject: Words::shape(shape),
-            ..turn
-        })
+    /// Objects that one word tells from all others: the only one of its shape, or the only one of its colour.
+    fn references(&self) -> Vec<Reference> {
+        let alone = |holds: &dyn Fn(&Object) -> bool| self.scene.count(holds) == 1;
+        let by_shape = |object: &Object| alone(&|other| other.shape == object.shape);
+        let by_colour = |object: &Object| alone(&|other| other.colour == object.colour);
+        let shapes = self.scene.objects.iter().filter(|object| by_shape(object)).map(|&object| Reference {
+            object,
+            phrase: object.shape.word().to_string(),
+            words: Words::shape(object.shape),
+        });
+        let colours = self.scene.objects.iter().filter(|object| by_colour(object)).map(|&object| Reference {
+            object,
+            phrase: format!("{} object", object.colour.word()),
+            words: Words::colour(object.colour),
+        });
+        shapes.chain(colours).filter(|reference| self.is_fresh(reference.words)).collect()
     }
 
     fn colour(&self, dice: &mut Dice) -> Option<Turn> {
-        let is_unique = |object: &&Object| self.scene.count(|other| other.shape == object.shape) == 1;
-        let objects = self.scene.objects.iter().filter(is_unique);
-        let objects: Vec<Object> = objects
-            .filter(|object| self.is_fresh(Words::shape(object.shape)))
-            .copied()
-            .collect();
-        let object = dice.choose(&objects)?;
-        let word = object.shape.word();
+        let mut references = self.references();
+        references.retain(|reference| reference.words == Words::shape(reference.object.shape));
+        let Reference { object, phrase, words } = dice.choose(&references)?;
         let question = match dice.below(3) {
-            0 => format!("What colour is the {word}?"),
-            1 => format!("Which colour does the {word} have?"),
-            _ => format!("Name the colour of the {word}."),
+            0 => format!("What colour is the {phrase}?"),
+            1 => format!("Which colour does the {phrase} have?"),
+            _ => format!("Name the colour of the {phrase}."),
         };
         let turn = turn(Kind::Colour, question, object.colour.word().to_string());
-        Some(Turn {
-            is_held_out: object.is_held_out(),
-            subject: Words::shape(object.shape),
-            named: Words::colour(object.colour),
-            ..turn
-        })
+        let named = Words::colour(object.colour);
+        Some(Turn { is_held_out: object.is_held_out(), subject: words, named, ..turn })
     }
 
     fn shape(&self, dice: &mut Dice) -> Option<Turn> {
-        let is_unique = |object: &&Object| self.scene.count(|other| other.colour == object.colour) == 1;
-        let objects = self.scene.objects.iter().filter(is_unique);
-        let objects: Vec<Object> = objects
-            .filter(|object| self.is_fresh(Words::colour(object.colour)))
-            .copied()
-            .collect();
-        let object = dice.choose(&objects)?;
-        let word = object.colour.word();
+        let mut references = self.references();
+        references.retain(|reference| reference.words == Words::colour(reference.object.colour));
+        let Reference { object, phrase, words } = dice.choose(&references)?;
         let question = match dice.below(3) {
-            0 => format!("What shape is the {word} object?"),
-            1 => format!("Which shape is {word}?"),
-            _ => format!("Name the shape of the {word} object."),
+            0 => format!("What shape is the {phrase}?"),
+            1 => format!("Which shape does the {phrase} have?"),
+            _ => format!("Name the shape of the {phrase}."),
         };
         let turn = turn(Kind::Shape, question, object.shape.word().to_string());
-        Some(Turn {
-            is_held_out: object.is_held_out(),
-            subject: Words::colour(object.colour),
-            named: Words::shape(object.shape),
-            ..turn
-        })
+        let named = Words::shape(object.shape);
+        Some(Turn { is_held_out: object.is_held_out(), subject: words, named, ..turn })
     }
 
     fn size(&self, dice: &mut Dice) -> Option<Turn> {
-        let object = dice.choose(&self.unique_objects())?;
-        let phrase = phrase(object);
+        let Reference { object, phrase, words } = dice.choose(&self.references())?;
         let question = match dice.below(3) {
             0 => format!("Is the {phrase} large or small?"),
             1 => format!("How big is the {phrase}?"),
             _ => format!("What size is the {phrase}?"),
         };
-        Some(about(
-            object,
-            turn(Kind::Size, question, object.size.word().to_string()),
-        ))
+        Some(Turn { subject: words, ..turn(Kind::Size, question, object.size.word().to_string()) })
     }
 
     /// As often yes as no; where the answer is no, other objects may well have the colour or the shape.
@@ -373,56 +345,14 @@ impl Asker<'_> {
     }
 
     fn place(&self, dice: &mut Dice) -> Option<Turn> {
-        let object = dice.choose(&self.unique_objects())?;
-        let phrase = phrase(object);
+        let Reference { object, phrase, words } = dice.choose(&self.references())?;
         let question = match dice.below(3) {
             0 => format!("Where is the {phrase}?"),
             1 => format!("In which place is the {phrase}?"),
             _ => format!("Find the {phrase}."),
         };
         let turn = turn(Kind::Where, question, object.cell.words().to_string());
-        Some(Turn {
-            named: Words::cell(object.cell),
-            ..about(object, turn)
-        })
-    }
-
-    /// On which side of one object another lies.
-    fn side(&self, dice: &mut Dice) -> Option<Turn> {
-        let mut objects = self.unique_objects();
-        dice.shuffle(&mut objects);
-        let is_horizontal = dice.coin();
-        let along = |cell: Cell| if is_horizontal { cell.column() } else { cell.row() };
-        let fits = |a: Object, b: Object| {
-            a.colour != b.colour && a.shape != b.shape && along(a.cell) != along(b.cell)
-        };
-        let (a, b) = objects
-            .iter()
-            .flat_map(|&a| objects.iter().map(move |&b| (a, b)))
-            .find(|&(a, b)| fits(a, b))?;
-        let comes_first = along(a.cell) < along(b.cell);
-        let (first, second) = if is_horizontal {
-            ("left", "right")
-        } else {
-            ("above", "below")
-        };
-        let of = if is_horizontal { "of " } else { "" };
-        let (one, other) = (phrase(a), phrase(b));
-        let question = match dice.below(2) {
-            0 => format!("Is the {one} {first} or {second} {of}the {other}?"),
-            _ => format!("On which side of the {other} is the {one}, {first} or {second}?"),
-        };
-        let turn = turn(
-            Kind::Side,
-            question,
-            if comes_first { first } else { second }.to_string(),
-        );
-        let subject = Words::pair(a.colour, a.shape).and(Words::pair(b.colour, b.shape));
-        Some(Turn {
-            is_held_out: a.is_held_out() || b.is_held_out(),
-            subject,
-            ..turn
-        })
+        Some(Turn { subject: words, named: Words::cell(object.cell), ..turn })
     }
 }
 
@@ -457,14 +387,6 @@ fn turn(kind: Kind, question: String, answer: String) -> Turn {
         is_held_out: false,
         subject,
         named,
-    }
-}
-
-fn about(object: Object, turn: Turn) -> Turn {
-    Turn {
-        is_held_out: object.is_held_out(),
-        subject: Words::pair(object.colour, object.shape),
-        ..turn
     }
 }
 

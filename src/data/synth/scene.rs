@@ -245,11 +245,11 @@ impl Dice {
         (self.0.next_u32() >> 8) as f32 / (1 << 23) as f32 - 1.0
     }
 
-    pub(super) fn choose<T: Copy>(&mut self, items: &[T]) -> Option<T> {
+    pub(super) fn choose<T: Clone>(&mut self, items: &[T]) -> Option<T> {
         if items.is_empty() {
             None
         } else {
-            Some(items[self.below(items.len())])
+            Some(items[self.below(items.len())].clone())
         }
     }
 

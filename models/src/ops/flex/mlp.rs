@@ -1,0 +1,109 @@
+//! SwiGLU and activations, elementwise.
+
+use burn_flex::FlexTensor;
+use rayon::prelude::*;
+
+use super::math::{erf, exp, sigmoid, simd};
+use super::{PIECE, dense, owned, tensor, values};
+use crate::ops::Activation;
+
+pub(super) fn swiglu(gate: FlexTensor, up: FlexTensor) -> FlexTensor {
+    let (gate, up) = (dense(gate), dense(up));
+    let mut y = vec![0.0; values(&gate).len()];
+    (y.par_chunks_mut(PIECE))
+        .zip(values(&gate).par_chunks(PIECE).zip(values(&up).par_chunks(PIECE)))
+        .for_each(|(y, (gate, up))| swiglu_piece(y, gate, up));
+    tensor(y, gate.layout().shape().clone())
+}
+
+simd! {
+    fn swiglu_piece(y: &mut [f32], gate: &[f32], up: &[f32]) {
+        for ((y, &gate), &up) in y.iter_mut().zip(gate).zip(up) {
+            *y = sigmoid(gate) * gate * up;
+        }
+    }
+}
+
+pub(super) fn swiglu_backward(gate: FlexTensor, up: FlexTensor, dy: FlexTensor) -> (FlexTensor, FlexTensor) {
+    let (mut gate, mut up, dy) = (owned(gate), owned(up), dense(dy));
+    (gate.storage_mut().par_chunks_mut(PIECE))
+        .zip(up.storage_mut().par_chunks_mut(PIECE))
+        .zip(values(&dy).par_chunks(PIECE))
+        .for_each(|((gate, up), dy)| swiglu_backward_piece(gate, up, dy));
+    (gate, up)
+}
+
+simd! {
+    /// Replaces the inputs by their gradients.
+    fn swiglu_backward_piece(gate: &mut [f32], up: &mut [f32], dy: &[f32]) {
+        for ((gate, up), &dy) in gate.iter_mut().zip(up).zip(dy) {
+            let s = sigmoid(*gate);
+            let dgate = dy * s * *up * (1.0 + *gate * (1.0 - s));
+            *up = dy * s * *gate;
+            *gate = dgate;
+        }
+    }
+}
+
+pub(super) fn activate(x: FlexTensor, activation: Activation) -> FlexTensor {
+    let piece = match activation {
+        Activation::Gelu => gelu_piece,
+        Activation::QuickGelu => quick_gelu_piece,
+    };
+    let x = dense(x);
+    let mut y = vec![0.0; values(&x).len()];
+    (y.par_chunks_mut(PIECE).zip(values(&x).par_chunks(PIECE))).for_each(|(y, x)| piece(y, x));
+    tensor(y, x.layout().shape().clone())
+}
+
+pub(super) fn activate_backward(x: FlexTensor, dy: FlexTensor, activation: Activation) -> FlexTensor {
+    let piece = match activation {
+        Activation::Gelu => gelu_backward_piece,
+        Activation::QuickGelu => quick_gelu_backward_piece,
+    };
+    let (x, mut dx) = (dense(x), owned(dy));
+    (dx.storage_mut()
+        .par_chunks_mut(PIECE)
+        .zip(values(&x).par_chunks(PIECE)))
+    .for_each(|(dx, x)| piece(dx, x));
+    dx
+}
+
+simd! {
+    fn gelu_piece(y: &mut [f32], x: &[f32]) {
+        for (y, &x) in y.iter_mut().zip(x) {
+            *y = x * normal_cdf(x);
+        }
+    }
+}
+
+simd! {
+    fn quick_gelu_piece(y: &mut [f32], x: &[f32]) {
+        for (y, &x) in y.iter_mut().zip(x) {
+            *y = x * sigmoid(1.702 * x);
+        }
+    }
+}
+
+simd! {
+    fn gelu_backward_piece(dx: &mut [f32], x: &[f32]) {
+        const INVERSE_ROOT_OF_TWO_PI: f32 = 0.398_942_3;
+        for (dx, &x) in dx.iter_mut().zip(x) {
+            *dx *= normal_cdf(x) + x * exp(-0.5 * x * x) * INVERSE_ROOT_OF_TWO_PI;
+        }
+    }
+}
+
+simd! {
+    fn quick_gelu_backward_piece(dx: &mut [f32], x: &[f32]) {
+        for (dx, &x) in dx.iter_mut().zip(x) {
+            let s = sigmoid(1.702 * x);
+            *dx *= s + 1.702 * x * s * (1.0 - s);
+        }
+    }
+}
+
+#[inline(always)]
+fn normal_cdf(x: f32) -> f32 {
+    0.5 * (1.0 + erf(x * std::f32::consts::FRAC_1_SQRT_2))
+}

@@ -1,0 +1,79 @@
+//! Rows added to a table, scaling, sum of squares.
+
+use burn::backend::{Flex, ops::IntTensorOps, tensor::IntTensor};
+use burn::tensor::{DType, IntDType};
+use burn_flex::FlexTensor;
+use rayon::prelude::*;
+
+use super::math::{simd, sum1};
+use super::{PIECE, dense, owned, rows_and_width, tensor, values};
+
+/// Row numbers as i32; a number outside the range of i32 could be no row.
+pub(super) fn indices(rows: IntTensor<Flex>) -> Vec<usize> {
+    let rows = if rows.dtype() == DType::I32 {
+        rows
+    } else {
+        Flex::int_cast(rows, IntDType::I32)
+    };
+    let rows = dense(rows);
+    let start = rows.layout().start_offset();
+    let n = rows.layout().num_elements();
+    rows.storage::<i32>()[start..start + n]
+        .iter()
+        .map(|&row| row as usize)
+        .collect()
+}
+
+/// Each thread owns a range of the table and adds its rows in the order of `rows`.
+pub(super) fn take_rows_backward(dy: FlexTensor, rows: IntTensor<Flex>, num_rows: usize) -> FlexTensor {
+    let (dy, rows) = (dense(dy), indices(rows));
+    let (_, d) = rows_and_width(&dy);
+    let mut table = vec![0.0; num_rows * d];
+    let dy = values(&dy);
+    let ranges = (dy.len() / PIECE).clamp(1, rayon::current_num_threads());
+    let range = num_rows.div_ceil(ranges).max(1);
+    table
+        .par_chunks_mut((range * d).max(1))
+        .enumerate()
+        .for_each(|(i, table)| {
+            let owned = i * range..(i * range + table.len() / d);
+            for (row, dy) in rows.iter().zip(dy.chunks_exact(d)) {
+                if owned.contains(row) {
+                    let start = (row - owned.start) * d;
+                    for (sum, dy) in table[start..start + d].iter_mut().zip(dy) {
+                        *sum += dy;
+                    }
+                }
+            }
+        });
+    tensor(table, [num_rows, d])
+}
+
+pub(super) fn scale(x: FlexTensor, factor: FlexTensor) -> FlexTensor {
+    let factor = dense(factor);
+    let factor = values(&factor).first().copied().unwrap_or(1.0);
+    if factor == 1.0 {
+        return x;
+    }
+    let mut x = owned(x);
+    x.storage_mut().par_chunks_mut(PIECE).for_each(|x: &mut [f32]| {
+        for x in x {
+            *x *= factor;
+        }
+    });
+    x
+}
+
+pub(super) fn sum_of_squares(x: FlexTensor) -> FlexTensor {
+    let x = dense(x);
+    // f32 inside a piece, f64 over the pieces.
+    let pieces: Vec<f32> = values(&x).par_chunks(PIECE).map(square_piece).collect();
+    let sum: f64 = pieces.into_iter().map(f64::from).sum();
+    tensor(vec![sum as f32], [1])
+}
+
+simd! {
+    fn square_piece(x: &[f32]) -> f32 {
+        sum1(x, |x| x * x)
+    }
+}

@@ -1,0 +1,19 @@
+//! Bodies of the ops for every backend: compositions of backend operations, statistics in f32.
+
+mod attention;
+mod linear;
+mod loss;
+mod mlp;
+mod norm;
+mod rope;
+mod rows;
+mod update;
+
+pub(super) use attention::{attention, attention_backward};
+pub(super) use linear::{column_sum, linear_bias};
+pub(super) use loss::{linear_cross_entropy, linear_cross_entropy_dh, linear_cross_entropy_dh_dw};
+pub(super) use mlp::{activate, activate_backward, swiglu, swiglu_backward};
+pub(super) use norm::{layer_norm, layer_norm_backward, rms_norm, rms_norm_backward};
+pub(super) use rope::{rope, rope_backward};
+pub(super) use rows::{scale, sum_of_squares, take_rows_backward};
+pub(super) use update::adamw;

@@ -1,0 +1,183 @@
+//! Softmax attention over chunks of queries: no `[b, h, t, s]` tensor where that would be large.
+
+use burn::backend::{Backend, TensorMetadata, tensor::FloatTensor};
+use burn::tensor::{FloatDType, IntDType, Shape, Slice};
+
+use crate::ops::expr::Expr;
+
+/// Up to this many scores of a head, all queries are one chunk.
+const WHOLE: usize = 256 * 1024;
+const QUERY_CHUNK: usize = 128;
+
+/// Sizes of one call.
+struct Sizes {
+    b: usize,
+    h: usize,
+    g: usize,
+    t: usize,
+    s: usize,
+    k: usize,
+    causal: bool,
+}
+
+/// Queries `start .. start + len`, which see keys `0 .. visible`.
+struct Chunk {
+    start: usize,
+    len: usize,
+    visible: usize,
+}
+
+impl Sizes {
+    fn new<B: Backend>(q: &Expr<B>, keys: &Expr<B>, causal: bool) -> Self {
+        let (q, keys) = (q.dims(), keys.dims());
+        Self {
+            b: q[0],
+            h: q[1],
+            g: keys[1],
+            t: q[2],
+            s: keys[2],
+            k: q[3],
+            causal,
+        }
+    }
+
+    fn scale(&self) -> f64 {
+        1.0 / (self.k as f64).sqrt()
+    }
+
+    fn chunks(&self) -> impl DoubleEndedIterator<Item = Chunk> {
+        let Self { t, s, causal, .. } = *self;
+        let size = if t * s <= WHOLE { t } else { QUERY_CHUNK };
+        (0..t.div_ceil(size)).map(move |i| {
+            let start = i * size;
+            let len = size.min(t - start);
+            Chunk {
+                start,
+                len,
+                visible: if causal { s - t + start + len } else { s },
+            }
+        })
+    }
+
+    /// Queries of a chunk with the group's heads on one axis, `[b, h, t, k]` to `[b, g, (h/g) len, k]`: the matrix
+    /// products then need no repeated keys.
+    fn group<B: Backend>(&self, x: &Expr<B>, chunk: &Chunk) -> Expr<B> {
+        let rows = self.h / self.g * chunk.len;
+        x.clone()
+            .range(2, chunk.start..chunk.start + chunk.len)
+            .reshape([self.b, self.g, rows, self.k])
+    }
+
+    /// Scaled scores `[b, g, (h/g) len, visible]`, hugely negative where the causal order hides a key.
+    fn scores<B: Backend>(&self, q: Expr<B>, keys: Expr<B>, chunk: &Chunk) -> Expr<B> {
+        let scores = q.matmul(keys.transpose()) * self.scale();
+        if !self.causal || chunk.len == 1 {
+            return scores;
+        }
+        let device = scores.0.device();
+        let position = |range: std::ops::Range<usize>| -> Expr<B> {
+            let positions = B::int_arange(range.start as i64..range.end as i64, &device, IntDType::I32);
+            Expr(B::int_into_float(positions, FloatDType::F32))
+        };
+        let first = self.s - self.t + chunk.start;
+        let key = position(0..chunk.visible).reshape([1, 1, 1, 1, chunk.visible]);
+        let query = position(first..first + chunk.len).reshape([1, 1, 1, chunk.len, 1]);
+        let hidden = Expr::<B>(B::float_clamp((key - query).0, 0.0.into(), 1.0.into()));
+        let group = self.h / self.g;
+        let scores = scores.reshape([self.b, self.g, group, chunk.len, chunk.visible]) + hidden * -1e30;
+        scores.reshape([self.b, self.g, group * chunk.len, chunk.visible])
+    }
+}
+
+/// Returns the output `[b, h, t, k]` and the f32 log-sum-exp of each query's scores `[b, h, t]`.
+pub(crate) fn attention<B: Backend>(
+    q: FloatTensor<B>,
+    keys: FloatTensor<B>,
+    values: FloatTensor<B>,
+    causal: bool,
+) -> (FloatTensor<B>, FloatTensor<B>) {
+    let dtype = q.dtype();
+    let (q, keys, values) = (Expr::<B>::f32(q), Expr::<B>::f32(keys), Expr::<B>::f32(values));
+    let sizes = Sizes::new(&q, &keys, causal);
+    let (mut outs, mut log_sums) = (vec![], vec![]);
+    for chunk in sizes.chunks() {
+        let (seen_keys, seen_values) = (
+            keys.clone().range(2, 0..chunk.visible),
+            values.clone().range(2, 0..chunk.visible),
+        );
+        let scores = sizes.scores(sizes.group(&q, &chunk), seen_keys, &chunk);
+        let max = scores.clone().max_last();
+        let weights = (scores - max.clone()).exp();
+        let sum = weights.clone().sum_last();
+        let out = weights.matmul(seen_values) * sum.clone().recip();
+        outs.push(out.reshape([sizes.b, sizes.h, chunk.len, sizes.k]).cast(dtype));
+        log_sums.push((max + sum.log()).reshape([sizes.b, sizes.h, chunk.len]));
+    }
+    (join(outs).0, join(log_sums).0)
+}
+
+/// Gradients of q, k, v. The probabilities are computed again from the log-sum-exp:
+/// `P = exp(S - lse)`, `dV = Pᵀ dO`, `dS = P (dO Vᵀ - rowsum(dO O))`, `dQ = dS K`, `dK = dSᵀ Q`.
+pub(crate) fn attention_backward<B: Backend>(
+    q: FloatTensor<B>,
+    keys: FloatTensor<B>,
+    values: FloatTensor<B>,
+    out: FloatTensor<B>,
+    log_sum: FloatTensor<B>,
+    dout: FloatTensor<B>,
+    causal: bool,
+) -> (FloatTensor<B>, FloatTensor<B>, FloatTensor<B>) {
+    let dtype = q.dtype();
+    let (q, keys, values) = (Expr::<B>::f32(q), Expr::<B>::f32(keys), Expr::<B>::f32(values));
+    let (out, dout, log_sum) = (Expr::<B>::f32(out), Expr::<B>::f32(dout), Expr::<B>(log_sum));
+    let sizes = Sizes::new(&q, &keys, causal);
+    let (mut dq, mut dkeys, mut dvalues) = (vec![], None, None);
+    // Backwards: the last chunk sees every key, so the sums start at full size.
+    for chunk in sizes.chunks().rev() {
+        let (seen_keys, seen_values) = (
+            keys.clone().range(2, 0..chunk.visible),
+            values.clone().range(2, 0..chunk.visible),
+        );
+        let q = sizes.group(&q, &chunk);
+        let rows = sizes.h / sizes.g * chunk.len;
+        let log_sum = log_sum.clone().range(2, chunk.start..chunk.start + chunk.len);
+        let log_sum = log_sum.reshape([sizes.b, sizes.g, rows, 1]);
+        let p = (sizes.scores(q.clone(), seen_keys.clone(), &chunk) - log_sum).exp();
+        let (out, dout) = (sizes.group(&out, &chunk), sizes.group(&dout, &chunk));
+        let dp = dout.clone().matmul(seen_values.transpose());
+        let ds = p.clone() * (dp - (dout.clone() * out).sum_last()) * sizes.scale();
+        dvalues = Some(add_rows(dvalues, p.transpose().matmul(dout), chunk.visible));
+        dkeys = Some(add_rows(dkeys, ds.clone().transpose().matmul(q), chunk.visible));
+        dq.push(
+            ds.matmul(seen_keys)
+                .reshape([sizes.b, sizes.h, chunk.len, sizes.k])
+                .cast(dtype),
+        );
+    }
+    dq.reverse();
+    let zeros = |sum: Option<Expr<B>>| sum.unwrap_or_else(|| keys.clone() * 0.0).cast(dtype).0;
+    (join(dq).0, zeros(dkeys), zeros(dvalues))
+}
+
+fn join<B: Backend>(mut chunks: Vec<Expr<B>>) -> Expr<B> {
+    if chunks.len() == 1 {
+        chunks.remove(0)
+    } else {
+        Expr::cat(chunks, 2)
+    }
+}
+
+/// Adds `rows [b, g, visible, k]` to the first `visible` positions of `sum`.
+fn add_rows<B: Backend>(sum: Option<Expr<B>>, rows: Expr<B>, visible: usize) -> Expr<B> {
+    let Some(sum) = sum else { return rows };
+    let dims = sum.dims();
+    if dims[2] == visible {
+        return sum + rows;
+    }
+    let slices: Vec<Slice> = Shape::from([dims[0], dims[1], visible, dims[3]])
+        .iter()
+        .map(|&len| Slice::from(0..len))
+        .collect();
+    let rows = sum.clone().range(2, 0..visible) + rows;
+    Expr(B::float_slice_assign(sum.0, &slices, rows.0))
+}

@@ -1,0 +1,230 @@
+//! What a backend can compute: forward and backward of each op.
+//!
+//! Every method has a body for any backend ([`super::generic`]). Flex replaces them with its own kernels; under fusion
+//! the generic bodies are recorded operation by operation, so CubeCL fuses their elementwise parts.
+
+use burn::backend::{
+    Backend, backend_extension,
+    tensor::{FloatTensor, IntTensor},
+};
+use burn::tensor::DType;
+
+use super::{Activation, AdamwStep, generic};
+
+/// Forward and backward of the ops on backend primitives. Gradients come from the implementation for `Autodiff`, which
+/// calls the `*_backward` methods of the inner backend. Shapes are those of the functions in [`super`].
+#[backend_extension(
+    Cube: cfg(feature = "cube"),
+    Flex: cfg(feature = "flex"),
+    NdArray: cfg(feature = "ndarray"),
+    Autodiff,
+    Fusion: cfg(feature = "cube")
+)]
+pub(crate) trait ModelOps: Backend {
+    /// `x · wᵀ`
+    #[fusion(default)]
+    fn linear_forward(x: FloatTensor<Self>, w: FloatTensor<Self>) -> FloatTensor<Self> {
+        Self::float_matmul(x, Self::float_transpose(w))
+    }
+
+    /// `x · wᵀ + bias`
+    #[fusion(default)]
+    fn linear_bias(x: FloatTensor<Self>, w: FloatTensor<Self>, bias: FloatTensor<Self>) -> FloatTensor<Self> {
+        generic::linear_bias::<Self>(x, w, bias)
+    }
+
+    /// Sum over rows, `[n, d]` to `[d]`, accumulated in f32.
+    #[fusion(default)]
+    fn column_sum(x: FloatTensor<Self>) -> FloatTensor<Self> {
+        generic::column_sum::<Self>(x)
+    }
+
+    /// See [`super::rms_norm`].
+    #[fusion(default)]
+    fn rms_norm(x: FloatTensor<Self>, w: FloatTensor<Self>, eps: f64) -> FloatTensor<Self> {
+        generic::rms_norm::<Self>(x, w, eps)
+    }
+
+    /// `(dx, dw)`
+    #[fusion(default)]
+    fn rms_norm_backward(
+        x: FloatTensor<Self>,
+        w: FloatTensor<Self>,
+        dy: FloatTensor<Self>,
+        eps: f64,
+    ) -> (FloatTensor<Self>, FloatTensor<Self>) {
+        generic::rms_norm_backward::<Self>(x, w, dy, eps)
+    }
+
+    /// See [`super::layer_norm`].
+    #[fusion(default)]
+    fn layer_norm_forward(
+        x: FloatTensor<Self>,
+        w: FloatTensor<Self>,
+        b: FloatTensor<Self>,
+        eps: f64,
+    ) -> FloatTensor<Self> {
+        generic::layer_norm::<Self>(x, w, b, eps)
+    }
+
+    /// `(dx, dw, db)`
+    #[fusion(default)]
+    fn layer_norm_backward(
+        x: FloatTensor<Self>,
+        w: FloatTensor<Self>,
+        dy: FloatTensor<Self>,
+        eps: f64,
+    ) -> (FloatTensor<Self>, FloatTensor<Self>, FloatTensor<Self>) {
+        generic::layer_norm_backward::<Self>(x, w, dy, eps)
+    }
+
+    /// See [`super::rope`]; the tables are `[t, k/2]`, f32.
+    #[fusion(default)]
+    fn rope(x: FloatTensor<Self>, cos: FloatTensor<Self>, sin: FloatTensor<Self>) -> FloatTensor<Self> {
+        generic::rope::<Self>(x, cos, sin)
+    }
+
+    /// `dx`: the rotation back.
+    #[fusion(default)]
+    fn rope_backward(
+        dy: FloatTensor<Self>,
+        cos: FloatTensor<Self>,
+        sin: FloatTensor<Self>,
+    ) -> FloatTensor<Self> {
+        generic::rope_backward::<Self>(dy, cos, sin)
+    }
+
+    /// See [`super::swiglu`].
+    #[fusion(default)]
+    fn swiglu(gate: FloatTensor<Self>, up: FloatTensor<Self>) -> FloatTensor<Self> {
+        generic::swiglu::<Self>(gate, up)
+    }
+
+    /// `(dgate, dup)`
+    #[fusion(default)]
+    fn swiglu_backward(
+        gate: FloatTensor<Self>,
+        up: FloatTensor<Self>,
+        dy: FloatTensor<Self>,
+    ) -> (FloatTensor<Self>, FloatTensor<Self>) {
+        generic::swiglu_backward::<Self>(gate, up, dy)
+    }
+
+    /// See [`super::activate`].
+    #[fusion(default)]
+    fn activate(x: FloatTensor<Self>, activation: Activation) -> FloatTensor<Self> {
+        generic::activate::<Self>(x, activation)
+    }
+
+    /// `dx`
+    #[fusion(default)]
+    fn activate_backward(
+        x: FloatTensor<Self>,
+        dy: FloatTensor<Self>,
+        activation: Activation,
+    ) -> FloatTensor<Self> {
+        generic::activate_backward::<Self>(x, dy, activation)
+    }
+
+    /// The output, and the f32 log-sum-exp of each query's scores, `[b, h, t]`.
+    #[fusion(default)]
+    fn attention_forward(
+        q: FloatTensor<Self>,
+        k: FloatTensor<Self>,
+        v: FloatTensor<Self>,
+        causal: bool,
+    ) -> (FloatTensor<Self>, FloatTensor<Self>) {
+        generic::attention::<Self>(q, k, v, causal)
+    }
+
+    /// `(dq, dk, dv)` from the inputs, both outputs of [`ModelOps::attention`] and the gradient of the first.
+    #[fusion(default)]
+    fn attention_backward(
+        q: FloatTensor<Self>,
+        k: FloatTensor<Self>,
+        v: FloatTensor<Self>,
+        out: FloatTensor<Self>,
+        log_sum: FloatTensor<Self>,
+        dout: FloatTensor<Self>,
+        causal: bool,
+    ) -> (FloatTensor<Self>, FloatTensor<Self>, FloatTensor<Self>) {
+        generic::attention_backward::<Self>(q, k, v, out, log_sum, dout, causal)
+    }
+
+    /// See [`super::take_rows`].
+    #[fusion(default)]
+    fn take_rows(table: FloatTensor<Self>, rows: IntTensor<Self>) -> FloatTensor<Self> {
+        Self::float_select(table, 0, rows)
+    }
+
+    /// Rows added up at their places in a table of `num_rows` rows of zeros, in f32.
+    #[fusion(default)]
+    fn take_rows_backward(
+        dy: FloatTensor<Self>,
+        rows: IntTensor<Self>,
+        num_rows: usize,
+    ) -> FloatTensor<Self> {
+        generic::take_rows_backward::<Self>(dy, rows, num_rows)
+    }
+
+    /// See [`super::linear_cross_entropy`].
+    #[fusion(default)]
+    fn linear_cross_entropy(
+        h: FloatTensor<Self>,
+        w: FloatTensor<Self>,
+        targets: IntTensor<Self>,
+    ) -> FloatTensor<Self> {
+        generic::linear_cross_entropy::<Self>(h, w, targets)
+    }
+
+    /// The loss and its gradient in `h`, in the dtype of `h`.
+    #[fusion(default)]
+    fn linear_cross_entropy_dh(
+        h: FloatTensor<Self>,
+        w: FloatTensor<Self>,
+        targets: IntTensor<Self>,
+    ) -> (FloatTensor<Self>, FloatTensor<Self>) {
+        generic::linear_cross_entropy_dh::<Self>(h, w, targets)
+    }
+
+    /// The loss and its gradients in `h` (in the dtype of `h`) and in `w` (f32).
+    #[fusion(default)]
+    fn linear_cross_entropy_dh_dw(
+        h: FloatTensor<Self>,
+        w: FloatTensor<Self>,
+        targets: IntTensor<Self>,
+    ) -> (FloatTensor<Self>, FloatTensor<Self>, FloatTensor<Self>) {
+        generic::linear_cross_entropy_dh_dw::<Self>(h, w, targets)
+    }
+
+    /// `x` times the one element of `factor`, cast to `dtype`.
+    #[fusion(default)]
+    fn scale(x: FloatTensor<Self>, factor: FloatTensor<Self>, dtype: DType) -> FloatTensor<Self> {
+        generic::scale::<Self>(x, factor, dtype)
+    }
+
+    /// `(master, m, v)` after the step. Not differentiable.
+    #[fusion(default)]
+    fn adamw(
+        master: FloatTensor<Self>,
+        grad: FloatTensor<Self>,
+        m: FloatTensor<Self>,
+        v: FloatTensor<Self>,
+        step: AdamwStep,
+    ) -> (FloatTensor<Self>, FloatTensor<Self>, FloatTensor<Self>) {
+        generic::adamw::<Self>(master, grad, m, v, step)
+    }
+
+    /// `[n]` to `[1]`, f32. Not differentiable.
+    #[fusion(default)]
+    fn sum_of_squares(x: FloatTensor<Self>) -> FloatTensor<Self> {
+        generic::sum_of_squares::<Self>(x)
+    }
+}
+
+#[cfg(feature = "ndarray")]
+#[expect(deprecated, reason = "NdArray runs everywhere until Burn removes it")]
+impl ModelOps for burn::backend::NdArray {}
+
+#[cfg(feature = "cube")]
+impl ModelOps for burn_cubecl::CubeBackend {}

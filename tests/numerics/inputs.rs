@@ -1,0 +1,178 @@
+//! What a model refuses, and how many parameters it has.
+
+use brazier::config::num_parameters;
+use brazier_models::{
+    FeatureSelect, InputError, ProjectorKind, Vlm, VlmConfig, VlmInputs, params::list_params,
+};
+use burn::tensor::DType;
+
+use crate::{
+    fixture::{Fixture, Rows},
+    support::{IMAGE, devices, tiny_vlm},
+};
+
+/// One row with one image.
+fn good() -> Rows {
+    let image = IMAGE as i32;
+    Rows {
+        rows: 1,
+        length: 7,
+        input_ids: vec![1, image, image, image, image, 5, 2],
+        labels: vec![-100, -100, -100, -100, -100, 5, 2],
+        pixels: vec![0.0; 3 * 64],
+        num_images: 1,
+    }
+}
+
+fn refusal(config: &VlmConfig, rows: &Rows) -> Option<InputError> {
+    let device = &devices()[0];
+    VlmInputs::new(&rows.batch(), config, device, DType::F32).err()
+}
+
+fn check(config: &VlmConfig, change: impl Fn(&mut Rows), expected: &InputError, message: &str) {
+    let mut rows = good();
+    change(&mut rows);
+    let error = refusal(config, &rows).expect(message);
+    assert_eq!(&error, expected);
+    assert!(error.to_string().contains(message), "{error}");
+}
+
+#[test]
+fn image_tokens_and_images_must_agree() {
+    let vlm = tiny_vlm();
+    assert_eq!(refusal(&vlm, &good()), None);
+    let tokens = |found, num_images| InputError::ImageTokens {
+        found,
+        expected: 4 * num_images,
+        num_images,
+        per_image: 4,
+    };
+    check(
+        &vlm,
+        |rows| rows.input_ids[5] = IMAGE as i32,
+        &tokens(5, 1),
+        "5 image tokens for 1 images",
+    );
+    check(&vlm, |rows| rows.input_ids[1] = 5, &tokens(3, 1), "expected 4");
+    let forget = |rows: &mut Rows| (rows.num_images, rows.pixels) = (0, Vec::new());
+    check(&vlm, forget, &tokens(4, 0), "each placeholder its image");
+    let extra = |rows: &mut Rows| (rows.num_images, rows.pixels) = (2, vec![0.0; 6 * 64]);
+    check(&vlm, extra, &tokens(4, 2), "4 image tokens for 2 images");
+    let text = VlmConfig {
+        vision: None,
+        ..tiny_vlm()
+    };
+    check(
+        &text,
+        |_| (),
+        &InputError::NoVision { num_images: 1 },
+        "no vision part",
+    );
+}
+
+#[test]
+fn ids_and_labels_must_be_in_the_vocabulary() {
+    let outside = |position, id| InputError::Vocabulary {
+        row: 0,
+        position,
+        id,
+        vocab_size: 24,
+    };
+    let vlm = tiny_vlm();
+    check(
+        &vlm,
+        |rows| rows.input_ids[5] = 24,
+        &outside(5, 24),
+        "token id 24",
+    );
+    check(&vlm, |rows| rows.input_ids[6] = -1, &outside(6, -1), "position 6");
+    check(
+        &vlm,
+        |rows| rows.labels[5] = 24,
+        &outside(5, 24),
+        "vocabulary of 24",
+    );
+    check(&vlm, |rows| rows.labels[0] = -7, &outside(0, -7), "token id -7");
+    let mut rows = good();
+    rows.input_ids[5] = 23;
+    assert_eq!(refusal(&vlm, &rows), None);
+}
+
+#[test]
+fn lengths_must_agree() {
+    let vlm = tiny_vlm();
+    let length = |field, found, expected| InputError::Length {
+        field,
+        found,
+        expected,
+    };
+    check(
+        &vlm,
+        |rows| rows.rows = 2,
+        &length("input_ids", 7, 14),
+        "input_ids has 7 values",
+    );
+    check(
+        &vlm,
+        |rows| rows.labels.truncate(6),
+        &length("labels", 6, 7),
+        "expected 7",
+    );
+    check(
+        &vlm,
+        |rows| rows.pixels.truncate(100),
+        &length("pixels", 100, 192),
+        "pixels has 100",
+    );
+    let grow = |length: usize| {
+        move |rows: &mut Rows| {
+            rows.length = length;
+            rows.input_ids.resize(length, 0);
+            rows.labels.resize(length, -100);
+        }
+    };
+    let too_long = InputError::TooLong {
+        length: 33,
+        limit: 32,
+    };
+    check(&vlm, grow(33), &too_long, "max_position_embeddings = 32");
+    let mut rows = good();
+    grow(32)(&mut rows);
+    assert_eq!(refusal(&vlm, &rows), None);
+}
+
+#[test]
+fn parameters_are_counted_as_the_model_has_them() {
+    let device = &devices()[0];
+    let tiny = tiny_vlm();
+    let with = |change: &dyn Fn(&mut VlmConfig)| {
+        let mut config = tiny.clone();
+        change(&mut config);
+        config
+    };
+    let configs = [
+        tiny.clone(),
+        Fixture::open("vlm.safetensors").vlm_config(),
+        with(&|config| config.vision = None),
+        with(&|config| config.text.tie_word_embeddings = false),
+        with(&|config| config.text.qk_norm = false),
+        with(&|config| config.vision.as_mut().unwrap().projector = ProjectorKind::Linear),
+        with(&|config| {
+            let vision = config.vision.as_mut().unwrap();
+            vision.projector = ProjectorKind::Mlp2;
+            vision.vision_feature_select = FeatureSelect::Full;
+        }),
+    ];
+    for config in configs {
+        let infos = list_params(&Vlm::init(&config, 0, device, DType::F32).unwrap());
+        let count = |part: &str| -> u64 {
+            let infos = infos.iter().filter(|info| info.path.starts_with(part));
+            infos.map(|info| info.num_elements() as u64).sum()
+        };
+        let counts = num_parameters(&config);
+        assert_eq!(counts.language, count("language_model."), "{config:?}");
+        assert_eq!(counts.projector, count("multi_modal_projector."), "{config:?}");
+        assert_eq!(counts.vision, count("vision_tower."), "{config:?}");
+        assert_eq!(counts.total(), count(""), "{config:?}");
+    }
+}

@@ -1,0 +1,145 @@
+//! What the numeric tests and the learner's tests share.
+
+use std::{path::Path, sync::Arc};
+
+use brazier::{
+    data::SampleId,
+    device::{compiled, open},
+    device_choice::DeviceChoice,
+    learner::options::{
+        OptimizerConfig, Precision, Recompute, ScheduleConfig, ScheduleKind, StepConfig, TrainMode,
+    },
+};
+use brazier_models::{
+    DecoderConfig, FeatureSelect, HostTensor, ProjectorKind, VisionActivation, VisionConfig,
+    VisionLanguageConfig, Vlm, VlmConfig, params::read_params,
+};
+use burn::tensor::{DType, Device};
+
+/// Every CPU backend of this build.
+pub(crate) fn devices() -> Vec<Device> {
+    compiled()
+        .into_iter()
+        .filter(|choice| matches!(choice, DeviceChoice::Flex | DeviceChoice::Ndarray))
+        .map(|choice| open(choice, DType::F32).expect("a compiled-in CPU backend opens"))
+        .collect()
+}
+
+/// A step without clipping, decay or schedule, for a test to change where it must.
+pub(crate) fn plain_step(mode: TrainMode) -> StepConfig {
+    StepConfig {
+        mode,
+        precision: Precision::F32,
+        recompute: Recompute::None,
+        optimizer: OptimizerConfig {
+            lr: 1e-3,
+            beta1: 0.9,
+            beta2: 0.95,
+            eps: 1e-8,
+            weight_decay: 0.0,
+            projector_lr: None,
+            vision_lr: None,
+            language_lr: None,
+        },
+        schedule: ScheduleConfig {
+            kind: ScheduleKind::Constant,
+            warmup_steps: 0,
+            total_steps: 100,
+        },
+        max_grad_norm: None,
+    }
+}
+
+/// All parameters, in module order.
+pub(crate) fn weights(model: &Vlm) -> Vec<HostTensor> {
+    read_params(model, |_| true)
+}
+
+/// Row `line` of a file that does not exist.
+pub(crate) fn sample(line: usize) -> SampleId {
+    SampleId {
+        file: Arc::from(Path::new("rows.jsonl")),
+        line,
+    }
+}
+
+/// The little-endian f32 values of a tensor.
+pub(crate) fn f32s(bytes: &[u8]) -> Vec<f32> {
+    bytes
+        .chunks_exact(4)
+        .map(|chunk| f32::from_le_bytes([chunk[0], chunk[1], chunk[2], chunk[3]]))
+        .collect()
+}
+
+/// Largest difference of two lists, relative to the largest value expected.
+///
+/// # Panics
+/// If the lengths differ, or a value is not finite.
+pub(crate) fn relative_error(got: &[f32], expected: &[f32]) -> f64 {
+    assert_eq!(got.len(), expected.len(), "lengths differ");
+    let largest = expected
+        .iter()
+        .fold(f64::MIN_POSITIVE, |max, &x| max.max(f64::from(x).abs()));
+    got.iter().zip(expected).fold(0.0, |max: f64, (&got, &expected)| {
+        assert!(got.is_finite(), "{got} where {expected} is expected");
+        max.max((f64::from(got) - f64::from(expected)).abs() / largest)
+    })
+}
+
+/// A VLM of which every detail differs from what the fixtures have: QK-norm, tied embeddings, pixel shuffle, exact GELU.
+pub(crate) fn tiny_vlm() -> VlmConfig {
+    VlmConfig {
+        text: DecoderConfig {
+            vocab_size: 24,
+            hidden_size: 16,
+            intermediate_size: 24,
+            num_hidden_layers: 2,
+            num_attention_heads: 4,
+            num_key_value_heads: 2,
+            head_dim: 6,
+            rms_norm_eps: 1e-5,
+            rope_theta: 10000.0,
+            max_position_embeddings: 32,
+            tie_word_embeddings: true,
+            qk_norm: true,
+            initializer_range: 0.2,
+        },
+        vision: Some(VisionLanguageConfig {
+            vision: VisionConfig {
+                hidden_size: 12,
+                intermediate_size: 20,
+                num_hidden_layers: 3,
+                num_attention_heads: 2,
+                image_size: 8,
+                patch_size: 2,
+                layer_norm_eps: 1e-5,
+                hidden_act: VisionActivation::Gelu,
+                initializer_range: 0.2,
+            },
+            projector: ProjectorKind::PixelShuffle { factor: 2 },
+            vision_feature_layer: -2,
+            vision_feature_select: FeatureSelect::Default,
+            image_token_id: IMAGE,
+        }),
+    }
+}
+
+/// Id of the image token of [`tiny_vlm`].
+pub(crate) const IMAGE: u32 = 3;
+
+/// Numbers between -1 and 1 that look random and are the same everywhere.
+pub(crate) struct Noise(pub(crate) u64);
+
+impl Noise {
+    pub(crate) fn next(&mut self) -> f32 {
+        // SplitMix64, <https://prng.di.unimi.it/splitmix64.c>
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mixed = (self.0 ^ (self.0 >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        let mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        ((mixed ^ (mixed >> 31)) >> 40) as f32 / (1u64 << 23) as f32 - 1.0
+    }
+
+    pub(crate) fn take(&mut self, count: usize) -> Vec<f32> {
+        (0..count).map(|_| self.next()).collect()
+    }
+}
