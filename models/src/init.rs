@@ -68,6 +68,11 @@ impl<'a> Init<'a> {
         self.param(vec![value; shape.iter().product()], shape)
     }
 
+    /// A parameter with given values, row-major.
+    pub fn values<const D: usize>(&self, values: Vec<f32>, shape: [usize; D]) -> Param<Tensor<D>> {
+        self.param(values, shape)
+    }
+
     fn param<const D: usize>(&self, values: Vec<f32>, shape: [usize; D]) -> Param<Tensor<D>> {
         let data = TensorData::new(values, shape).convert_dtype(self.dtype);
         Param::from_tensor(Tensor::from_data(data, (self.device, self.dtype)))

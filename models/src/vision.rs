@@ -40,15 +40,18 @@ pub struct VisionEmbeddings {
 impl VisionEmbeddings {
     fn init(config: &VisionConfig, init: &Init) -> Self {
         let (d, patch) = (config.hidden_size, config.patch_size);
+        // Scaled to its fan-in: at another scale patches drown the positions, and a tower that is trained from nothing
+        // takes long to learn where things are.
+        let fan_in = (3 * patch * patch) as f64;
+        let patches = init.at("patch_embedding").with_std(fan_in.sqrt().recip());
+        let positions = [vec![0.0; d], sincos_2d(config.image_size / patch, d)].concat();
         Self {
             class_embedding: init.normal("class_embedding", [d]),
             patch_embedding: PatchEmbedding {
-                weight: init.at("patch_embedding").normal("weight", [d, 3, patch, patch]),
+                weight: patches.normal("weight", [d, 3, patch, patch]),
             },
             position_embedding: PositionEmbedding {
-                weight: init
-                    .at("position_embedding")
-                    .normal("weight", [config.num_patches() + 1, d]),
+                weight: init.values(positions, [config.num_patches() + 1, d]),
             },
         }
     }
@@ -70,6 +73,29 @@ impl VisionEmbeddings {
         let class_m1d = self.class_embedding.val().reshape([1, 1, d]).expand([m, 1, d]);
         Tensor::cat(vec![class_m1d, patches_mpd], 1) + self.position_embedding.weight.val().unsqueeze::<3>()
     }
+}
+
+/// Sines and cosines of row and column at a quarter of the width's frequencies: where learned positions start
+/// (Beyer, Zhai and Kolesnikov, <https://arxiv.org/abs/2205.01580>, "sincos2d"). Widths that are no multiple of 4 end in
+/// zeros.
+///
+/// # Shapes
+/// → `[side * side * width]`, row by row
+fn sincos_2d(side: usize, width: usize) -> Vec<f32> {
+    let quarter = width / 4;
+    let frequency = |i: usize| 10_000f64.powf(-(i as f64) / (quarter.max(2) - 1) as f64);
+    let mut values = Vec::with_capacity(side * side * width);
+    for (row, column) in (0..side).flat_map(|row| (0..side).map(move |column| (row, column))) {
+        let mut position = vec![0.0; width];
+        for i in 0..quarter {
+            let (x, y) = (column as f64 * frequency(i), row as f64 * frequency(i));
+            for (part, value) in [x.sin(), x.cos(), y.sin(), y.cos()].into_iter().enumerate() {
+                position[part * quarter + i] = value as f32;
+            }
+        }
+        values.extend(position);
+    }
+    values
 }
 
 /// Bidirectional self-attention with biases.

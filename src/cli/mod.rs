@@ -111,7 +111,11 @@ impl From<Vec<ConfigError>> for Failure {
 
 impl From<crate::data::DataError> for Failure {
     fn from(error: crate::data::DataError) -> Self {
-        Failure::Input(error.to_string())
+        use crate::data::DataError as E;
+        match error {
+            E::Spawn { .. } | E::Panicked { .. } | E::WorkersGone { .. } => Failure::Failed(error.into()),
+            _ => Failure::Input(error.to_string()),
+        }
     }
 }
 
@@ -149,9 +153,10 @@ impl From<crate::learner::LearnerError> for Failure {
     fn from(error: crate::learner::LearnerError) -> Self {
         use crate::learner::LearnerError as E;
         match error {
-            E::NothingToTrain { .. } | E::Input { .. } | E::NoLabelledToken { .. } | E::Data(_) => {
+            E::NothingToTrain { .. } | E::Input { .. } | E::NoLabelledToken { .. } => {
                 Failure::Input(error.to_string())
             }
+            E::Data(error) => error.into(),
             E::Checkpoint(error) => error.into(),
             E::NotFinite { .. } | E::Track(_) => Failure::Failed(error.into()),
         }
@@ -182,7 +187,11 @@ impl From<crate::fs::FsError> for Failure {
 
 impl From<crate::data::synth::SynthError> for Failure {
     fn from(error: crate::data::synth::SynthError) -> Self {
-        Failure::Failed(error.into())
+        use crate::data::synth::SynthError as E;
+        match error {
+            E::Option { .. } | E::NotOurs { .. } => Failure::Input(error.to_string()),
+            E::Fs(_) | E::Image(_) | E::Json(_) | E::Tokenizer(_) => Failure::Failed(error.into()),
+        }
     }
 }
 
@@ -228,5 +237,8 @@ fn print(text: impl fmt::Display) {
 /// A path as one would type it here: relative where that is possible.
 fn show(path: &Path) -> String {
     let here = std::env::current_dir().unwrap_or_default();
-    path.strip_prefix(here).unwrap_or(path).display().to_string()
+    match path.strip_prefix(here) {
+        Ok(relative) if relative.as_os_str().is_empty() => ".".to_owned(),
+        relative => relative.unwrap_or(path).display().to_string(),
+    }
 }

@@ -12,7 +12,7 @@ use super::{Failure, print, show};
 use crate::{
     config::num_parameters,
     data::{CHAT_TEMPLATE_JINJA, CLIP_MEAN, CLIP_STD, ChatTemplate, IMAGE_TOKEN, Tokenizer},
-    hub::{self, ExportOptions, ExportSummary},
+    hub::{self, ExportOptions, ExportSummary, HubError},
 };
 
 /// Size of safetensors files, as transformers chooses it.
@@ -60,11 +60,9 @@ pub(super) fn export_model(model: &Vlm, tokenizer: &Tokenizer, dir: &Path) -> Re
         eos_token_ids: ChatTemplate::ChatMl.stop_ids(tokenizer)?,
         pad_token_id: Some(tokenizer.pad_id()),
     };
-    Ok(hub::export(
-        dir,
-        model.config(),
-        tensors,
-        tokenizer.path(),
-        &options,
-    )?)
+    hub::export(dir, model.config(), tensors, tokenizer.path(), &options).map_err(|error| match error {
+        // A full disk; where folders are read, a file that is not there is the user's.
+        HubError::Fs(error) => error.into(),
+        error => error.into(),
+    })
 }

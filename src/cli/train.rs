@@ -3,6 +3,7 @@
 use std::{path::PathBuf, process::ExitCode, sync::Arc, time::Instant};
 
 use brazier_models::Vlm;
+use burn::tensor::Device;
 use clap::Args;
 use sha2::{Digest, Sha256};
 
@@ -71,6 +72,10 @@ pub(super) fn train(args: &TrainArgs) -> Result<ExitCode, Failure> {
     let started = Instant::now();
     let stop = StopRequest::listen().map_err(anyhow::Error::from)?;
     let run = args.with_flags().resolve()?;
+    // Before the data: reading it may take minutes, and a device that is not there takes none to notice.
+    let device_choice = device::decide(run.device)?;
+    run.check_device(device_choice)?;
+    let device = device::open(device_choice, compute_dtype(run.train.precision))?;
     let session = Session::open(&run)?;
     let plan = run.plan(session.train.len())?;
     let store = Arc::new(CheckpointStore::open(&run.output.join("checkpoints"))?);
@@ -79,12 +84,10 @@ pub(super) fn train(args: &TrainArgs) -> Result<ExitCode, Failure> {
         ModelChoice::New(_) => None,
     };
     let start = decide_start(&run.checkpoint.resume, &store, import)?;
-    let device_choice = device::decide(run.device)?;
-    run.check_device(device_choice)?;
     check::describe(&run, &session.model, Some(&plan));
     say(format_args!("device           {device_choice}"));
 
-    let training = prepare(&run, &session, &plan, start, store, stop)?;
+    let training = prepare(&run, &session, &plan, device, start, store, stop)?;
     let Outcome {
         end,
         learner,
@@ -112,12 +115,12 @@ fn prepare(
     run: &RunConfig,
     session: &Session,
     plan: &RunPlan,
+    device: Device,
     start: Start,
     store: Arc<CheckpointStore>,
     stop: StopRequest,
 ) -> Result<Run, Failure> {
     let dtype = compute_dtype(run.train.precision);
-    let device = device::open(run.device, dtype)?;
     let yaml = run.to_yaml().map_err(anyhow::Error::from)?;
     let config_hash = format!("{:x}", Sha256::digest(&yaml));
     let model = match &start {

@@ -205,8 +205,10 @@ impl Run {
         })?;
         let metric = self.metric(&evaluation);
         let improved = metric.is_some_and(|metric| self.improve(metric.value));
-        if !improved && depth == Depth::During {
-            self.state.evaluations_without_improvement += 1;
+        // The final evaluation answers more questions; were it to count, a run that stopped early might not stay so.
+        if depth == Depth::During {
+            let without = self.state.evaluations_without_improvement;
+            self.state.evaluations_without_improvement = if improved { 0 } else { without + 1 };
         }
         Ok(Some((evaluation, improved)))
     }
@@ -234,7 +236,6 @@ impl Run {
                 step: self.state.step,
                 value,
             });
-            self.state.evaluations_without_improvement = 0;
         }
         improved
     }

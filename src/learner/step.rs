@@ -2,7 +2,7 @@
 
 use std::time::Instant;
 
-use brazier_models::{HostBatch, Vlm, VlmInputs};
+use brazier_models::{HostBatch, Vlm, VlmInputs, ops};
 use burn::{
     module::Module,
     tensor::{DType, Device, Tensor},
@@ -266,10 +266,7 @@ pub fn compute_dtype(precision: Precision) -> DType {
 /// One transfer for all scalars of a step: the losses, and the norm of all gradients.
 fn read_norms(losses: Vec<Tensor<1>>, gradients: &[Option<Tensor<1>>]) -> (Vec<f64>, f64) {
     let num_losses = losses.len();
-    let squares = gradients
-        .iter()
-        .flatten()
-        .map(|gradient| gradient.clone().square().sum());
+    let squares = gradients.iter().flatten().cloned().map(ops::sum_of_squares);
     let scalars = Tensor::cat(losses.into_iter().chain(squares).collect(), 0).into_data();
     let scalars: Vec<f64> = scalars.iter::<f64>().collect();
     let (losses, squares) = scalars.split_at(num_losses);

@@ -28,14 +28,28 @@ use brazier_models::{Vlm, VlmInputs, params::list_params};
 use burn::{module::Module, tensor::Tensor};
 use fixture::Fixture;
 use serde_json::Value;
-use support::{plain_step, relative_error};
+use support::plain_step;
 
 /// Hidden states, logits, losses.
 const FORWARD: f64 = 1e-5;
 /// Gradients.
 const BACKWARD: f64 = 2e-5;
 
-/// Largest difference relative to the largest value expected.
+/// Largest difference of two lists, relative to the largest value expected.
+///
+/// # Panics
+/// If the lengths differ, or a value is not finite.
+fn relative_error(got: &[f32], expected: &[f32]) -> f64 {
+    assert_eq!(got.len(), expected.len(), "lengths differ");
+    let largest = expected
+        .iter()
+        .fold(f64::MIN_POSITIVE, |max, &x| max.max(f64::from(x).abs()));
+    got.iter().zip(expected).fold(0.0, |max: f64, (&got, &expected)| {
+        assert!(got.is_finite(), "{got} where {expected} is expected");
+        max.max((f64::from(got) - f64::from(expected)).abs() / largest)
+    })
+}
+
 fn check(what: &str, got: &[f32], expected: &[f32], tolerance: f64) {
     let error = relative_error(got, expected);
     assert!(

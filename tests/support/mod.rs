@@ -71,21 +71,6 @@ pub(crate) fn f32s(bytes: &[u8]) -> Vec<f32> {
         .collect()
 }
 
-/// Largest difference of two lists, relative to the largest value expected.
-///
-/// # Panics
-/// If the lengths differ, or a value is not finite.
-pub(crate) fn relative_error(got: &[f32], expected: &[f32]) -> f64 {
-    assert_eq!(got.len(), expected.len(), "lengths differ");
-    let largest = expected
-        .iter()
-        .fold(f64::MIN_POSITIVE, |max, &x| max.max(f64::from(x).abs()));
-    got.iter().zip(expected).fold(0.0, |max: f64, (&got, &expected)| {
-        assert!(got.is_finite(), "{got} where {expected} is expected");
-        max.max((f64::from(got) - f64::from(expected)).abs() / largest)
-    })
-}
-
 /// A VLM of which every detail differs from what the fixtures have: QK-norm, tied embeddings, pixel shuffle, exact GELU.
 pub(crate) fn tiny_vlm() -> VlmConfig {
     VlmConfig {

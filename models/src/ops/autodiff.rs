@@ -56,10 +56,10 @@ fn linear_grads<B: ModelOps>(
     grads: &mut Gradients,
 ) {
     if let (Some(id), Some(x)) = (w_id, x) {
-        grads.register::<B>(id, B::float_matmul(B::float_transpose(dy.clone()), x));
+        grads.register::<B>(id, B::linear_dw(dy.clone(), x));
     }
     if let (Some(id), Some(w)) = (x_id, w) {
-        grads.register::<B>(id, B::float_matmul(dy, w));
+        grads.register::<B>(id, B::linear_dx(dy, w));
     }
 }
 

@@ -15,6 +15,7 @@ mod rows;
 
 use burn::backend::{
     Flex,
+    ops::FloatTensorOps,
     tensor::{FloatTensor, IntTensor},
 };
 use burn::tensor::{Bytes, DType, Shape};
@@ -25,9 +26,30 @@ use super::{Activation, AdamwStep, generic, kernels::ModelOps};
 type Float = FloatTensor<Flex>;
 
 impl ModelOps for Flex {
+    fn linear_forward(x: Float, w: Float) -> Float {
+        match x.dtype() {
+            DType::F32 => linear::forward(x, w),
+            _ => Flex::float_matmul(x, Flex::float_transpose(w)),
+        }
+    }
+
+    fn linear_dx(dy: Float, w: Float) -> Float {
+        match dy.dtype() {
+            DType::F32 => linear::dx(dy, w),
+            _ => Flex::float_matmul(dy, w),
+        }
+    }
+
+    fn linear_dw(dy: Float, x: Float) -> Float {
+        match dy.dtype() {
+            DType::F32 => linear::dw(dy, x),
+            _ => Flex::float_matmul(Flex::float_transpose(dy), x),
+        }
+    }
+
     fn linear_bias(x: Float, w: Float, bias: Float) -> Float {
         match x.dtype() {
-            DType::F32 => linear::linear_bias(x, w, bias),
+            DType::F32 => linear::forward_with_bias(x, w, bias),
             _ => generic::linear_bias::<Self>(x, w, bias),
         }
     }

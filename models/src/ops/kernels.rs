@@ -33,6 +33,18 @@ pub(crate) trait ModelOps: Backend {
         generic::linear_bias::<Self>(x, w, bias)
     }
 
+    /// Gradient of [`ModelOps::linear_forward`] in `x`: `dy · w`.
+    #[fusion(default)]
+    fn linear_dx(dy: FloatTensor<Self>, w: FloatTensor<Self>) -> FloatTensor<Self> {
+        Self::float_matmul(dy, w)
+    }
+
+    /// Gradient of [`ModelOps::linear_forward`] in `w`: `dyᵀ · x`.
+    #[fusion(default)]
+    fn linear_dw(dy: FloatTensor<Self>, x: FloatTensor<Self>) -> FloatTensor<Self> {
+        Self::float_matmul(Self::float_transpose(dy), x)
+    }
+
     /// Sum over rows, `[n, d]` to `[d]`, accumulated in f32.
     #[fusion(default)]
     fn column_sum(x: FloatTensor<Self>) -> FloatTensor<Self> {

@@ -6,6 +6,8 @@ use image::{
     codecs::png::{CompressionType, FilterType, PngEncoder},
 };
 
+use crate::data::CLIP_MEAN;
+
 use super::scene::{Dice, GRID_SIDE, Object, Scene, Shape, Size};
 
 /// Samples on each side of a pixel, for smooth edges.
@@ -22,14 +24,11 @@ struct Figure {
     rgb: [f32; 3],
 }
 
-/// Draws a scene on a light ground. Place, extent and tint of every object vary a little within what its words allow.
+/// Draws a scene on a grey ground. Place, extent and tint of every object vary a little within what its words allow.
 pub(super) fn draw_png(scene: &Scene, image_size: usize, dice: &mut Dice) -> Result<Vec<u8>, ImageError> {
-    let grey = 238.0 + 12.0 * dice.jitter();
-    let ground = [
-        grey + 4.0 * dice.jitter(),
-        grey + 4.0 * dice.jitter(),
-        grey + 4.0 * dice.jitter(),
-    ];
+    // The mean colour of CLIP's images: empty ground is 0 after normalisation, and only objects stand out.
+    let tint = 12.0 * dice.jitter();
+    let ground = CLIP_MEAN.map(|mean| 255.0 * mean + tint + 4.0 * dice.jitter());
     let mut pixels: Vec<f32> = ground
         .iter()
         .copied()

@@ -3,22 +3,23 @@
 use super::scene::{Cell, Colour, Dice, GRID_SIDE, HELD_OUT_PAIRS, Object, Pairs, Scene, Shape};
 
 /// Questions of one conversation before the closing [`Kind::Row`].
-const SHORT_TURNS: usize = 6;
+const SHORT_TURNS: usize = 5;
 /// What they ask for, as far as the picture offers it.
-const SHORT_KINDS: [Kind; 10] = [
-    Kind::Count,
-    Kind::CountColour,
+const SHORT_KINDS: [Kind; 11] = [
+    Kind::Colour,
     Kind::Colour,
     Kind::Shape,
+    Kind::Shape,
+    Kind::Size,
     Kind::Size,
     Kind::Exists,
     Kind::Exists,
+    Kind::Where,
+    Kind::Where,
     Kind::At,
-    Kind::Where,
-    Kind::Where,
 ];
 /// Rows of the grid that are described at the end of a conversation.
-const ROW_TURNS: usize = 2;
+const ROW_TURNS: usize = 1;
 /// Tag of a turn whose question or answer names one of [`HELD_OUT_PAIRS`].
 pub(super) const HELD_OUT_TAG: &str = "held_out_pair";
 
@@ -126,14 +127,15 @@ impl Words {
 /// A question never names a colour, shape or cell that an earlier question or answer named. So what was said before
 /// does not answer it, and the picture has to.
 pub(super) fn conversation(scene: &Scene, pairs: Pairs, dice: &mut Dice) -> Vec<Turn> {
-    let mut kinds = SHORT_KINDS;
-    dice.shuffle(&mut kinds);
     // Counts come first: later, most of the colours left to ask for are not in the picture.
-    kinds.sort_by_key(|kind| match kind {
-        Kind::Count => 0,
-        Kind::CountColour => 1,
-        _ => 2,
-    });
+    let mut kinds = match dice.below(4) {
+        0 => vec![Kind::Count],
+        1 => vec![Kind::Count, Kind::CountColour],
+        _ => vec![Kind::CountColour],
+    };
+    let mut others = SHORT_KINDS;
+    dice.shuffle(&mut others);
+    kinds.extend(others);
     let mut turns = Vec::new();
     let mut said = Words::default();
     for kind in kinds {
@@ -223,23 +225,40 @@ impl Asker<'_> {
         let alone = |holds: &dyn Fn(&Object) -> bool| self.scene.count(holds) == 1;
         let by_shape = |object: &Object| alone(&|other| other.shape == object.shape);
         let by_colour = |object: &Object| alone(&|other| other.colour == object.colour);
-        let shapes = self.scene.objects.iter().filter(|object| by_shape(object)).map(|&object| Reference {
-            object,
-            phrase: object.shape.word().to_string(),
-            words: Words::shape(object.shape),
-        });
-        let colours = self.scene.objects.iter().filter(|object| by_colour(object)).map(|&object| Reference {
-            object,
-            phrase: format!("{} object", object.colour.word()),
-            words: Words::colour(object.colour),
-        });
-        shapes.chain(colours).filter(|reference| self.is_fresh(reference.words)).collect()
+        let shapes = self
+            .scene
+            .objects
+            .iter()
+            .filter(|object| by_shape(object))
+            .map(|&object| Reference {
+                object,
+                phrase: object.shape.word().to_string(),
+                words: Words::shape(object.shape),
+            });
+        let colours = self
+            .scene
+            .objects
+            .iter()
+            .filter(|object| by_colour(object))
+            .map(|&object| Reference {
+                object,
+                phrase: format!("{} object", object.colour.word()),
+                words: Words::colour(object.colour),
+            });
+        shapes
+            .chain(colours)
+            .filter(|reference| self.is_fresh(reference.words))
+            .collect()
     }
 
     fn colour(&self, dice: &mut Dice) -> Option<Turn> {
         let mut references = self.references();
         references.retain(|reference| reference.words == Words::shape(reference.object.shape));
-        let Reference { object, phrase, words } = dice.choose(&references)?;
+        let Reference {
+            object,
+            phrase,
+            words,
+        } = dice.choose(&references)?;
         let question = match dice.below(3) {
             0 => format!("What colour is the {phrase}?"),
             1 => format!("Which colour does the {phrase} have?"),
@@ -247,13 +266,22 @@ impl Asker<'_> {
         };
         let turn = turn(Kind::Colour, question, object.colour.word().to_string());
         let named = Words::colour(object.colour);
-        Some(Turn { is_held_out: object.is_held_out(), subject: words, named, ..turn })
+        Some(Turn {
+            is_held_out: object.is_held_out(),
+            subject: words,
+            named,
+            ..turn
+        })
     }
 
     fn shape(&self, dice: &mut Dice) -> Option<Turn> {
         let mut references = self.references();
         references.retain(|reference| reference.words == Words::colour(reference.object.colour));
-        let Reference { object, phrase, words } = dice.choose(&references)?;
+        let Reference {
+            object,
+            phrase,
+            words,
+        } = dice.choose(&references)?;
         let question = match dice.below(3) {
             0 => format!("What shape is the {phrase}?"),
             1 => format!("Which shape does the {phrase} have?"),
@@ -261,17 +289,29 @@ impl Asker<'_> {
         };
         let turn = turn(Kind::Shape, question, object.shape.word().to_string());
         let named = Words::shape(object.shape);
-        Some(Turn { is_held_out: object.is_held_out(), subject: words, named, ..turn })
+        Some(Turn {
+            is_held_out: object.is_held_out(),
+            subject: words,
+            named,
+            ..turn
+        })
     }
 
     fn size(&self, dice: &mut Dice) -> Option<Turn> {
-        let Reference { object, phrase, words } = dice.choose(&self.references())?;
+        let Reference {
+            object,
+            phrase,
+            words,
+        } = dice.choose(&self.references())?;
         let question = match dice.below(3) {
             0 => format!("Is the {phrase} large or small?"),
             1 => format!("How big is the {phrase}?"),
             _ => format!("What size is the {phrase}?"),
         };
-        Some(Turn { subject: words, ..turn(Kind::Size, question, object.size.word().to_string()) })
+        Some(Turn {
+            subject: words,
+            ..turn(Kind::Size, question, object.size.word().to_string())
+        })
     }
 
     /// As often yes as no; where the answer is no, other objects may well have the colour or the shape.
@@ -345,20 +385,28 @@ impl Asker<'_> {
     }
 
     fn place(&self, dice: &mut Dice) -> Option<Turn> {
-        let Reference { object, phrase, words } = dice.choose(&self.references())?;
+        let Reference {
+            object,
+            phrase,
+            words,
+        } = dice.choose(&self.references())?;
         let question = match dice.below(3) {
             0 => format!("Where is the {phrase}?"),
             1 => format!("In which place is the {phrase}?"),
             _ => format!("Find the {phrase}."),
         };
         let turn = turn(Kind::Where, question, object.cell.words().to_string());
-        Some(Turn { subject: words, named: Words::cell(object.cell), ..turn })
+        Some(Turn {
+            subject: words,
+            named: Words::cell(object.cell),
+            ..turn
+        })
     }
 }
 
 /// What lies in the cells of a row, from left to right.
 fn row(scene: &Scene, row: usize, dice: &mut Dice) -> Turn {
-    let name = ["top", "middle", "bottom"][row];
+    let name = ["top", "bottom"][row];
     let question = match dice.below(3) {
         0 => format!("What is in the {name} row?"),
         1 => format!("Describe the {name} row."),

@@ -6,10 +6,10 @@ use rand_chacha::{
 };
 
 /// Cells on one side of the grid.
-pub(super) const GRID_SIDE: usize = 3;
+pub(super) const GRID_SIDE: usize = 2;
 const NUM_CELLS: usize = GRID_SIDE * GRID_SIDE;
 /// Fewest and most objects in one picture.
-const OBJECTS: std::ops::RangeInclusive<usize> = 3..=6;
+const OBJECTS: std::ops::RangeInclusive<usize> = 2..=4;
 
 /// Pairs that no training picture shows and no training question or answer names. Each colour and each shape of a
 /// pair is common in training with other partners, so an answer about the pair has to be put together.
@@ -140,17 +140,7 @@ impl Cell {
     }
 
     pub(super) fn words(self) -> &'static str {
-        const WORDS: [&str; NUM_CELLS] = [
-            "top left",
-            "top middle",
-            "top right",
-            "middle left",
-            "center",
-            "middle right",
-            "bottom left",
-            "bottom middle",
-            "bottom right",
-        ];
+        const WORDS: [&str; NUM_CELLS] = ["top left", "top right", "bottom left", "bottom right"];
         WORDS[self.0]
     }
 }

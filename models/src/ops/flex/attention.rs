@@ -4,7 +4,7 @@
 use burn_flex::FlexTensor;
 use rayon::prelude::*;
 
-use super::gemm::{Mat, Threads, Tiles, Write, matmul};
+use super::gemm::{Mat, Threads, Tiles, Write, matmul, transpose};
 use super::math::{exp, max, simd, sum1, sum2};
 use super::{dense, tensor, values};
 
@@ -110,11 +110,11 @@ impl Heads {
         self.strides[2]
     }
 
-    /// `[k, len]` of a head, into scratch: the `gemm` crate packs a right operand in this order much faster, and the copy
-    /// serves every block of queries.
+    /// `[k, len]` of a head, into scratch. A right operand in this order needs no slow packing, and one copy serves every
+    /// block of queries.
     fn transpose<'a>(&self, b: usize, head: usize, scratch: &'a mut Vec<f32>) -> Transposed<'a> {
         let data = sized(scratch, self.k * self.len);
-        transpose(data, self.head(b, head), self.len, self.row_stride());
+        transpose(data, self.head(b, head), self.len, self.k, self.row_stride());
         Transposed {
             data,
             len: self.len,
@@ -342,17 +342,6 @@ fn product(dst: &mut [f32], rows: usize, cols: usize, a: Mat<'_>, b: Mat<'_>) {
         Write::Overwrite,
         Threads::One,
     );
-}
-
-simd! {
-    /// Rows at a distance of `stride` to columns.
-    fn transpose(dst: &mut [f32], src: &[f32], rows: usize, stride: usize) {
-        for (j, dst) in dst.chunks_exact_mut(rows.max(1)).enumerate() {
-            for (x, src) in dst.iter_mut().zip(src.chunks(stride)) {
-                *x = src[j];
-            }
-        }
-    }
 }
 
 simd! {

@@ -4,7 +4,7 @@ use burn::backend::{Flex, tensor::IntTensor};
 use burn_flex::FlexTensor;
 use rayon::prelude::*;
 
-use super::gemm::{Mat, MatMut, Threads, Write, matmul};
+use super::gemm::{Mat, MatMut, Threads, Write, matmul, matmul_transposed};
 use super::math::{exp, max, simd, sum1};
 use super::{dense, piece_rows, rows, rows_and_width, tensor, values};
 use crate::ops::logit_rows;
@@ -70,8 +70,8 @@ impl Call {
             let rows = size.min(n - start);
             let logits = &mut logits[..rows * v];
             let h = Mat::new(&values(&self.h)[start * d..], rows, d);
-            let w = Mat::new(values(&self.w), v, d).transposed();
-            matmul(MatMut::new(logits, rows, v), h, w, Write::Overwrite, Threads::All);
+            let w = Mat::new(values(&self.w), v, d);
+            matmul_transposed(MatMut::new(logits, rows, v), h, w, Write::Overwrite);
             let piece = piece_rows(rows, v);
             (logits.par_chunks_mut(piece * v))
                 .zip(losses[start..start + rows].par_chunks_mut(piece))

@@ -1,0 +1,231 @@
+//! The commands besides `train`.
+
+use std::{fs, path::Path};
+
+use crate::project::Project;
+
+#[test]
+fn every_command_explains_itself() {
+    let project = Project::new();
+    for (command, needed) in [
+        ("", "train"),
+        ("train", "--resume"),
+        ("check", "--set"),
+        ("data", "synth"),
+        ("data synth", "--seed"),
+        ("model", "info"),
+        ("model info", "config.json"),
+        ("generate", "--temperature"),
+        ("report", "--picture"),
+    ] {
+        let args: Vec<&str> = command.split_whitespace().chain(["--help"]).collect();
+        let done = project.brazier(&args);
+        done.exits(0);
+        assert!(
+            done.stdout.contains(needed) && done.stdout.contains("Usage:"),
+            "{command}: {done}"
+        );
+        let undocumented: Vec<&str> = done
+            .stdout
+            .lines()
+            .filter(|line| line.starts_with("  ") && line.trim_start().starts_with("--"))
+            .filter(|line| {
+                !line.trim().contains("  ") && !done.stdout.contains(&format!("{line}\n          "))
+            })
+            .collect();
+        assert!(undocumented.is_empty(), "{command}: no word on {undocumented:?}");
+    }
+    project.brazier(&["--version"]).exits(0);
+    project.brazier(&["trian"]).exits(2).says(&["train"]);
+    project
+        .brazier(&["train", "--stesp", "3"])
+        .exits(2)
+        .says(&["--stesp"]);
+}
+
+#[test]
+fn check_prints_numbers_and_memory_and_opens_no_device() {
+    let project = Project::new();
+    // No build of the tests has all devices, and none has a hundredth GPU: opening one would fail.
+    let done = project.brazier(&["check", "--config", "run.yaml", "--set", "device=cuda:99"]);
+    done.exits(0);
+    for line in [
+        "samples per step  4 = 2 in a micro-batch x 2 accumulated x 1 ranks",
+        "tokens per step   at most 1024",
+        "steps             12 = 2 epochs of 24 samples, 6 steps each",
+        "parameters, vision",
+        "parameters, projector",
+        "parameters, language",
+        "memory, parameters",
+        "memory, gradients",
+        "memory, optimizer",
+        "memory, activations",
+        "memory, all",
+    ] {
+        assert!(done.stdout.contains(line), "no `{line}` in {done}");
+    }
+    assert!(!project.path("run").exists(), "check wrote something");
+
+    // Without arguments it is about the demo.
+    let demo = project.brazier(&["check"]);
+    demo.exits(0);
+    assert!(demo.stdout.contains("steps             600"), "{demo}");
+}
+
+#[test]
+fn data_synth_is_a_function_of_its_arguments() {
+    let project = Project::new();
+    let synth = |out: &str, seed: &str| {
+        let args = [
+            "data",
+            "synth",
+            "--out",
+            out,
+            "--train",
+            "6",
+            "--eval",
+            "2",
+            "--image-size",
+            "24",
+        ];
+        project.brazier(&[&args[..], &["--seed", seed]].concat())
+    };
+    synth("a", "1").exits(0).says(&["drew 6 pictures"]);
+    synth("b", "1").exits(0);
+    synth("c", "2").exits(0);
+    let [a, b, c] = ["a", "b", "c"].map(|name| contents(&project.path(name)));
+    assert!(a.len() >= 12, "too few files: {}", a.len());
+    assert!(a == b, "the same seed drew something else");
+    assert!(a != c, "another seed drew the same");
+
+    // Once drawn it stays; a folder of someone else is left alone.
+    let again = synth("a", "1");
+    again.exits(0);
+    assert!(!again.stderr.contains("drew"), "{again}");
+    project.write("mine/thesis.txt", b"years of work");
+    synth("mine", "1")
+        .exits(2)
+        .says(&["mine is not a folder that `brazier data synth` made", "hint:"]);
+    assert_eq!(project.read("mine/thesis.txt"), b"years of work");
+    let none = ["data", "synth", "--out", "d", "--train", "0"];
+    project
+        .brazier(&none)
+        .exits(2)
+        .says(&["train_images = 0: must be 1 to"]);
+}
+
+/// Every file under a folder, by its path.
+fn contents(dir: &Path) -> Vec<(String, Vec<u8>)> {
+    let mut files = Vec::new();
+    let mut folders = vec![dir.to_owned()];
+    while let Some(folder) = folders.pop() {
+        for entry in fs::read_dir(folder).unwrap() {
+            let path = entry.unwrap().path();
+            if path.is_dir() {
+                folders.push(path);
+            } else {
+                let name = path.strip_prefix(dir).unwrap().display().to_string();
+                files.push((name, fs::read(&path).unwrap()));
+            }
+        }
+    }
+    files.sort();
+    files
+}
+
+#[test]
+fn generate_answers_and_the_seed_decides() {
+    let project = Project::new();
+    project.train(&[]).exits(0);
+    let image = project.shapes().join("images/eval/000000.png");
+    let image = image.to_str().unwrap();
+    let generate = |extra: &[&str]| {
+        let args = [
+            "generate",
+            "--model",
+            "run/export",
+            "--prompt",
+            "How many?",
+            "--max-new-tokens",
+            "12",
+        ];
+        project.brazier(&[&args[..], extra].concat())
+    };
+    let answer = |extra: &[&str]| {
+        let done = generate(extra);
+        done.exits(0);
+        assert!(done.stdout.ends_with('\n'), "{done}");
+        done.stdout
+    };
+    let with_image: &[&str] = &["--image", image];
+    assert_eq!(answer(with_image), answer(with_image));
+    assert_eq!(answer(&[]), answer(&[]), "a question needs no image");
+    answer(&["--image", image, "--image", image]);
+
+    let drawn = |seed: &str| answer(&["--image", image, "--temperature", "5", "--seed", seed]);
+    assert_eq!(drawn("1"), drawn("1"));
+    assert_ne!(drawn("1"), drawn("2"));
+    // One candidate is left: as without drawing.
+    assert_eq!(
+        answer(&["--image", image, "--temperature", "5", "--top-k", "1"]),
+        answer(with_image)
+    );
+    assert_eq!(
+        answer(&["--image", image, "--temperature", "5", "--top-p", "1e-9"]),
+        answer(with_image)
+    );
+
+    project.write("bad.png", b"garbage");
+    for (extra, parts) in [
+        (
+            &["--temperature", "0"][..],
+            &["--temperature 0: must be above 0", "greedy"][..],
+        ),
+        (&["--temperature", "NaN"], &["--temperature NaN: must be above 0"]),
+        (
+            &["--temperature", "1", "--top-k", "0"],
+            &["--top-k 0: must be at least 1"],
+        ),
+        (
+            &["--temperature", "1", "--top-p", "1.5"],
+            &["--top-p 1.5: must be above 0 and at most 1"],
+        ),
+        (&["--top-k", "3"], &["--temperature"]),
+        (&["--image", "nope.png"], &["nope.png", "No such file"]),
+        (&["--image", "bad.png"], &["bad.png", "cannot decode it"]),
+        (&["--prompt", "a second one"], &["--prompt"]),
+    ] {
+        generate(extra).exits(2).says(parts);
+    }
+    let placeholder = ["generate", "--model", "run/export", "--prompt", "<image> and?"];
+    project
+        .brazier(&placeholder)
+        .exits(2)
+        .says(&["image tokens for 0 images"]);
+}
+
+#[test]
+fn model_info_and_report_read_what_training_left() {
+    let project = Project::new();
+    project
+        .train(&["eval.exact_match=true", "eval.max_new_tokens=2"])
+        .exits(0);
+    let info = project.brazier(&["model", "info", "run/export"]);
+    info.exits(0);
+    assert!(
+        info.stdout.contains("hidden_size: 16") && info.stdout.contains("parameters "),
+        "{info}"
+    );
+    fs::remove_file(project.path("run/report.html")).unwrap();
+    project
+        .brazier(&["report", "run", "--picture", "picture.svg"])
+        .exits(0);
+    let report = String::from_utf8(project.read("run/report.html")).unwrap();
+    assert!(report.contains("eval_loss"));
+    let outside = ["src=\"http", "href=\"http", "@import"];
+    assert!(
+        !outside.iter().any(|link| report.contains(link)),
+        "the report needs the network"
+    );
+    assert!(project.read("picture.svg").starts_with(b"<svg"));
+}

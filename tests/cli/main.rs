@@ -1,0 +1,16 @@
+//! The program as its users meet it: each test runs the binary in a folder of its own and looks at exit code, output
+//! and files.
+
+#![expect(
+    clippy::unwrap_used,
+    clippy::panic,
+    clippy::disallowed_methods,
+    reason = "a test stops at the first surprise, and looks at files from outside the program"
+)]
+
+mod bad_input;
+mod commands;
+mod disk;
+mod interruption;
+mod project;
+mod training;
