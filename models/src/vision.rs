@@ -75,15 +75,16 @@ impl VisionEmbeddings {
     }
 }
 
-/// Sines and cosines of row and column at a quarter of the width's frequencies: where learned positions start
-/// (Beyer, Zhai and Kolesnikov, <https://arxiv.org/abs/2205.01580>, "sincos2d"). Widths that are no multiple of 4 end in
-/// zeros.
+/// Sines and cosines of row and column, from one radian a patch down to one radian a side, so that every wave tells
+/// places apart: where learned positions start. After "sincos2d" of Beyer, Zhai and Kolesnikov
+/// (<https://arxiv.org/abs/2205.01580>), whose slowest waves are constant over a small grid. Widths that are no multiple
+/// of 4 end in zeros.
 ///
 /// # Shapes
 /// → `[side * side * width]`, row by row
 fn sincos_2d(side: usize, width: usize) -> Vec<f32> {
     let quarter = width / 4;
-    let frequency = |i: usize| 10_000f64.powf(-(i as f64) / (quarter.max(2) - 1) as f64);
+    let frequency = |i: usize| (side as f64).powf(-(i as f64) / (quarter.max(2) - 1) as f64);
     let mut values = Vec::with_capacity(side * side * width);
     for (row, column) in (0..side).flat_map(|row| (0..side).map(move |column| (row, column))) {
         let mut position = vec![0.0; width];

@@ -25,7 +25,7 @@ pub(super) fn check(args: &ConfigArgs) -> Result<ExitCode, Failure> {
     };
     let plan = run.plan(num_samples)?;
     if !fs::exists(&run.data.tokenizer) {
-        print(&plan.numbers);
+        print(plan.numbers);
         say(
             "the tokenizer is drawn with the data set; run `brazier data synth` or `brazier train` to see the rest",
         );
@@ -33,7 +33,7 @@ pub(super) fn check(args: &ConfigArgs) -> Result<ExitCode, Failure> {
     }
     let tokenizer = Tokenizer::load(&run.data.tokenizer)?;
     let model = session::model_config(&run, &tokenizer)?;
-    print(&plan.numbers);
+    print(plan.numbers);
     print(run.memory(&model, logit_rows(&model)));
     Ok(ExitCode::SUCCESS)
 }
@@ -62,7 +62,7 @@ pub(super) fn describe(run: &RunConfig, model: &VlmConfig, plan: Option<&RunPlan
         counts.language
     ));
     if let Some(plan) = plan {
-        say(&plan.numbers);
+        say(plan.numbers);
     }
     say(run.memory(model, logit_rows(model)));
 }

@@ -75,18 +75,15 @@ fn forward(
         }
         let needs_gradient = !links.is_empty();
         let input = hidden.take().map(|x| start_tape(x, needs_gradient));
-        let output = match recompute {
-            Recompute::None => model.forward_segment(segment, input.clone(), inputs),
-            Recompute::Blocks => untaped.forward_segment(segment, input.clone().map(Tensor::inner), inputs),
-        };
-        hidden = Some(match recompute {
-            Recompute::None => output.clone().inner(),
-            Recompute::Blocks => output.clone(),
-        });
+        // Taped in any case, even if the tape is dropped at once: without one a backend may choose another kernel, and
+        // recomputing would no longer give the same bits.
+        let output = model.forward_segment(segment, input.clone(), inputs);
+        hidden = Some(output.clone().inner());
+        let output = (recompute == Recompute::None).then_some(output);
         links.push(Link {
             segment,
             input,
-            output: (recompute == Recompute::None).then_some(output),
+            output,
         });
     }
     match hidden {

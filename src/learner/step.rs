@@ -159,7 +159,6 @@ impl Learner {
     }
 
     /// Sums of losses (one for each micro-batch with labels) and of gradients, on the device.
-    #[expect(clippy::type_complexity, reason = "two lists, named where they are used")]
     fn accumulate(
         &self,
         batches: &[Batch],

@@ -4,7 +4,6 @@
 #![expect(
     clippy::unwrap_used,
     clippy::expect_used,
-    clippy::panic,
     reason = "a test stops at the first surprise"
 )]
 
@@ -29,7 +28,7 @@ use brazier::{
 };
 use brazier_models::{HostTensor, Vlm};
 use burn::tensor::{DType, Device};
-use support::{IMAGE, Noise, devices, sample, tiny_vlm, weights};
+use support::{IMAGE, Noise, cpu_backends, devices, sample, tiny_vlm, weights};
 
 /// Tokens of one image in [`tiny_vlm`].
 const IMAGE_TOKENS: usize = 4;
@@ -39,7 +38,7 @@ const IMAGE_SIZE: usize = 8;
 /// A row that differs from that of any other line in its tokens; prompt with images, then an answer that is trained.
 fn example(line: usize, num_images: usize, prompt: usize, answer: usize) -> Example {
     let mut noise = Noise(line as u64);
-    let mut token = || 4 + (noise.next().abs() * 19.0) as i32;
+    let mut token = || 4 + (noise.draw().abs() * 19.0) as i32;
     let mut input_ids = vec![1];
     for _ in 0..num_images {
         input_ids.extend([IMAGE as i32; IMAGE_TOKENS]);
@@ -94,8 +93,7 @@ fn learner(config: &StepConfig, seed: u64, device: &Device) -> Learner {
 /// Each precision with the CPU backends that compute in it.
 fn devices_by_precision() -> Vec<(Precision, Device)> {
     let f32_devices = devices().into_iter().map(|device| (Precision::F32, device));
-    let bf16_devices = device::compiled()
-        .into_iter()
+    let bf16_devices = cpu_backends()
         .filter_map(|choice| device::open(choice, DType::BF16).ok())
         .map(|device| (Precision::Bf16, device));
     f32_devices.chain(bf16_devices).collect()

@@ -52,12 +52,12 @@ fn going_on_from_memory_or_disk_changes_no_bit() {
             let folder = tempfile::tempdir().unwrap();
             let store = CheckpointStore::open(folder.path()).unwrap();
             let read = load(&store.commit(&middle, None).unwrap()).unwrap();
-            for middle in [middle, read] {
+            for saved in [&middle, &read] {
                 // Another seed: what is not in the checkpoint would show.
                 let mut resumed = learner(&config, 2, device);
-                resumed.restore(&middle).unwrap();
+                resumed.restore(saved).unwrap();
                 assert_eq!(resumed.finished_steps(), 3);
-                assert_same(&what, &snapshot(&resumed).tensors, &snapshot(&resumed).tensors);
+                assert_same(&what, &snapshot(&resumed).tensors, &middle.tensors);
                 run(&mut resumed, 3..7);
                 assert_same(&what, &snapshot(&resumed).tensors, &end.tensors);
             }

@@ -109,10 +109,11 @@ fn the_first_label_of_a_row_does_not_count() {
     for device in &devices() {
         let model = fixture.model(&config, "", device);
         let mut rows = Rows::of(&fixture);
+        let second = rows.length;
         assert_ne!(rows.labels[0], IGNORE_INDEX);
         let mut losses = Vec::new();
-        for label in [rows.labels[0], 5, IGNORE_INDEX] {
-            rows.labels[0] = label;
+        for labels in [(rows.labels[0], IGNORE_INDEX), (5, 7), (IGNORE_INDEX, 0)] {
+            (rows.labels[0], rows.labels[second]) = labels;
             let inputs = VlmInputs::new(&rows.batch(), &config, device, DType::F32).unwrap();
             losses.push(
                 model

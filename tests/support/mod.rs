@@ -16,13 +16,18 @@ use brazier_models::{
 };
 use burn::tensor::{DType, Device};
 
-/// Every CPU backend of this build.
+/// Every CPU backend of this build, in f32.
 pub(crate) fn devices() -> Vec<Device> {
-    compiled()
-        .into_iter()
-        .filter(|choice| matches!(choice, DeviceChoice::Flex | DeviceChoice::Ndarray))
-        .map(|choice| open(choice, DType::F32).expect("a compiled-in CPU backend opens"))
+    let opened = cpu_backends().map(|choice| open(choice, DType::F32));
+    opened
+        .map(|device| device.expect("a compiled-in CPU backend opens"))
         .collect()
+}
+
+/// The CPU backends of this build. Others have their own tests.
+pub(crate) fn cpu_backends() -> impl Iterator<Item = DeviceChoice> {
+    let is_cpu = |choice: &DeviceChoice| matches!(choice, DeviceChoice::Flex | DeviceChoice::Ndarray);
+    compiled().into_iter().filter(is_cpu)
 }
 
 /// A step without clipping, decay or schedule, for a test to change where it must.
@@ -116,7 +121,7 @@ pub(crate) const IMAGE: u32 = 3;
 pub(crate) struct Noise(pub(crate) u64);
 
 impl Noise {
-    pub(crate) fn next(&mut self) -> f32 {
+    pub(crate) fn draw(&mut self) -> f32 {
         // SplitMix64, <https://prng.di.unimi.it/splitmix64.c>
         self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let mixed = (self.0 ^ (self.0 >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
@@ -125,6 +130,6 @@ impl Noise {
     }
 
     pub(crate) fn take(&mut self, count: usize) -> Vec<f32> {
-        (0..count).map(|_| self.next()).collect()
+        (0..count).map(|_| self.draw()).collect()
     }
 }

@@ -6,8 +6,6 @@ use image::{
     codecs::png::{CompressionType, FilterType, PngEncoder},
 };
 
-use crate::data::CLIP_MEAN;
-
 use super::scene::{Dice, GRID_SIDE, Object, Scene, Shape, Size};
 
 /// Samples on each side of a pixel, for smooth edges.
@@ -24,11 +22,13 @@ struct Figure {
     rgb: [f32; 3],
 }
 
-/// Draws a scene on a grey ground. Place, extent and tint of every object vary a little within what its words allow.
+/// Draws a scene on a dark ground. Place, extent and tint of every object vary a little within what its words allow.
+///
+/// Every colour is lighter than the ground in some channel and darker in none, so a shape has the same outline in all
+/// colours; on grey, outlines learnt in one colour would say little about another.
 pub(super) fn draw_png(scene: &Scene, image_size: usize, dice: &mut Dice) -> Result<Vec<u8>, ImageError> {
-    // The mean colour of CLIP's images: empty ground is 0 after normalisation, and only objects stand out.
-    let tint = 12.0 * dice.jitter();
-    let ground = CLIP_MEAN.map(|mean| 255.0 * mean + tint + 4.0 * dice.jitter());
+    let grey = 20.0 + 10.0 * dice.jitter();
+    let ground = [0.0, 2.0, 6.0].map(|blueish| grey + blueish + 4.0 * dice.jitter());
     let mut pixels: Vec<f32> = ground
         .iter()
         .copied()

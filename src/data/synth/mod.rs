@@ -7,6 +7,8 @@
 mod draw;
 mod questions;
 mod scene;
+#[cfg(test)]
+mod tests;
 mod tokenizer;
 
 use std::{

@@ -2,7 +2,7 @@
 
 use super::scene::{Cell, Colour, Dice, GRID_SIDE, HELD_OUT_PAIRS, Object, Pairs, Scene, Shape};
 
-/// Questions of one conversation before the closing [`Kind::Row`].
+/// Questions of one conversation before the rows are described.
 const SHORT_TURNS: usize = 5;
 /// What they ask for, as far as the picture offers it.
 const SHORT_KINDS: [Kind; 11] = [
@@ -12,14 +12,12 @@ const SHORT_KINDS: [Kind; 11] = [
     Kind::Shape,
     Kind::Size,
     Kind::Size,
-    Kind::Exists,
-    Kind::Exists,
+    Kind::Check,
+    Kind::Check,
     Kind::Where,
     Kind::Where,
     Kind::At,
 ];
-/// Rows of the grid that are described at the end of a conversation.
-const ROW_TURNS: usize = 1;
 /// Tag of a turn whose question or answer names one of [`HELD_OUT_PAIRS`].
 pub(super) const HELD_OUT_TAG: &str = "held_out_pair";
 
@@ -34,7 +32,7 @@ pub(super) enum Kind {
     Colour,
     Shape,
     Size,
-    Exists,
+    Check,
     At,
     Where,
     Row,
@@ -47,7 +45,7 @@ impl Kind {
         Kind::Colour,
         Kind::Shape,
         Kind::Size,
-        Kind::Exists,
+        Kind::Check,
         Kind::At,
         Kind::Where,
         Kind::Row,
@@ -60,7 +58,7 @@ impl Kind {
             Kind::Colour => "colour",
             Kind::Shape => "shape",
             Kind::Size => "size",
-            Kind::Exists => "exists",
+            Kind::Check => "check",
             Kind::At => "at",
             Kind::Where => "where",
             Kind::Row => "row",
@@ -122,7 +120,7 @@ impl Words {
     }
 }
 
-/// A conversation about a scene: a few short questions and, last, the list of all objects.
+/// A conversation about a scene: a few short questions and, last, what is in each row.
 ///
 /// A question never names a colour, shape or cell that an earlier question or answer named. So what was said before
 /// does not answer it, and the picture has to.
@@ -149,9 +147,7 @@ pub(super) fn conversation(scene: &Scene, pairs: Pairs, dice: &mut Dice) -> Vec<
     }
     let mut rows: Vec<usize> = (0..GRID_SIDE).collect();
     dice.shuffle(&mut rows);
-    // Empty rows come last, so that they are rarely asked for: their answers are all the same.
-    rows.sort_by_key(|&row| scene.count(|object| object.cell.row() == row) == 0);
-    turns.extend(rows[..ROW_TURNS].iter().map(|&index| row(scene, index, dice)));
+    turns.extend(rows.into_iter().map(|index| row(scene, index, dice)));
     turns
 }
 
@@ -164,7 +160,7 @@ fn ask(kind: Kind, scene: &Scene, pairs: Pairs, said: Words, dice: &mut Dice) ->
         Kind::Colour => asker.colour(dice),
         Kind::Shape => asker.shape(dice),
         Kind::Size => asker.size(dice),
-        Kind::Exists => asker.exists(dice),
+        Kind::Check => asker.check(dice),
         Kind::At => asker.at(dice),
         Kind::Where => asker.place(dice),
         Kind::Row => None,
@@ -220,45 +216,46 @@ impl Asker<'_> {
         })
     }
 
-    /// Objects that one word tells from all others: the only one of its shape, or the only one of its colour.
-    fn references(&self) -> Vec<Reference> {
-        let alone = |holds: &dyn Fn(&Object) -> bool| self.scene.count(holds) == 1;
-        let by_shape = |object: &Object| alone(&|other| other.shape == object.shape);
-        let by_colour = |object: &Object| alone(&|other| other.colour == object.colour);
-        let shapes = self
-            .scene
-            .objects
-            .iter()
-            .filter(|object| by_shape(object))
-            .map(|&object| Reference {
-                object,
-                phrase: object.shape.word().to_string(),
-                words: Words::shape(object.shape),
-            });
-        let colours = self
-            .scene
-            .objects
-            .iter()
-            .filter(|object| by_colour(object))
-            .map(|&object| Reference {
-                object,
-                phrase: format!("{} object", object.colour.word()),
-                words: Words::colour(object.colour),
-            });
-        shapes
-            .chain(colours)
+    /// Objects that their shape tells from all others, where the word is fresh.
+    fn by_shape(&self) -> Vec<Reference> {
+        let refer = |&object: &Object| Reference {
+            object,
+            phrase: object.shape.word().to_string(),
+            words: Words::shape(object.shape),
+        };
+        let objects = self.scene.objects.iter();
+        let alone = objects.filter(|object| self.scene.count(|other| other.shape == object.shape) == 1);
+        alone
+            .map(refer)
             .filter(|reference| self.is_fresh(reference.words))
             .collect()
     }
 
+    /// Objects that their colour tells from all others, where the word is fresh.
+    fn by_colour(&self) -> Vec<Reference> {
+        let refer = |&object: &Object| Reference {
+            object,
+            phrase: format!("{} object", object.colour.word()),
+            words: Words::colour(object.colour),
+        };
+        let objects = self.scene.objects.iter();
+        let alone = objects.filter(|object| self.scene.count(|other| other.colour == object.colour) == 1);
+        alone
+            .map(refer)
+            .filter(|reference| self.is_fresh(reference.words))
+            .collect()
+    }
+
+    fn by_either(&self) -> Vec<Reference> {
+        [self.by_shape(), self.by_colour()].concat()
+    }
+
     fn colour(&self, dice: &mut Dice) -> Option<Turn> {
-        let mut references = self.references();
-        references.retain(|reference| reference.words == Words::shape(reference.object.shape));
         let Reference {
             object,
             phrase,
             words,
-        } = dice.choose(&references)?;
+        } = dice.choose(&self.by_shape())?;
         let question = match dice.below(3) {
             0 => format!("What colour is the {phrase}?"),
             1 => format!("Which colour does the {phrase} have?"),
@@ -275,13 +272,11 @@ impl Asker<'_> {
     }
 
     fn shape(&self, dice: &mut Dice) -> Option<Turn> {
-        let mut references = self.references();
-        references.retain(|reference| reference.words == Words::colour(reference.object.colour));
         let Reference {
             object,
             phrase,
             words,
-        } = dice.choose(&references)?;
+        } = dice.choose(&self.by_colour())?;
         let question = match dice.below(3) {
             0 => format!("What shape is the {phrase}?"),
             1 => format!("Which shape does the {phrase} have?"),
@@ -302,7 +297,7 @@ impl Asker<'_> {
             object,
             phrase,
             words,
-        } = dice.choose(&self.references())?;
+        } = dice.choose(&self.by_either())?;
         let question = match dice.below(3) {
             0 => format!("Is the {phrase} large or small?"),
             1 => format!("How big is the {phrase}?"),
@@ -314,45 +309,47 @@ impl Asker<'_> {
         })
     }
 
-    /// As often yes as no; where the answer is no, other objects may well have the colour or the shape.
-    fn exists(&self, dice: &mut Dice) -> Option<Turn> {
-        let is_there = dice.coin();
-        let shown = |colour: Colour, shape: Shape| {
-            self.scene
-                .count(|object| (object.colour, object.shape) == (colour, shape))
-                > 0
-        };
-        let all_pairs = Colour::ALL
+    /// As often yes as no. Where the answer is no, the colour asked for is that of another object, if there is one:
+    /// whether the picture shows the colour must not tell.
+    fn check(&self, dice: &mut Dice) -> Option<Turn> {
+        let mut references = self.by_shape();
+        references.retain(|reference| self.is_fresh(Words::colour(reference.object.colour)));
+        let Reference {
+            object,
+            phrase,
+            words,
+        } = dice.choose(&references)?;
+        let is_so = dice.coin();
+        let allowed: Vec<Colour> = Colour::ALL
             .into_iter()
-            .flat_map(|colour| Shape::ALL.map(|shape| (colour, shape)));
-        let pairs: Vec<(Colour, Shape)> = all_pairs
-            .filter(|&(colour, shape)| shown(colour, shape) == is_there)
-            .filter(|&(colour, shape)| self.is_fresh(Words::pair(colour, shape)))
-            .filter(|pair| self.pairs == Pairs::WithHeldOut || !HELD_OUT_PAIRS.contains(pair))
-            // Whether colour and shape are in the picture must not tell whether they are together.
-            .filter(|&(colour, shape)| {
-                self.scene.count(|object| object.colour == colour) > 0
-                    && self.scene.count(|object| object.shape == shape) > 0
-            })
+            .filter(|&colour| (colour == object.colour) == is_so && self.is_fresh(Words::colour(colour)))
+            .filter(|&colour| self.may_name(colour, object.shape))
             .collect();
-        let (colour, shape) = dice.choose(&pairs)?;
-        let phrase = with_article(&format!("{} {}", colour.word(), shape.word()));
+        let mut shown = allowed.clone();
+        shown.retain(|&colour| self.scene.count(|other| other.colour == colour) > 0);
+        let colour = dice.choose(if shown.is_empty() { &allowed } else { &shown })?;
+        let word = colour.word();
         let question = match dice.below(3) {
-            0 => format!("Is there {phrase}?"),
-            1 => format!("Do you see {phrase}?"),
-            _ => format!("Does the picture show {phrase}?"),
+            0 => format!("Is the {phrase} {word}?"),
+            1 => format!("Is the colour of the {phrase} {word}?"),
+            _ => format!("Does the {phrase} have the colour {word}?"),
         };
         let turn = turn(
-            Kind::Exists,
+            Kind::Check,
             question,
-            if is_there { "yes" } else { "no" }.to_string(),
+            if is_so { "yes" } else { "no" }.to_string(),
         );
-        let is_held_out = HELD_OUT_PAIRS.contains(&(colour, shape));
+        let is_held_out = HELD_OUT_PAIRS.contains(&(colour, object.shape));
         Some(Turn {
             is_held_out,
-            subject: Words::pair(colour, shape),
+            subject: words.and(Words::colour(colour)),
             ..turn
         })
+    }
+
+    /// Training never names a held-out pair, not even to deny it.
+    fn may_name(&self, colour: Colour, shape: Shape) -> bool {
+        self.pairs == Pairs::WithHeldOut || !HELD_OUT_PAIRS.contains(&(colour, shape))
     }
 
     fn at(&self, dice: &mut Dice) -> Option<Turn> {
@@ -389,7 +386,7 @@ impl Asker<'_> {
             object,
             phrase,
             words,
-        } = dice.choose(&self.references())?;
+        } = dice.choose(&self.by_either())?;
         let question = match dice.below(3) {
             0 => format!("Where is the {phrase}?"),
             1 => format!("In which place is the {phrase}?"),
@@ -440,15 +437,6 @@ fn turn(kind: Kind, question: String, answer: String) -> Turn {
 
 fn phrase(object: Object) -> String {
     format!("{} {}", object.colour.word(), object.shape.word())
-}
-
-fn with_article(phrase: &str) -> String {
-    let article = if phrase.starts_with(['a', 'e', 'i', 'o', 'u']) {
-        "an"
-    } else {
-        "a"
-    };
-    format!("{article} {phrase}")
 }
 
 /// Chooses a count first and then one of the items with that count, so that rare counts are asked as often as common ones.

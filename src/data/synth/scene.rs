@@ -91,16 +91,6 @@ impl Shape {
             Shape::Ring => "ring",
         }
     }
-
-    pub(super) fn plural(self) -> &'static str {
-        match self {
-            Shape::Circle => "circles",
-            Shape::Square => "squares",
-            Shape::Triangle => "triangles",
-            Shape::Cross => "crosses",
-            Shape::Ring => "rings",
-        }
-    }
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]

@@ -144,8 +144,8 @@ pub(super) enum Threads {
 }
 
 /// Most columns of one call of the `gemm` crate. Its AVX-512 kernel for 64 columns spills registers and reaches half the
-/// speed of the kernels for 16, 32 and 48 (measured with gemm 0.19 on Sapphire Rapids: 45 against 90 GFLOP/s).
-const PANEL: usize = 48;
+/// speed of the kernel for 32 (measured with gemm 0.19 on Sapphire Rapids: 40 against 75 GFLOP/s a thread).
+const PANEL: usize = 32;
 const VECTOR: usize = 16;
 
 /// `dst = a · b` or `dst += a · b`.
