@@ -10,7 +10,7 @@ use burn::{
 
 use super::{LearnerError, options::EvalConfig, step::upload};
 use crate::{
-    data::{BatchPlan, ChatTemplate, DataError, Dataset, Loader, Prompt, SampleId},
+    data::{BatchPlan, ChatTemplate, DataError, Dataset, Loader, Order, Prompt, SampleId},
     generate::{GenerateOptions, PromptRef, Sampling, generate},
 };
 
@@ -57,7 +57,7 @@ pub struct Evaluation {
 /// How many answers are generated.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Depth {
-    /// At most `max_generate_samples` rows, spread evenly.
+    /// At most `max_generate_samples` rows, always the same.
     During,
     /// All rows.
     Final,
@@ -155,7 +155,16 @@ impl Evaluator {
             (Depth::During, Some(limit)) => limit.min(len),
             _ => len,
         };
-        let rows: Vec<usize> = (0..count).map(|at| at * len / count).collect();
+        // A fixed random choice: evenly spaced rows would miss what recurs in a file, such as every second kind.
+        let choice = Order {
+            seed: 0,
+            len,
+            shuffle: count < len,
+        };
+        let mut rows: Vec<usize> = (0..count as u64)
+            .map(|at| choice.position_to_sample(at).1)
+            .collect();
+        rows.sort_unstable();
         let mut answers = Vec::new();
         for rows in rows.chunks(ROWS_AT_ONCE) {
             let mut prompts = Vec::new();

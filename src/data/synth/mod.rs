@@ -1,6 +1,6 @@
 //! The demo's data set: drawings of coloured shapes, questions about them, and a tokenizer, out of nothing but a seed.
 //!
-//! A picture shows a few shapes in the cells of a 3 × 3 grid. A conversation asks about counts, colours, shapes, sizes
+//! A picture shows a few shapes in the cells of a 2 × 2 grid. A conversation asks about counts, colours, shapes, sizes
 //! and places, in several phrasings, and ends with a list of all objects. No layout of the evaluation pictures occurs
 //! in training, and some pairs of colour and shape occur in evaluation only.
 
@@ -28,7 +28,7 @@ use self::{
 use crate::fs::{self, FsError};
 
 /// Raised when the same options give other bytes than before.
-const FORMAT: u64 = 1;
+const FORMAT: u64 = 2;
 const GENERATOR: &str = "brazier data synth";
 const DESCRIPTION: &str = "dataset.json";
 /// Pictures drawn between two calls of `progress`.
@@ -76,7 +76,7 @@ pub enum SynthError {
 pub struct SynthOptions {
     /// Training pictures, each with one conversation.
     pub train_images: usize,
-    /// Evaluation pictures; half of them show a pair of colour and shape that training never does.
+    /// Evaluation pictures; half of them show a pair of colour and shape that training never shows.
     pub eval_images: usize,
     /// Side of the square pictures, in pixels.
     pub image_size: usize,
