@@ -69,7 +69,7 @@ fn check_prints_numbers_and_memory_and_opens_no_device() {
     // Without arguments it is about the demo.
     let demo = project.brazier(&["check"]);
     demo.exits(0);
-    assert!(demo.stdout.contains("steps             5000"), "{demo}");
+    assert!(demo.stdout.contains("steps             4000"), "{demo}");
 }
 
 #[test]

@@ -3,6 +3,14 @@
 //! Every method has a body for any backend ([`super::generic`]). Flex replaces them with its own kernels; under fusion
 //! the generic bodies are recorded operation by operation, so CubeCL fuses their elementwise parts.
 
+#![cfg_attr(
+    feature = "ndarray",
+    expect(
+        deprecated,
+        reason = "NdArray is a second CPU implementation to test against, until Burn removes it"
+    )
+)]
+
 use burn::backend::{
     Backend, backend_extension,
     tensor::{FloatTensor, IntTensor},
@@ -235,7 +243,6 @@ pub(crate) trait ModelOps: Backend {
 }
 
 #[cfg(feature = "ndarray")]
-#[expect(deprecated, reason = "NdArray runs everywhere until Burn removes it")]
 impl ModelOps for burn::backend::NdArray {}
 
 #[cfg(feature = "cube")]

@@ -11,8 +11,8 @@ use super::scene::{Dice, GRID_SIDE, Object, Scene, Shape, Size};
 /// Samples on each side of a pixel, for smooth edges.
 const SAMPLES: usize = 4;
 /// Half the extent of an object, in cells.
-const LARGE_RADIUS: f32 = 0.46;
-const SMALL_RADIUS: f32 = 0.30;
+const LARGE_RADIUS: f32 = 0.45;
+const SMALL_RADIUS: f32 = 0.28;
 
 /// An object in pixels, after jitter.
 struct Figure {
@@ -27,7 +27,7 @@ struct Figure {
 /// Every colour is lighter than the ground in some channel and darker in none, so a shape has the same outline in all
 /// colours; on grey, outlines learnt in one colour would say little about another.
 pub(super) fn draw_png(scene: &Scene, image_size: usize, dice: &mut Dice) -> Result<Vec<u8>, ImageError> {
-    let grey = 12.0 + 8.0 * dice.jitter();
+    let grey = 20.0 + 10.0 * dice.jitter();
     let ground = [0.0, 2.0, 6.0].map(|blueish| grey + blueish + 4.0 * dice.jitter());
     let mut pixels: Vec<f32> = ground
         .iter()

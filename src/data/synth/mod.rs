@@ -28,7 +28,7 @@ use self::{
 use crate::fs::{self, FsError};
 
 /// Raised when the same options give other bytes than before.
-const FORMAT: u64 = 2;
+const FORMAT: u64 = 3;
 const GENERATOR: &str = "brazier data synth";
 const DESCRIPTION: &str = "dataset.json";
 /// Pictures drawn between two calls of `progress`.

@@ -4,16 +4,16 @@ use super::scene::{Cell, Colour, Dice, GRID_SIDE, HELD_OUT_PAIRS, Object, Pairs,
 
 /// Questions of one conversation before the rows are described.
 const SHORT_TURNS: usize = 5;
-/// What they ask for, as far as the picture offers it. Places take longest to learn and are asked for most.
+/// What they ask for, as far as the picture offers it.
 const SHORT_KINDS: [Kind; 11] = [
     Kind::Colour,
     Kind::Colour,
+    Kind::Shape,
     Kind::Shape,
     Kind::Size,
     Kind::Size,
     Kind::Check,
     Kind::Check,
-    Kind::Where,
     Kind::Where,
     Kind::Where,
     Kind::At,

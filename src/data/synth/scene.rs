@@ -54,12 +54,12 @@ impl Colour {
     /// sRGB before the jitter of each object.
     pub(super) fn rgb(self) -> [f32; 3] {
         match self {
-            Colour::Red => [255.0, 48.0, 48.0],
-            Colour::Orange => [255.0, 144.0, 24.0],
-            Colour::Yellow => [255.0, 236.0, 64.0],
-            Colour::Green => [40.0, 214.0, 84.0],
-            Colour::Blue => [48.0, 124.0, 255.0],
-            Colour::Purple => [188.0, 72.0, 255.0],
+            Colour::Red => [214.0, 40.0, 40.0],
+            Colour::Orange => [244.0, 132.0, 24.0],
+            Colour::Yellow => [238.0, 208.0, 40.0],
+            Colour::Green => [48.0, 154.0, 72.0],
+            Colour::Blue => [40.0, 98.0, 206.0],
+            Colour::Purple => [136.0, 66.0, 176.0],
         }
     }
 }
