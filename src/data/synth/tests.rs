@@ -268,7 +268,7 @@ fn a_data_set_is_replaced_only_where_it_is_ours() {
     assert_eq!(fs::read_dir(&target.join("images/train")).unwrap().len(), 20);
     assert_eq!(
         fs::read_dir(dir.path()).unwrap(),
-        [target.clone()],
+        std::slice::from_ref(&target),
         "something is left beside the data set"
     );
 
