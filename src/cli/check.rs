@@ -12,8 +12,9 @@ use crate::{
 };
 
 /// Rows of logits that the loss holds at once at most; see `ops::linear_cross_entropy`.
-fn logit_rows(model: &VlmConfig) -> usize {
-    brazier_models::ops::logit_chunk_rows(model.text.vocab_size)
+fn logit_rows(run: &RunConfig, model: &VlmConfig) -> usize {
+    let most_labelled = run.train.micro_batch_size * run.data.sequence_length;
+    brazier_models::ops::logit_rows(most_labelled, model.text.vocab_size)
 }
 
 pub(super) fn check(args: &ConfigArgs) -> Result<ExitCode, Failure> {
@@ -34,7 +35,7 @@ pub(super) fn check(args: &ConfigArgs) -> Result<ExitCode, Failure> {
     let tokenizer = Tokenizer::load(&run.data.tokenizer)?;
     let model = session::model_config(&run, &tokenizer)?;
     print(plan.numbers);
-    print(run.memory(&model, logit_rows(&model)));
+    print(run.memory(&model, logit_rows(&run, &model)));
     Ok(ExitCode::SUCCESS)
 }
 
@@ -64,5 +65,5 @@ pub(super) fn describe(run: &RunConfig, model: &VlmConfig, plan: Option<&RunPlan
     if let Some(plan) = plan {
         say(plan.numbers);
     }
-    say(run.memory(model, logit_rows(model)));
+    say(run.memory(model, logit_rows(run, model)));
 }

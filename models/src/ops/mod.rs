@@ -154,7 +154,7 @@ pub fn linear_cross_entropy(h_nd: Tensor<2>, w_vd: Tensor<2>, targets_n: Tensor<
 }
 
 /// Rows of logits to compute at a time: about 4 MiB of f32, at least 32 rows unless those are more than 32 MiB.
-fn logit_rows(n: usize, v: usize) -> usize {
+pub fn logit_rows(n: usize, v: usize) -> usize {
     let rows_of = |mebibytes: usize| mebibytes * (1 << 18) / v.max(1);
     rows_of(4).max(rows_of(32).min(32)).clamp(1, n.max(1))
 }
@@ -231,12 +231,4 @@ pub(crate) fn to_f32<const D: usize>(x: Tensor<D>) -> Tensor<D> {
 
 pub(crate) fn to_dtype<const D: usize>(x: Tensor<D>, dtype: DType) -> Tensor<D> {
     if x.dtype() == dtype { x } else { x.cast(dtype) }
-}
-
-/// Bytes of logits that [`linear_cross_entropy`] holds at once at most.
-const MAX_LOGITS_BYTES: usize = 32 << 20;
-
-/// Rows whose logits [`linear_cross_entropy`] holds at once, for a vocabulary.
-pub fn logit_chunk_rows(vocab_size: usize) -> usize {
-    (MAX_LOGITS_BYTES / (4 * vocab_size)).max(1)
 }
