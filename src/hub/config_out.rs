@@ -1,10 +1,12 @@
 //! [`VlmConfig`] to Hugging Face's `config.json` and `generation_config.json`.
 
-use brazier_models::{
-    DecoderConfig, FeatureSelect, HostDtype, ProjectorKind, VisionActivation, VisionLanguageConfig, VlmConfig,
-};
+mod decoder;
+mod vision;
+
+use brazier_models::{FeatureSelect, HostDtype, ProjectorKind, VisionLanguageConfig, VlmConfig};
 use serde_json::{Map, Value, json};
 
+use self::{decoder::text_json, vision::vision_json};
 use super::{ExportOptions, HubError, Result, config_in::BRAZIER_VLM};
 
 /// Which kind of folder a model becomes.
@@ -78,60 +80,12 @@ fn insert_token_ids(map: &mut Map<String, Value>, options: &ExportOptions) {
     map.insert("pad_token_id".into(), json!(options.pad_token_id));
 }
 
-fn text_json(text: &DecoderConfig, options: &ExportOptions) -> Result<Map<String, Value>> {
-    if !text.qk_norm && !text.hidden_size.is_multiple_of(text.num_attention_heads) {
-        return Err(HubError::Inexpressible {
-            what: format!("text_config.hidden_size = {}", text.hidden_size),
-            reason: format!(
-                "Hugging Face's LlamaConfig wants a multiple of num_attention_heads = {}",
-                text.num_attention_heads
-            ),
-        });
-    }
-    let value = json!({
-        "model_type": if text.qk_norm { "qwen3" } else { "llama" },
-        "vocab_size": text.vocab_size,
-        "hidden_size": text.hidden_size,
-        "intermediate_size": text.intermediate_size,
-        "num_hidden_layers": text.num_hidden_layers,
-        "num_attention_heads": text.num_attention_heads,
-        "num_key_value_heads": text.num_key_value_heads,
-        "head_dim": text.head_dim,
-        "hidden_act": "silu",
-        "attention_bias": false,
-        "attention_dropout": 0.0,
-        "max_position_embeddings": text.max_position_embeddings,
-        "rms_norm_eps": text.rms_norm_eps,
-        // Both spellings: transformers 5 reads the second, everything older the first.
-        "rope_theta": text.rope_theta,
-        "rope_parameters": {"rope_theta": text.rope_theta, "rope_type": "default"},
-        "tie_word_embeddings": text.tie_word_embeddings,
-        "initializer_range": text.initializer_range,
-        "use_cache": true,
-    });
-    let Value::Object(mut map) = value else {
-        return Ok(Map::new());
-    };
-    if text.qk_norm {
-        map.insert("use_sliding_window".into(), false.into());
-    } else {
-        map.insert("mlp_bias".into(), false.into());
-    }
-    insert_token_ids(&mut map, options);
-    Ok(map)
-}
-
 fn vision_language_json(
     config: &VisionLanguageConfig,
     text: Map<String, Value>,
     whole: &VlmConfig,
     layout: Layout,
 ) -> Map<String, Value> {
-    let vision = &config.vision;
-    let hidden_act = match vision.hidden_act {
-        VisionActivation::QuickGelu => "quick_gelu",
-        VisionActivation::Gelu => "gelu",
-    };
     let select = match config.vision_feature_select {
         FeatureSelect::Default => "default",
         FeatureSelect::Full => "full",
@@ -139,20 +93,7 @@ fn vision_language_json(
     let value = json!({
         "model_type": if layout == Layout::BrazierVlm { BRAZIER_VLM } else { "llava" },
         "text_config": text,
-        "vision_config": {
-            "model_type": "clip_vision_model",
-            "hidden_size": vision.hidden_size,
-            "intermediate_size": vision.intermediate_size,
-            "num_hidden_layers": vision.num_hidden_layers,
-            "num_attention_heads": vision.num_attention_heads,
-            "num_channels": 3,
-            "image_size": vision.image_size,
-            "patch_size": vision.patch_size,
-            "hidden_act": hidden_act,
-            "layer_norm_eps": vision.layer_norm_eps,
-            "attention_dropout": 0.0,
-            "initializer_range": vision.initializer_range,
-        },
+        "vision_config": vision_json(&config.vision),
         "image_token_index": config.image_token_id,
         "image_seq_length": config.num_image_tokens(),
         "projector_hidden_act": "gelu",

@@ -1,0 +1,262 @@
+//! Configurations as others write them.
+
+use brazier_models::{DecoderConfig, VisionActivation};
+
+use super::*;
+
+fn parse(value: Value) -> std::result::Result<VlmConfig, Vec<String>> {
+    parse_config(value.as_object().unwrap())
+}
+
+/// What lies in the `config.json` of llava-hf/llava-1.5-7b-hf, as transformers 4.36 wrote it.
+#[test]
+fn the_config_of_llava_1_5_is_read() {
+    let config = parse(json!({
+    "architectures": ["LlavaForConditionalGeneration"],
+    "ignore_index": -100,
+    "image_token_index": 32000,
+    "model_type": "llava",
+    "pad_token_id": 32001,
+    "projector_hidden_act": "gelu",
+    "text_config": {
+        "_name_or_path": "lmsys/vicuna-7b-v1.5", "architectures": ["LlamaForCausalLM"],
+        "max_position_embeddings": 4096, "model_type": "llama", "rms_norm_eps": 1e-05,
+        "torch_dtype": "float16", "vocab_size": 32064
+    },
+    "tie_word_embeddings": false,
+    "torch_dtype": "float16",
+    "vision_config": {
+        "hidden_size": 1024, "image_size": 336, "intermediate_size": 4096, "model_type": "clip_vision_model",
+        "num_attention_heads": 16, "num_hidden_layers": 24, "patch_size": 14, "projection_dim": 768,
+        "vocab_size": 32000
+    },
+    "vision_feature_layer": -2,
+    "vision_feature_select_strategy": "default",
+    "vocab_size": 32064
+}))
+.unwrap();
+    let vision = config.vision.as_ref().unwrap();
+    assert_eq!(vision.num_image_tokens(), 576);
+    assert_eq!(vision.num_vision_blocks().unwrap(), 23);
+    assert_eq!(vision.vision.hidden_act, VisionActivation::QuickGelu);
+    assert_eq!(vision.vision.layer_norm_eps, 1e-5);
+    assert_eq!(
+        (config.text.vocab_size, config.text.intermediate_size),
+        (32064, 11008)
+    );
+    assert_eq!((config.text.num_key_value_heads, config.text.head_dim), (32, 128));
+    assert_eq!(
+        (config.text.rope_theta, config.text.rms_norm_eps),
+        (10_000.0, 1e-5)
+    );
+    assert_eq!(config.text.max_position_embeddings, 4096);
+}
+
+/// Recorded from `LlamaConfig()`, `Qwen3Config()` and `LlavaConfig()` of transformers 5.23.
+#[test]
+fn absent_keys_have_the_values_of_transformers() {
+    let llama = parse(json!({"model_type": "llama"})).unwrap().text;
+    let sizes = |text: &DecoderConfig| {
+        [
+            text.vocab_size,
+            text.hidden_size,
+            text.intermediate_size,
+            text.num_hidden_layers,
+            text.num_attention_heads,
+        ]
+    };
+    assert_eq!(sizes(&llama), [32_000, 4096, 11_008, 32, 32]);
+    assert_eq!(
+        (
+            llama.num_key_value_heads,
+            llama.head_dim,
+            llama.max_position_embeddings
+        ),
+        (32, 128, 2048)
+    );
+    assert_eq!(
+        (llama.rms_norm_eps, llama.rope_theta, llama.initializer_range),
+        (1e-6, 10_000.0, 0.02)
+    );
+    let qwen3 = parse(json!({"model_type": "qwen3", "num_attention_heads": 64}))
+        .unwrap()
+        .text;
+    assert_eq!(sizes(&qwen3), [151_936, 4096, 22_016, 32, 64]);
+    assert_eq!(
+        (
+            qwen3.num_key_value_heads,
+            qwen3.head_dim,
+            qwen3.max_position_embeddings
+        ),
+        (32, 128, 32_768)
+    );
+    let llava = parse(json!({"model_type": "llava", "vocab_size": 7, "text_config": {"vocab_size": 32_001}}))
+        .unwrap();
+    let vision = llava.vision.unwrap();
+    assert_eq!(
+        (
+            vision.vision.hidden_size,
+            vision.vision.image_size,
+            vision.image_token_id
+        ),
+        (1024, 336, 32_000)
+    );
+    assert_eq!(
+        (vision.vision_feature_layer, vision.vision_feature_select),
+        (-2, FeatureSelect::Default)
+    );
+    let clip = json!({"model_type": "llava", "text_config": {"vocab_size": 32_001}, "vision_config": {"hidden_size": 96}});
+    let vision = parse(clip).unwrap().vision.unwrap().vision;
+    assert_eq!(
+        (
+            vision.num_hidden_layers,
+            vision.num_attention_heads,
+            vision.patch_size
+        ),
+        (12, 12, 32)
+    );
+}
+
+#[test]
+fn both_spellings_of_rope_are_read() {
+    let check = |keys: Value, theta: f64| {
+        let mut map = keys.as_object().unwrap().clone();
+        map.insert("model_type".into(), "llama".into());
+        assert_eq!(parse_config(&map).unwrap().text.rope_theta, theta, "{keys}");
+    };
+    check(json!({}), 10_000.0);
+    check(json!({"rope_theta": 500_000}), 500_000.0);
+    check(json!({"rope_theta": 5e5, "rope_scaling": null}), 5e5);
+    check(
+        json!({"rope_parameters": {"rope_theta": 1e6, "rope_type": "default"}, "rope_theta": 5e5}),
+        1e6,
+    );
+    check(
+        json!({"rope_parameters": {"rope_type": "default"}, "rope_theta": 5e5}),
+        5e5,
+    );
+    check(
+        json!({"rope_scaling": {"type": "default"}, "rope_theta": 5e5}),
+        5e5,
+    );
+}
+
+#[test]
+fn what_the_models_are_not_is_refused_by_key_value_and_reason() {
+    let check = |model_type: &str, keys: Value, expected: &str| {
+        let mut map = keys.as_object().unwrap().clone();
+        map.insert("model_type".into(), model_type.into());
+        let problems = parse_config(&map).unwrap_err().join("\n");
+        assert!(problems.contains(expected), "{keys}: {problems}");
+    };
+    check(
+        "llama",
+        json!({"hidden_act": "gelu"}),
+        r#"hidden_act = "gelu": the decoder's MLP is SwiGLU"#,
+    );
+    check(
+        "llama",
+        json!({"attention_bias": true}),
+        "attention_bias = true: ",
+    );
+    check("llama", json!({"mlp_bias": true}), "mlp_bias = true: ");
+    check(
+        "llama",
+        json!({"attention_dropout": 0.1}),
+        "attention_dropout = 0.1: ",
+    );
+    check(
+        "llama",
+        json!({"rope_scaling": {"rope_type": "llama3", "factor": 8.0}}),
+        r#"rope_type = "llama3": RoPE is not"#,
+    );
+    check(
+        "llama",
+        json!({"rope_scaling": {"type": "linear"}}),
+        r#"rope_scaling.type = "linear": "#,
+    );
+    check(
+        "llama",
+        json!({"rope_parameters": {"rope_type": "yarn"}}),
+        r#"rope_parameters.rope_type = "yarn": "#,
+    );
+    check(
+        "llama",
+        json!({"hidden_size": "big"}),
+        r#"hidden_size = "big": expected a number"#,
+    );
+    check(
+        "llama",
+        json!({"num_key_value_heads": 5}),
+        "num_key_value_heads = 5: must divide",
+    );
+    check(
+        "llama",
+        json!({"architectures": ["LlamaForSequenceClassification"]}),
+        "only LlamaForCausalLM is read",
+    );
+    check(
+        "llama",
+        json!({"quantization_config": {"bits": 4}}),
+        "quantized weights are not read",
+    );
+    let sliding = json!({"use_sliding_window": true, "sliding_window": 4096});
+    check("qwen3", sliding, "sliding_window = 4096: ");
+    check(
+        "qwen3",
+        json!({"layer_types": ["full_attention", "sliding_attention"]}),
+        "layer_types = ",
+    );
+    check(
+        "mistral",
+        json!({}),
+        r#"model_type = "mistral": expected llava, llama, qwen3"#,
+    );
+    check(
+        "llava",
+        json!({"vision_feature_layer": [-2, -3]}),
+        "vision_feature_layer = [-2,-3]: expected one integer",
+    );
+    check(
+        "llava",
+        json!({"projector_hidden_act": "relu"}),
+        "projector_hidden_act = \"relu\": ",
+    );
+    check(
+        "llava",
+        json!({"multimodal_projector_bias": false}),
+        "multimodal_projector_bias = false: ",
+    );
+    check(
+        "llava",
+        json!({"image_token_index": 5, "image_token_id": 6}),
+        "contradicts image_token_index = 5",
+    );
+    let text = json!({"text_config": {"model_type": "mistral", "mlp_bias": true}});
+    check("llava", text.clone(), r#"text_config.model_type = "mistral": "#);
+    check("llava", text, "text_config.mlp_bias = true: ");
+    let vision = json!({"vision_config": {"model_type": "siglip_vision_model"}});
+    check(
+        "llava",
+        vision,
+        r#"vision_config.model_type = "siglip_vision_model": the vision tower is CLIP's"#,
+    );
+    check(
+        "llava",
+        json!({"image_token_index": 99_999}),
+        "image_token_id = 99999: outside the vocabulary",
+    );
+    check("brazier_vlm", json!({}), "projector = null: ");
+    check(
+        "brazier_vlm",
+        json!({"projector": {"kind": "mlp3"}}),
+        r#"projector.kind = "mlp3": "#,
+    );
+}
+
+#[test]
+fn unread_switches_do_not_matter_when_they_are_off() {
+    let keys = json!({"model_type": "qwen3", "use_sliding_window": false, "sliding_window": 4096, "max_window_layers": 28,
+    "layer_types": ["full_attention"], "attention_bias": false, "attention_dropout": 0, "transformers_version": "4.51"});
+    parse(keys).unwrap();
+}
