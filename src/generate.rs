@@ -63,7 +63,7 @@ pub fn generate(
 ) -> Result<Vec<Vec<u32>>, InputError> {
     let inputs = upload(model, device, dtype, prompts)?;
     let length = inputs.input_ids_bt.dims()[1];
-    let limit = model.config().text.max_position_embeddings;
+    let limit = model.config().text.max_positions();
     if length + options.max_new_tokens > limit {
         return Err(InputError::TooLong {
             length: length + options.max_new_tokens,

@@ -7,7 +7,7 @@ use std::{
     time::Instant,
 };
 
-use brazier_models::ops::{self, Activation, RopeTable, reference};
+use brazier_models::ops::{self, Activation, AttentionMask, RopeTable, reference};
 use burn::tensor::{DType, Device, Int, Tensor, TensorData};
 
 const ROUNDS: usize = 21;
@@ -110,18 +110,27 @@ fn main() -> io::Result<()> {
         || train(ops::rope(q.clone().swap_dims(1, 2), &table)),
         || train(reference::rope(q.clone().swap_dims(1, 2), &table)),
     )?;
-    for (b, t, s, h, g, k, causal) in [
-        (32, 100, 100, 4, 2, 32, true),
-        (32, 65, 65, 4, 4, 32, false),
-        (2, 1024, 1024, 8, 4, 64, true),
+    for (b, t, s, h, g, k, mask) in [
+        (32, 100, 100, 4, 2, 32, AttentionMask::Causal),
+        (32, 65, 65, 4, 4, 32, AttentionMask::Full),
+        (2, 1024, 1024, 8, 4, 64, AttentionMask::Causal),
+        (
+            2,
+            1024,
+            1024,
+            8,
+            4,
+            64,
+            AttentionMask::SlidingWindow { window: 128 },
+        ),
     ] {
         let heads = |len: usize, heads: usize| floats([b, len, heads, k]);
         let (q, keys, values) = (heads(t, h), heads(s, g), heads(s, g));
         let view = |x: &Tensor<4>| x.clone().swap_dims(1, 2);
         report(
-            &format!("attention b{b} h{h} g{g} t{t} s{s} k{k} causal {causal}"),
-            || train(ops::attention(view(&q), view(&keys), view(&values), causal)),
-            || train(reference::attention(view(&q), view(&keys), view(&values), causal)),
+            &format!("attention b{b} h{h} g{g} t{t} s{s} k{k} {mask:?}"),
+            || train(ops::attention(view(&q), view(&keys), view(&values), mask)),
+            || train(reference::attention(view(&q), view(&keys), view(&values), mask)),
         )?;
     }
     let (h, w) = (floats([n, d]), floats([v, d]));

@@ -1,18 +1,19 @@
-//! The language model: a Llama-style decoder, with Qwen3's QK-norm as an option.
+//! The language model: a Llama-style decoder and what Mistral, Qwen2, Qwen3 and Apertus change in it.
 //!
-//! Reference: `transformers/models/llama/modeling_llama.py`, `transformers/models/qwen3/modeling_qwen3.py`.
+//! Reference: `modeling_llama.py`, `modeling_mistral.py`, `modeling_qwen2.py`, `modeling_qwen3.py` and
+//! `modeling_apertus.py` in `transformers/models/`.
 //! Shape letters as in [`crate::ops`].
 
 use burn::{
-    module::Module,
+    module::{Module, Param},
     tensor::{Int, Tensor},
 };
 
 use crate::{
-    config::DecoderConfig,
+    config::{AttentionBias, DecoderConfig, LanguageModelType, MlpKind},
     init::Init,
     layers::{Embedding, Linear, RmsNorm},
-    ops::{self, RopeTable},
+    ops::{self, AttentionMask, RopeTable},
 };
 
 /// Keys and values of the tokens seen so far, for one block.
@@ -61,7 +62,7 @@ impl LayerCache {
     }
 }
 
-/// Grouped-query self-attention with RoPE.
+/// Grouped-query self-attention with RoPE, over all tokens before or a window of them.
 #[derive(Module, Debug)]
 pub struct SelfAttention {
     q_proj: Linear,
@@ -73,10 +74,12 @@ pub struct SelfAttention {
     num_heads: usize,
     num_key_value_heads: usize,
     head_dim: usize,
+    #[module(skip)]
+    mask: AttentionMask,
 }
 
 impl SelfAttention {
-    fn init(config: &DecoderConfig, init: &Init) -> Self {
+    fn init(config: &DecoderConfig, layer: usize, init: &Init) -> Self {
         let (h, g, k) = (
             config.num_attention_heads,
             config.num_key_value_heads,
@@ -87,16 +90,25 @@ impl SelfAttention {
                 .qk_norm
                 .then(|| RmsNorm::init(init, k, config.rms_norm_eps))
         };
+        let (qkv_bias, o_bias) = match config.attention_bias {
+            AttentionBias::None => (false, false),
+            AttentionBias::Qkv => (true, false),
+            AttentionBias::All => (true, true),
+        };
+        let qkv = |name: &str, heads: usize| {
+            Linear::init_biased_if(qkv_bias, &init.at(name), config.hidden_size, heads * k)
+        };
         Self {
-            q_proj: Linear::init(&init.at("q_proj"), config.hidden_size, h * k),
-            k_proj: Linear::init(&init.at("k_proj"), config.hidden_size, g * k),
-            v_proj: Linear::init(&init.at("v_proj"), config.hidden_size, g * k),
-            o_proj: Linear::init(&init.at("o_proj"), h * k, config.hidden_size),
+            q_proj: qkv("q_proj", h),
+            k_proj: qkv("k_proj", g),
+            v_proj: qkv("v_proj", g),
+            o_proj: Linear::init_biased_if(o_bias, &init.at("o_proj"), h * k, config.hidden_size),
             q_norm: norm(),
             k_norm: norm(),
             num_heads: h,
             num_key_value_heads: g,
             head_dim: k,
+            mask: config.attention_mask(layer),
         }
     }
 
@@ -120,7 +132,7 @@ impl SelfAttention {
             Some(cache) => cache.extend(k, v),
             None => (k, v),
         };
-        let y_bhtk = ops::attention(q, k, v, true);
+        let y_bhtk = ops::attention(q, k, v, self.mask);
         // 4. Join heads: [b, h, t, k] -> [n, h*k].
         let y_ne = y_bhtk
             .swap_dims(1, 2)
@@ -129,58 +141,118 @@ impl SelfAttention {
     }
 }
 
-/// SwiGLU: `down(silu(gate(x)) · up(x))`.
+/// xIELU's two learned numbers, see [`ops::xielu`].
+#[derive(Module, Debug)]
+pub struct Xielu {
+    /// `[1]`
+    alpha_p: Param<Tensor<1>>,
+    /// `[1]`
+    alpha_n: Param<Tensor<1>>,
+}
+
+impl Xielu {
+    /// Both coefficients of the curve 0.8.
+    fn init(init: &Init) -> Self {
+        let inverse_softplus = |x: f64| x.exp_m1().ln() as f32;
+        Self {
+            alpha_p: init.constant(inverse_softplus(0.8), [1]),
+            alpha_n: init.constant(inverse_softplus(0.8 - ops::XIELU_BETA), [1]),
+        }
+    }
+
+    fn forward(&self, x_ni: Tensor<2>) -> Tensor<2> {
+        ops::xielu(x_ni, self.alpha_p.val(), self.alpha_n.val())
+    }
+}
+
+/// `down(silu(gate(x)) · up(x))`, or `down(xielu(up(x)))`.
 #[derive(Module, Debug)]
 pub struct Mlp {
-    gate_proj: Linear,
+    gate_proj: Option<Linear>,
     up_proj: Linear,
     down_proj: Linear,
+    act_fn: Option<Xielu>,
 }
 
 impl Mlp {
     fn init(config: &DecoderConfig, init: &Init) -> Self {
         let (d, i) = (config.hidden_size, config.intermediate_size);
+        let linear = |name: &str, from: usize, to: usize| {
+            Linear::init_biased_if(config.mlp_bias, &init.at(name), from, to)
+        };
+        let (gate_proj, act_fn) = match config.mlp {
+            MlpKind::SwiGlu => (Some(linear("gate_proj", d, i)), None),
+            MlpKind::Xielu => (None, Some(Xielu::init(init))),
+        };
         Self {
-            gate_proj: Linear::init(&init.at("gate_proj"), d, i),
-            up_proj: Linear::init(&init.at("up_proj"), d, i),
-            down_proj: Linear::init(&init.at("down_proj"), i, d),
+            gate_proj,
+            up_proj: linear("up_proj", d, i),
+            down_proj: linear("down_proj", i, d),
+            act_fn,
         }
     }
 
     fn forward(&self, x_btd: Tensor<3>) -> Tensor<3> {
         let [b, t, d] = x_btd.dims();
         let x_nd = x_btd.reshape([b * t, d]);
-        let inner = ops::swiglu(self.gate_proj.forward(x_nd.clone()), self.up_proj.forward(x_nd));
+        let inner = match (&self.gate_proj, &self.act_fn) {
+            (Some(gate), None) => ops::swiglu(gate.forward(x_nd.clone()), self.up_proj.forward(x_nd)),
+            (None, Some(act_fn)) => act_fn.forward(self.up_proj.forward(x_nd)),
+            _ => unreachable!("an MLP has either a gate or xIELU"),
+        };
         self.down_proj.forward(inner).reshape([b, t, d])
     }
 }
 
-/// One pre-norm block.
+/// One pre-norm block. Its two norms have the names of the family's files: Apertus' are called otherwise.
 #[derive(Module, Debug)]
 pub struct DecoderLayer {
     self_attn: SelfAttention,
     mlp: Mlp,
-    input_layernorm: RmsNorm,
-    post_attention_layernorm: RmsNorm,
+    input_layernorm: Option<RmsNorm>,
+    post_attention_layernorm: Option<RmsNorm>,
+    attention_layernorm: Option<RmsNorm>,
+    feedforward_layernorm: Option<RmsNorm>,
 }
 
 impl DecoderLayer {
-    fn init(config: &DecoderConfig, init: &Init) -> Self {
-        let norm = || RmsNorm::init(init, config.hidden_size, config.rms_norm_eps);
+    fn init(config: &DecoderConfig, layer: usize, init: &Init) -> Self {
+        let norm = || Some(RmsNorm::init(init, config.hidden_size, config.rms_norm_eps));
+        let (llama, apertus) = match config.model_type {
+            LanguageModelType::Llama
+            | LanguageModelType::Mistral
+            | LanguageModelType::Qwen2
+            | LanguageModelType::Qwen3 => ([norm(), norm()], [None, None]),
+            LanguageModelType::Apertus => ([None, None], [norm(), norm()]),
+        };
+        let [input_layernorm, post_attention_layernorm] = llama;
+        let [attention_layernorm, feedforward_layernorm] = apertus;
         Self {
-            self_attn: SelfAttention::init(config, &init.at("self_attn")),
+            self_attn: SelfAttention::init(config, layer, &init.at("self_attn")),
             mlp: Mlp::init(config, &init.at("mlp")),
-            input_layernorm: norm(),
-            post_attention_layernorm: norm(),
+            input_layernorm,
+            post_attention_layernorm,
+            attention_layernorm,
+            feedforward_layernorm,
         }
     }
 
     /// # Shapes
     /// `x_btd [b, t, d]`, a table of the `t` positions → `[b, t, d]`. With a cache the `t` tokens follow those held.
     pub fn forward(&self, x_btd: Tensor<3>, rope: &RopeTable, cache: Option<&mut LayerCache>) -> Tensor<3> {
-        let normed = self.input_layernorm.forward(x_btd.clone());
+        let norm = |llama: &Option<RmsNorm>, apertus: &Option<RmsNorm>, x_btd: &Tensor<3>| {
+            let Some(norm) = llama.as_ref().or(apertus.as_ref()) else {
+                unreachable!("a block has two norms under one name or the other");
+            };
+            norm.forward(x_btd.clone())
+        };
+        let normed = norm(&self.input_layernorm, &self.attention_layernorm, &x_btd);
         let x_btd = x_btd + self.self_attn.forward(normed, rope, cache);
-        let normed = self.post_attention_layernorm.forward(x_btd.clone());
+        let normed = norm(
+            &self.post_attention_layernorm,
+            &self.feedforward_layernorm,
+            &x_btd,
+        );
         x_btd + self.mlp.forward(normed)
     }
 }
@@ -216,7 +288,7 @@ impl CausalLm {
             model: Decoder {
                 embed_tokens: Embedding::init(&model_init.at("embed_tokens"), v, d),
                 layers: (0..config.num_hidden_layers)
-                    .map(|i| DecoderLayer::init(config, &layer_init.at(i)))
+                    .map(|i| DecoderLayer::init(config, i, &layer_init.at(i)))
                     .collect(),
                 norm: RmsNorm::init(&model_init, d, config.rms_norm_eps),
             },

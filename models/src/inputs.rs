@@ -145,7 +145,7 @@ impl VlmInputs {
             num_labelled: rows.len(),
             label_rows_n: ints(rows, device),
             targets_n: ints(targets, device),
-            rope: RopeTable::new(0..t, config.text.head_dim, config.text.rope_theta, device),
+            rope: config.text.rope_table(0..t, device),
         })
     }
 }
@@ -176,7 +176,7 @@ fn check(batch: &HostBatch, config: &VlmConfig) -> Result<(), InputError> {
     };
     expect("input_ids", batch.input_ids.len(), cells)?;
     expect("labels", batch.labels.len(), cells)?;
-    let limit = config.text.max_position_embeddings;
+    let limit = config.text.max_positions();
     if batch.length > limit {
         return Err(InputError::TooLong {
             length: batch.length,

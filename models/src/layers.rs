@@ -33,6 +33,15 @@ impl Linear {
         }
     }
 
+    /// [`Linear::init_with_bias`] or [`Linear::init`].
+    pub fn init_biased_if(bias: bool, init: &Init, d_in: usize, d_out: usize) -> Self {
+        if bias {
+            Self::init_with_bias(init, d_in, d_out)
+        } else {
+            Self::init(init, d_in, d_out)
+        }
+    }
+
     /// # Shapes
     /// `[n, in]` → `[n, out]`
     pub fn forward(&self, x_ni: Tensor<2>) -> Tensor<2> {

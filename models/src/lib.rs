@@ -12,17 +12,19 @@ pub mod layers;
 pub mod ops;
 pub mod params;
 pub mod projector;
+pub mod rope;
 pub mod segmented;
 pub mod vision;
 pub mod vlm;
 
 pub use config::{
-    DecoderConfig, FeatureSelect, ModelConfigError, ProjectorKind, VisionActivation, VisionConfig,
-    VisionLanguageConfig, VlmConfig,
+    AttentionBias, DecoderConfig, FeatureSelect, LanguageModelType, MlpKind, ModelConfigError, ProjectorKind,
+    SlidingWindow, VisionActivation, VisionConfig, VisionLanguageConfig, VlmConfig,
 };
 pub use decoder::CausalLm;
 pub use host::{HostDtype, HostTensor};
 pub use inputs::{HostBatch, IGNORE_INDEX, InputError, VlmInputs};
+pub use rope::{Llama3Scaling, RopeScaling, YarnScaling};
 pub use segmented::{Segment, Segmented};
 pub use vision::VisionTower;
 pub use vlm::{KvCache, Vlm};

@@ -12,7 +12,7 @@ use crate::{
     config::{VisionActivation, VisionConfig},
     init::Init,
     layers::{LayerNorm, Linear},
-    ops::{self, Activation},
+    ops::{self, Activation, AttentionMask},
 };
 
 /// Patches to vectors: a convolution whose stride is its kernel, done as one matrix product.
@@ -120,7 +120,7 @@ impl VisionAttention {
             split(&self.q_proj),
             split(&self.k_proj),
             split(&self.v_proj),
-            false,
+            AttentionMask::Full,
         );
         // 2. Join heads: [m, h, t, k] -> [n, h*k].
         self.out_proj

@@ -12,7 +12,7 @@ use crate::{
     decoder::{CausalLm, LayerCache},
     init::Init,
     inputs::{ImageInputs, VlmInputs},
-    ops::{self, RopeTable},
+    ops,
     projector::Projector,
     segmented::{Segment, Segmented},
     vision::VisionTower,
@@ -183,9 +183,8 @@ impl Vlm {
 
     fn advance(&self, mut x_btd: Tensor<3>, cache: &mut KvCache) -> Tensor<2> {
         let [b, t, d] = x_btd.dims();
-        let text = &self.config.text;
         let start = cache.len();
-        let rope = RopeTable::new(start..start + t, text.head_dim, text.rope_theta, &x_btd.device());
+        let rope = self.config.text.rope_table(start..start + t, &x_btd.device());
         for (layer, cache) in self.language_model.model.layers.iter().zip(&mut cache.layers) {
             x_btd = layer.forward(x_btd, &rope, Some(cache));
         }

@@ -9,6 +9,8 @@ use super::raw::{
 
 /// The last block's output.
 pub(super) const VISION_FEATURE_LAYER: i64 = -1;
+/// All blocks have the window.
+pub(super) const MAX_WINDOW_LAYERS: usize = 0;
 /// Steps of batches made ahead.
 pub(super) const PREFETCH: usize = 2;
 /// Micro-batches of one step.
@@ -35,7 +37,11 @@ defaults! {
     rms_norm_eps: f64 = 1e-6;
     rope_theta: f64 = 10_000.0;
     tie_word_embeddings: bool = false;
-    qk_norm: bool = false;
+    low_freq_factor: f64 = 1.0;
+    high_freq_factor: f64 = 4.0;
+    beta_fast: f64 = 32.0;
+    beta_slow: f64 = 1.0;
+    truncate: bool = true;
     initializer_range: f64 = 0.02;
     layer_norm_eps: f64 = 1e-5;
     hidden_act: RawVisionActivation = RawVisionActivation::QuickGelu;

@@ -1,11 +1,12 @@
 //! The configuration as it took effect, as YAML: what the user wrote, and every default. Loading it gives the
 //! same run, also with a later version that has other defaults.
 
+use brazier_models::{AttentionBias, LanguageModelType};
 use serde_json::Value as Json;
 
 use super::{
     defaults,
-    raw::{RawConfig, RawEvery, RawFeatureSelect, RawProjector, RawRows, RawSchedule},
+    raw::{RawConfig, RawEvery, RawFeatureSelect, RawModelType, RawProjector, RawRows, RawSchedule},
     run::{ModelChoice, NewModel, RunConfig},
 };
 use crate::learner::options::EvalConfig;
@@ -35,11 +36,29 @@ fn effective(run: &RunConfig) -> RawConfig {
     } = &mut raw;
 
     model.tokenizer.get_or_insert_with(|| run.data.tokenizer.clone());
-    if let (ModelChoice::New(NewModel { config, .. }), Some(language)) = (&run.model, &mut model.language) {
+    if let (ModelChoice::New(new), Some(language)) = (&run.model, &mut model.language) {
+        let NewModel { config, .. } = &**new;
         language
             .num_key_value_heads
             .get_or_insert(config.text.num_key_value_heads);
         language.head_dim.get_or_insert(config.text.head_dim);
+        language.model_type.get_or_insert(match config.text.model_type {
+            LanguageModelType::Llama => RawModelType::Llama,
+            LanguageModelType::Mistral => RawModelType::Mistral,
+            LanguageModelType::Qwen2 => RawModelType::Qwen2,
+            LanguageModelType::Qwen3 => RawModelType::Qwen3,
+            LanguageModelType::Apertus => RawModelType::Apertus,
+        });
+        language
+            .attention_bias
+            .get_or_insert(config.text.attention_bias != AttentionBias::None);
+        language.qk_norm.get_or_insert(config.text.qk_norm);
+        language.mlp_bias.get_or_insert(config.text.mlp_bias);
+        if config.text.sliding_window.is_some() {
+            language
+                .max_window_layers
+                .get_or_insert(defaults::MAX_WINDOW_LAYERS);
+        }
         if let Some(vision) = &config.vision {
             model.projector.get_or_insert(RawProjector::Mlp {});
             model

@@ -11,7 +11,7 @@
 //!   MLP width `I`, `q` and `k` columns of queries and of keys, a decoder block keeps for each token the
 //!   inputs of both norms and of the projections behind them (`4D`), queries, keys and values as projected
 //!   and queries and keys as rotated (`2q + 3k`), the attention's output (`q`) and the MLP's gate, its
-//!   activation, up and their product (`4I`). A vision block keeps `4D + 3D + D + 2I`. Each attention adds an
+//!   activation, up and their product (`4I`; without a gate up and its activation, `2I`). A vision block keeps `4D + 3D + D + 2I`. Each attention adds an
 //!   f32 log-sum-exp for each head. Blocks below which nothing is trained keep nothing. With
 //!   `recompute: blocks` a block keeps its input (`D`), and the largest block is whole once;
 //! * logits: a chunk of rows times the vocabulary, as f32 logits and as their gradient;
@@ -22,7 +22,8 @@
 use std::fmt;
 
 use brazier_models::{
-    DecoderConfig, FeatureSelect, ProjectorKind, VisionConfig, VisionLanguageConfig, VlmConfig,
+    AttentionBias, DecoderConfig, FeatureSelect, MlpKind, ProjectorKind, VisionConfig, VisionLanguageConfig,
+    VlmConfig,
 };
 
 use super::run::RunConfig;
@@ -85,12 +86,32 @@ fn language_parameters(config: &DecoderConfig) -> u64 {
         num_attention_heads,
         num_key_value_heads,
         tie_word_embeddings,
+        attention_bias,
         qk_norm,
+        mlp,
+        mlp_bias,
         ..
     } = config;
-    let attention = 2 * hidden_size * head_dim * (num_attention_heads + num_key_value_heads);
+    let heads = num_attention_heads + 2 * num_key_value_heads;
+    let attention_biases = match attention_bias {
+        AttentionBias::None => 0,
+        AttentionBias::Qkv => head_dim * heads,
+        AttentionBias::All => head_dim * heads + hidden_size,
+    };
+    let attention =
+        2 * hidden_size * head_dim * (num_attention_heads + num_key_value_heads) + attention_biases;
     let head_norms = if qk_norm { 2 * head_dim } else { 0 };
-    let block = 2 * hidden_size + attention + head_norms + 3 * hidden_size * intermediate_size;
+    let (inner, alphas) = match mlp {
+        MlpKind::SwiGlu => (2, 0),
+        MlpKind::Xielu => (1, 2),
+    };
+    let mlp_biases = if mlp_bias {
+        inner * intermediate_size + hidden_size
+    } else {
+        0
+    };
+    let mlp = (inner + 1) * hidden_size * intermediate_size + alphas + mlp_biases;
+    let block = 2 * hidden_size + attention + head_norms + mlp;
     let tables = if tie_word_embeddings { 1 } else { 2 };
     (tables * vocab_size * hidden_size + num_hidden_layers * block + hidden_size) as u64
 }
@@ -317,7 +338,11 @@ fn decoder_blocks(config: &DecoderConfig, width: u64, shape: BatchShape) -> Bloc
     } = config;
     let queries = config.num_attention_heads * head_dim;
     let keys = config.num_key_value_heads * head_dim;
-    let kept = 4 * hidden_size + 2 * queries + 3 * keys + queries + 4 * intermediate_size;
+    let inner = match config.mlp {
+        MlpKind::SwiGlu => 4 * intermediate_size,
+        MlpKind::Xielu => 2 * intermediate_size,
+    };
+    let kept = 4 * hidden_size + 2 * queries + 3 * keys + queries + inner;
     let tokens = (shape.rows * shape.length) as u64;
     Blocks {
         number: num_hidden_layers as u64,
@@ -377,12 +402,13 @@ impl RunConfig {
 
 #[cfg(test)]
 mod tests {
-    use brazier_models::VisionActivation;
+    use brazier_models::{LanguageModelType, RopeScaling, VisionActivation};
 
     use super::*;
 
     fn llama_7b(vocab_size: usize) -> DecoderConfig {
         DecoderConfig {
+            model_type: LanguageModelType::Llama,
             vocab_size,
             hidden_size: 4096,
             intermediate_size: 11008,
@@ -392,9 +418,14 @@ mod tests {
             head_dim: 128,
             rms_norm_eps: 1e-5,
             rope_theta: 10_000.0,
+            rope_scaling: RopeScaling::Default,
             max_position_embeddings: 4096,
             tie_word_embeddings: false,
+            attention_bias: AttentionBias::None,
             qk_norm: false,
+            sliding_window: None,
+            mlp: MlpKind::SwiGlu,
+            mlp_bias: false,
             initializer_range: 0.02,
         }
     }
@@ -441,7 +472,8 @@ mod tests {
         assert_eq!(counts.trained(TrainMode::EndToEnd), 6_759_919_616);
     }
 
-    /// As Hugging Face counts `meta-llama/Llama-3.1-8B` and `Qwen/Qwen3-0.6B`.
+    /// As Hugging Face counts `meta-llama/Llama-3.1-8B`, `Qwen/Qwen3-0.6B`, `swiss-ai/Apertus-8B-2509` and
+    /// `Qwen/Qwen2.5-0.5B`.
     #[test]
     fn parameters_of_language_models() {
         let llama = DecoderConfig {
@@ -458,6 +490,7 @@ mod tests {
             8_030_261_248
         );
         let qwen = DecoderConfig {
+            model_type: LanguageModelType::Qwen3,
             hidden_size: 1024,
             intermediate_size: 3072,
             num_hidden_layers: 28,
@@ -474,6 +507,42 @@ mod tests {
             })
             .total(),
             596_049_920
+        );
+        let apertus = DecoderConfig {
+            model_type: LanguageModelType::Apertus,
+            intermediate_size: 21504,
+            num_key_value_heads: 8,
+            qk_norm: true,
+            mlp: MlpKind::Xielu,
+            ..llama_7b(131_072)
+        };
+        assert_eq!(
+            num_parameters(&VlmConfig {
+                text: apertus,
+                vision: None
+            })
+            .total(),
+            8_053_338_176
+        );
+        let qwen2 = DecoderConfig {
+            model_type: LanguageModelType::Qwen2,
+            hidden_size: 896,
+            intermediate_size: 4864,
+            num_hidden_layers: 24,
+            num_attention_heads: 14,
+            num_key_value_heads: 2,
+            head_dim: 64,
+            tie_word_embeddings: true,
+            attention_bias: AttentionBias::Qkv,
+            ..llama_7b(151_936)
+        };
+        assert_eq!(
+            num_parameters(&VlmConfig {
+                text: qwen2,
+                vision: None
+            })
+            .total(),
+            494_032_768
         );
     }
 

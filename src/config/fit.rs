@@ -26,9 +26,10 @@ impl RunConfig {
         num_tokens: usize,
         image_token_id: Option<u32>,
     ) -> Result<Option<VlmConfig>, Vec<ConfigError>> {
-        let ModelChoice::New(NewModel { config, vocab_size }) = &self.model else {
+        let ModelChoice::New(new) = &self.model else {
             return Ok(None);
         };
+        let NewModel { config, vocab_size } = &**new;
         let mut errors = Errors::new(&self.written);
         let mut config = config.clone();
         config.text.vocab_size = vocab_size.unwrap_or(num_tokens);
@@ -115,7 +116,7 @@ pub(super) fn check_model(
     errors: &mut Errors,
 ) {
     let parts = [
-        model.text.validate(),
+        model.text.validate().and_then(|()| model.text.check_family()),
         model
             .vision
             .as_ref()
@@ -133,7 +134,7 @@ pub(super) fn check_model(
         errors.refuse_model(&error);
         return;
     }
-    let longest = model.text.max_position_embeddings;
+    let longest = model.text.max_positions();
     if sequence_length > longest {
         let reason = format!("longer than the model's max_position_embeddings = {longest}");
         errors.refuse(

@@ -55,7 +55,7 @@ pub(super) struct RawModel {
     /// Folder with `tokenizer.json`. Left out: `model.from`, or the folder of `data.synth`.
     #[schemars(example = "models/llava-1.5-7b-hf")]
     pub tokenizer: Option<PathBuf>,
-    /// A fresh language model: a Llama-style decoder.
+    /// A fresh language model: a decoder of one of the families that `model_type` lists.
     pub language: Option<RawLanguage>,
     /// A fresh vision tower (CLIP's ViT). Left out: a model without eyes.
     pub vision: Option<RawVision>,
@@ -74,6 +74,9 @@ pub(super) struct RawModel {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct RawLanguage {
+    /// The family: what the exported folder is, and what the keys below may say. Left out: `qwen3` with `qk_norm: true`,
+    /// else `llama`.
+    pub model_type: Option<RawModelType>,
     /// Rows of the embedding table, at least as many as the tokenizer has tokens. Left out: as many.
     #[schemars(range(min = 1), example = 32064)]
     pub vocab_size: Option<usize>,
@@ -103,21 +106,110 @@ pub(super) struct RawLanguage {
     #[serde(default = "defaults::rope_theta")]
     #[schemars(extend("exclusiveMinimum" = 0), example = 500000.0)]
     pub rope_theta: f64,
-    /// Longest sequence the model accepts, in tokens.
+    /// What is done to the rotary frequencies for texts longer than those of the first training. Left out: nothing.
+    pub rope_scaling: Option<RawRopeScaling>,
+    /// Longest sequence the model accepts, in tokens; `rope_scaling` of type `linear` and `yarn` multiplies it.
     #[schemars(range(min = 1), example = 256)]
     pub max_position_embeddings: usize,
     /// Whether the output projection is the embedding table.
     #[serde(default = "defaults::tie_word_embeddings")]
     #[schemars(example = true)]
     pub tie_word_embeddings: bool,
-    /// RMSNorm over each query and key head (Qwen3).
-    #[serde(default = "defaults::qk_norm")]
+    /// Biases of the attention projections: all four (`llama`, `qwen3`, `apertus`), or queries, keys and values (`qwen2`,
+    /// always). Left out: `true` for `qwen2`, else `false`.
     #[schemars(example = true)]
-    pub qk_norm: bool,
+    pub attention_bias: Option<bool>,
+    /// RMSNorm over each query and key head. Left out: `true` for `qwen3` and `apertus`, else `false`.
+    #[schemars(example = true)]
+    pub qk_norm: Option<bool>,
+    /// Tokens that a token sees, itself among them (`mistral`, `qwen2`, `qwen3`). Left out: all before it.
+    #[schemars(range(min = 1), example = 4096)]
+    pub sliding_window: Option<usize>,
+    /// The blocks before this one have no `sliding_window` (`qwen2`, `qwen3`). Left out: all blocks have it.
+    #[schemars(extend("default" = defaults::MAX_WINDOW_LAYERS), example = 21)]
+    pub max_window_layers: Option<usize>,
+    /// Biases of the MLP's projections (`llama`). Left out: `false`.
+    #[schemars(example = true)]
+    pub mlp_bias: Option<bool>,
     /// Standard deviation of freshly drawn weights.
     #[serde(default = "defaults::initializer_range")]
     #[schemars(range(min = 0), example = 0.02)]
     pub initializer_range: f64,
+}
+
+/// Families of language models.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub(super) enum RawModelType {
+    /// Llama, SmolLM2, llm-jp-3.
+    Llama,
+    /// Mistral 7B.
+    Mistral,
+    /// Qwen2, Qwen2.5: biases of queries, keys and values.
+    Qwen2,
+    /// Qwen3: norms of queries and keys.
+    Qwen3,
+    /// Apertus: norms of queries and keys, xIELU instead of a gated MLP.
+    Apertus,
+}
+
+/// Scaling of rotary frequencies, in Hugging Face's names.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(tag = "rope_type", rename_all = "snake_case", deny_unknown_fields)]
+pub(super) enum RawRopeScaling {
+    /// All frequencies are divided.
+    Linear {
+        /// By this.
+        #[schemars(range(min = 1), example = 4.0)]
+        factor: f64,
+    },
+    /// Llama 3.1: low frequencies are divided.
+    Llama3 {
+        /// By this.
+        #[schemars(range(min = 1), example = 8.0)]
+        factor: f64,
+        /// Frequencies that turn less often over the original context are divided.
+        #[serde(default = "defaults::low_freq_factor")]
+        #[schemars(extend("exclusiveMinimum" = 0), example = 1.0)]
+        low_freq_factor: f64,
+        /// Frequencies that turn more often over the original context are kept.
+        #[serde(default = "defaults::high_freq_factor")]
+        #[schemars(extend("exclusiveMinimum" = 0), example = 4.0)]
+        high_freq_factor: f64,
+        /// Context of the first training, in tokens.
+        #[schemars(range(min = 1), example = 8192)]
+        original_max_position_embeddings: usize,
+    },
+    /// YaRN: low frequencies are divided, cosines and sines grow a little.
+    Yarn {
+        /// By this.
+        #[schemars(range(min = 1), example = 4.0)]
+        factor: f64,
+        /// Context of the first training, in tokens.
+        #[schemars(range(min = 1), example = 32768)]
+        original_max_position_embeddings: usize,
+        /// Multiplies cosines and sines. Left out: follows from the factor and the two `mscale`s.
+        #[schemars(extend("exclusiveMinimum" = 0), example = 1.1)]
+        attention_factor: Option<f64>,
+        /// Frequencies that turn more often over the original context are kept.
+        #[serde(default = "defaults::beta_fast")]
+        #[schemars(extend("exclusiveMinimum" = 0), example = 32.0)]
+        beta_fast: f64,
+        /// Frequencies that turn less often over the original context are divided.
+        #[serde(default = "defaults::beta_slow")]
+        #[schemars(extend("exclusiveMinimum" = 0), example = 1.0)]
+        beta_slow: f64,
+        /// Numerator of the attention factor; counts only together with `mscale_all_dim`.
+        #[schemars(extend("exclusiveMinimum" = 0), example = 1.0)]
+        mscale: Option<f64>,
+        /// Denominator of the attention factor.
+        #[schemars(extend("exclusiveMinimum" = 0), example = 0.8)]
+        mscale_all_dim: Option<f64>,
+        /// Whether the ramp between kept and divided frequencies ends at whole dimensions.
+        #[serde(default = "defaults::truncate")]
+        #[schemars(example = false)]
+        truncate: bool,
+    },
 }
 
 /// A CLIP vision tower, in Hugging Face's names.

@@ -51,7 +51,7 @@ pub enum ModelChoice {
     /// A folder in Hugging Face's format.
     Import(PathBuf),
     /// A model with random weights.
-    New(NewModel),
+    New(Box<NewModel>),
 }
 
 /// A model with random weights, but for what only the tokenizer knows; see [`RunConfig::model_config`].

@@ -7,12 +7,13 @@ mod vision;
 
 use std::path::Path;
 
-use brazier_models::{FeatureSelect, ProjectorKind, VisionLanguageConfig, VlmConfig};
+use brazier_models::{FeatureSelect, LanguageModelType, ProjectorKind, VisionLanguageConfig, VlmConfig};
 use serde_json::{Map, Value, json};
 
 use self::{decoder::decoder, vision::vision};
 use super::{
     HubError, Result,
+    names::causal_lm,
     section::{Problems, Section},
 };
 use crate::fs;
@@ -24,8 +25,8 @@ const MAX_CONFIG_BYTES: u64 = 16 << 20;
 /// Reads `config.json` of a model folder.
 ///
 /// # Errors
-/// If the file is missing or no JSON, and with every key whose value the models cannot express (RoPE scaling, biases,
-/// other activations, sliding windows, quantized weights, …). Keys that transformers does not know for the model's type
+/// If the file is missing or no JSON, and with every key whose value the models cannot express (other activations, partly
+/// rotated heads, dropout, quantized weights, …). Keys that transformers does not know for the model's type
 /// have no effect there, and none here.
 pub fn read_config(dir: &Path) -> Result<VlmConfig> {
     let path = dir.join("config.json");
@@ -58,22 +59,18 @@ pub(super) fn parse_config(map: &Map<String, Value>) -> std::result::Result<VlmC
         );
     }
     let model_type = root.text("model_type").unwrap_or_default();
-    let config = match model_type {
-        "llava" | BRAZIER_VLM => vlm(root, model_type),
-        "llama" | "qwen3" => {
-            let head = if model_type == "llama" {
-                "LlamaForCausalLM"
-            } else {
-                "Qwen3ForCausalLM"
-            };
-            architecture(root, head);
+    let config = match (model_type, decoder::family(model_type)) {
+        ("llava" | BRAZIER_VLM, _) => vlm(root, model_type),
+        (_, Some(family)) => {
+            architecture(root, causal_lm(family));
             VlmConfig {
                 text: decoder(root),
                 vision: None,
             }
         }
-        other => {
-            let known = format!("expected llava, llama, qwen3 or {BRAZIER_VLM}");
+        (other, None) => {
+            let families = LanguageModelType::ALL.map(LanguageModelType::name).join(", ");
+            let known = format!("expected llava, {families} or {BRAZIER_VLM}");
             return Err(vec![format!("model_type = {other:?}: {known}")]);
         }
     };

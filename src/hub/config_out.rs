@@ -7,7 +7,7 @@ use brazier_models::{FeatureSelect, HostDtype, ProjectorKind, VisionLanguageConf
 use serde_json::{Map, Value, json};
 
 use self::{decoder::text_json, vision::vision_json};
-use super::{ExportOptions, HubError, Result, config_in::BRAZIER_VLM};
+use super::{ExportOptions, HubError, Result, config_in::BRAZIER_VLM, names::causal_lm};
 
 /// Which kind of folder a model becomes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -29,8 +29,7 @@ impl Layout {
     /// Class that loads the folder.
     pub(super) fn architecture(self, config: &VlmConfig) -> &'static str {
         match self {
-            Layout::Decoder if config.text.qk_norm => "Qwen3ForCausalLM",
-            Layout::Decoder => "LlamaForCausalLM",
+            Layout::Decoder => causal_lm(config.text.model_type),
             Layout::Llava => "LlavaForConditionalGeneration",
             Layout::BrazierVlm => "BrazierVlm",
         }
@@ -38,7 +37,8 @@ impl Layout {
 }
 
 pub(super) fn config_json(config: &VlmConfig, options: &ExportOptions) -> Result<Value> {
-    config.validate().map_err(|error| HubError::Inexpressible {
+    let checked = config.validate().and_then(|()| config.text.check_family());
+    checked.map_err(|error| HubError::Inexpressible {
         what: format!("{} = {}", error.key, error.value),
         reason: error.reason,
     })?;

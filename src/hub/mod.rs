@@ -4,8 +4,8 @@
 //!
 //! | `model_type` | what it is | who loads it |
 //! |---|---|---|
-//! | `llava` | vision tower, two-layer projector, Llama or Qwen3 decoder | transformers and whoever reads its folders |
-//! | `llama`, `qwen3` | a decoder alone | the same |
+//! | `llava` | vision tower, two-layer projector, any of the decoders | transformers and whoever reads its folders |
+//! | `llama`, `mistral`, `qwen2`, `qwen3`, `apertus` | a decoder alone | the same |
 //! | `brazier_vlm` | as `llava`, with `"projector": {"kind": "linear"}` or `{"kind": "pixel_shuffle", "factor": n}` | Brazier |
 //!
 //! The third kind exists because transformers' LLaVA knows one projector only; under its name the folder would load there

@@ -8,13 +8,31 @@
 //! | `multi_modal_projector.…`, also with `model.` before | `multi_modal_projector.…` |
 //! | `model.…`, `lm_head.weight` (a decoder alone) | `language_model.model.…`, `language_model.lm_head.weight` |
 
+use brazier_models::LanguageModelType;
+
 /// Weight of the output projection.
 pub(super) const LM_HEAD: &str = "language_model.lm_head.weight";
 /// Weight of the embedding table, which a tied head shares.
 pub(super) const EMBEDDING: &str = "language_model.model.embed_tokens.weight";
 
-/// Constants that older programs stored beside the weights; models compute them.
-const STORED_CONSTANTS: [&str; 2] = [".rotary_emb.inv_freq", ".embeddings.position_ids"];
+/// Constants that are stored beside the weights; models compute them.
+const STORED_CONSTANTS: [&str; 4] = [
+    ".rotary_emb.inv_freq",
+    ".embeddings.position_ids",
+    ".mlp.act_fn.beta",
+    ".mlp.act_fn.eps",
+];
+
+/// transformers' class for the decoder alone with its head.
+pub(super) fn causal_lm(family: LanguageModelType) -> &'static str {
+    match family {
+        LanguageModelType::Llama => "LlamaForCausalLM",
+        LanguageModelType::Mistral => "MistralForCausalLM",
+        LanguageModelType::Qwen2 => "Qwen2ForCausalLM",
+        LanguageModelType::Qwen3 => "Qwen3ForCausalLM",
+        LanguageModelType::Apertus => "ApertusForCausalLM",
+    }
+}
 
 /// Whether a stored tensor is no weight.
 pub(super) fn is_constant(name: &str) -> bool {

@@ -3,8 +3,8 @@
 use std::path::Path;
 
 use brazier_models::{
-    DecoderConfig, FeatureSelect, HostDtype, HostTensor, ProjectorKind, VisionActivation, VisionConfig,
-    VisionLanguageConfig, VlmConfig,
+    AttentionBias, DecoderConfig, FeatureSelect, HostDtype, HostTensor, LanguageModelType, MlpKind,
+    ProjectorKind, RopeScaling, VisionActivation, VisionConfig, VisionLanguageConfig, VlmConfig,
 };
 use serde_json::{Map, Value, json};
 
@@ -13,6 +13,11 @@ use crate::fs;
 
 fn decoder(qk_norm: bool, tied: bool) -> DecoderConfig {
     DecoderConfig {
+        model_type: if qk_norm {
+            LanguageModelType::Qwen3
+        } else {
+            LanguageModelType::Llama
+        },
         vocab_size: 11,
         hidden_size: 8,
         intermediate_size: 12,
@@ -22,9 +27,14 @@ fn decoder(qk_norm: bool, tied: bool) -> DecoderConfig {
         head_dim: 6,
         rms_norm_eps: 1e-5,
         rope_theta: 500_000.5,
+        rope_scaling: RopeScaling::Default,
         max_position_embeddings: 77,
         tie_word_embeddings: tied,
+        attention_bias: AttentionBias::None,
         qk_norm,
+        sliding_window: None,
+        mlp: MlpKind::SwiGlu,
+        mlp_bias: false,
         initializer_range: 0.03,
     }
 }

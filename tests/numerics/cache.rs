@@ -16,7 +16,7 @@ fn ids(values: Vec<i32>, device: &Device) -> Tensor<1, Int> {
 }
 
 /// Prefilling `prefix` tokens and decoding the others one by one gives the logits of the whole.
-fn check_cache(model: &Vlm, rows: &Rows, prefixes: &[usize], device: &Device) {
+pub(crate) fn check_cache(model: &Vlm, rows: &Rows, prefixes: &[usize], device: &Device) {
     let (b, t) = (rows.rows, rows.length);
     let inputs = VlmInputs::new(&rows.batch(), model.config(), device, DType::F32).unwrap();
     let full = model.logits(&inputs);

@@ -13,7 +13,10 @@ use burn::tensor::{DType, Device, Tensor, TensorData};
 use safetensors::{Dtype, SafeTensors};
 use serde_json::Value;
 
-use crate::support::{f32s, weights};
+use crate::{
+    decoder_config::decoder_config,
+    support::{f32s, weights},
+};
 
 /// One file: its tensors and the JSON that describes them.
 pub(crate) struct Fixture {
@@ -143,26 +146,8 @@ impl Fixture {
     }
 }
 
-fn size(config: &Value, key: &str) -> usize {
+pub(crate) fn size(config: &Value, key: &str) -> usize {
     config[key].as_u64().unwrap_or_else(|| panic!("no size {key}")) as usize
-}
-
-pub(crate) fn decoder_config(config: &Value) -> DecoderConfig {
-    DecoderConfig {
-        vocab_size: size(config, "vocab_size"),
-        hidden_size: size(config, "hidden_size"),
-        intermediate_size: size(config, "intermediate_size"),
-        num_hidden_layers: size(config, "num_hidden_layers"),
-        num_attention_heads: size(config, "num_attention_heads"),
-        num_key_value_heads: size(config, "num_key_value_heads"),
-        head_dim: size(config, "head_dim"),
-        rms_norm_eps: config["rms_norm_eps"].as_f64().unwrap(),
-        rope_theta: config["rope_theta"].as_f64().unwrap(),
-        max_position_embeddings: size(config, "max_position_embeddings"),
-        tie_word_embeddings: config["tie_word_embeddings"].as_bool().unwrap(),
-        qk_norm: config["qk_norm"].as_bool().unwrap(),
-        initializer_range: config["initializer_range"].as_f64().unwrap(),
-    }
 }
 
 pub(crate) fn vision_config(config: &Value) -> VisionConfig {

@@ -9,9 +9,11 @@
 )]
 
 mod cache;
+mod decoder_config;
 mod differences;
 mod fixture;
 mod inputs;
+mod language;
 mod models;
 mod optimizer;
 mod parts;

@@ -25,7 +25,7 @@ fn hidden_states(model: &Vlm, inputs: &VlmInputs) -> Vec<Tensor<3>> {
 }
 
 /// Hidden states, logits, loss and gradients of a language model or VLM. `mask` is 0 at padding.
-fn check_model(fixture: &Fixture, config: &VlmConfig, mask: Option<Vec<i32>>, device: &Device) {
+pub(crate) fn check_model(fixture: &Fixture, config: &VlmConfig, mask: Option<Vec<i32>>, device: &Device) {
     let model = fixture.model(config, "", device);
     let rows = Rows::of(fixture);
     let inputs = VlmInputs::new(&rows.batch(), config, device, DType::F32).unwrap();

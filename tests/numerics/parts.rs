@@ -4,8 +4,9 @@ use std::collections::{BTreeMap, HashMap};
 
 use brazier::learner::{Trainable, options::TrainMode};
 use brazier_models::{
-    DecoderConfig, FeatureSelect, IGNORE_INDEX, ProjectorKind, Segment, Segmented, VisionConfig,
-    VisionLanguageConfig, Vlm, VlmConfig, VlmInputs, params::list_params,
+    AttentionBias, DecoderConfig, FeatureSelect, IGNORE_INDEX, LanguageModelType, MlpKind, ProjectorKind,
+    RopeScaling, Segment, Segmented, VisionConfig, VisionLanguageConfig, Vlm, VlmConfig, VlmInputs,
+    params::list_params,
 };
 use burn::{
     module::{Module, ModuleVisitor, Param, ParamId},
@@ -23,6 +24,7 @@ use crate::{
 /// The smallest decoder, for tests of what comes before it.
 fn small_text(width: usize) -> DecoderConfig {
     DecoderConfig {
+        model_type: LanguageModelType::Llama,
         vocab_size: 8,
         hidden_size: width,
         intermediate_size: 4,
@@ -32,9 +34,14 @@ fn small_text(width: usize) -> DecoderConfig {
         head_dim: 2,
         rms_norm_eps: 1e-5,
         rope_theta: 10000.0,
+        rope_scaling: RopeScaling::Default,
         max_position_embeddings: 64,
         tie_word_embeddings: true,
+        attention_bias: AttentionBias::None,
         qk_norm: false,
+        sliding_window: None,
+        mlp: MlpKind::SwiGlu,
+        mlp_bias: false,
         initializer_range: 0.02,
     }
 }

@@ -38,14 +38,16 @@ def record_decoders(folder: Path) -> None:
         save_fixture(folder / f"{file_name}.safetensors", tensors, {"text_config": plain, "seed": seed} | about)
 
 
-def decoder_pass(model: torch.nn.Module, plain: dict[str, Any], seed: int) -> tuple[Tensors, dict[str, Any]]:
+def decoder_pass(
+    model: torch.nn.Module, plain: dict[str, Any], seed: int, shape: tuple[int, int] = (2, 11)
+) -> tuple[Tensors, dict[str, Any]]:
     """Weights, inputs, hidden states, logits, losses and gradients of one batch."""
     generator = torch.Generator().manual_seed(seed)
-    input_ids = torch.randint(0, plain["vocab_size"], (2, 11), generator=generator)
+    input_ids = torch.randint(0, plain["vocab_size"], shape, generator=generator)
     labels = input_ids.clone()
     labels[0, 1:4] = IGNORE  # labels[0, 0] stays, and must not count
-    labels[1, :6] = IGNORE
-    labels[1, 9] = IGNORE
+    labels[1:, :6] = IGNORE
+    labels[1:, 9] = IGNORE
     hidden = block_outputs(model.model.layers)
     output = model(input_ids=input_ids, labels=labels, use_cache=False)
     loss_sum, num_labelled = token_losses(output.logits, labels)

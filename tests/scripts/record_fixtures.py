@@ -21,10 +21,13 @@ import safetensors.torch
 import torch
 
 from fixtures_forward import record_decoders, record_projector, record_vision, record_vlm
+from fixtures_language import record_languages, record_rope
 from fixtures_training import record_adamw, record_schedules, record_training
 
 RECORDERS: dict[str, Callable[[Path], None]] = {
     "decoder": record_decoders,
+    "language": record_languages,
+    "rope": record_rope,
     "vision": record_vision,
     "projector": record_projector,
     "vlm": record_vlm,

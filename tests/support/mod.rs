@@ -11,8 +11,8 @@ use brazier::{
     },
 };
 use brazier_models::{
-    DecoderConfig, FeatureSelect, HostTensor, ProjectorKind, VisionActivation, VisionConfig,
-    VisionLanguageConfig, Vlm, VlmConfig, params::read_params,
+    AttentionBias, DecoderConfig, FeatureSelect, HostTensor, LanguageModelType, MlpKind, ProjectorKind,
+    RopeScaling, VisionActivation, VisionConfig, VisionLanguageConfig, Vlm, VlmConfig, params::read_params,
 };
 use burn::tensor::{DType, Device};
 
@@ -80,6 +80,7 @@ pub(crate) fn f32s(bytes: &[u8]) -> Vec<f32> {
 pub(crate) fn tiny_vlm() -> VlmConfig {
     VlmConfig {
         text: DecoderConfig {
+            model_type: LanguageModelType::Qwen3,
             vocab_size: 24,
             hidden_size: 16,
             intermediate_size: 24,
@@ -89,9 +90,14 @@ pub(crate) fn tiny_vlm() -> VlmConfig {
             head_dim: 6,
             rms_norm_eps: 1e-5,
             rope_theta: 10000.0,
+            rope_scaling: RopeScaling::Default,
             max_position_embeddings: 32,
             tie_word_embeddings: true,
+            attention_bias: AttentionBias::None,
             qk_norm: true,
+            sliding_window: None,
+            mlp: MlpKind::SwiGlu,
+            mlp_bias: false,
             initializer_range: 0.2,
         },
         vision: Some(VisionLanguageConfig {

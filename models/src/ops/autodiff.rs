@@ -11,7 +11,7 @@ use burn::backend::{
 };
 use burn::tensor::DType;
 
-use super::{Activation, AdamwStep, kernels::ModelOps};
+use super::{Activation, AdamwStep, AttentionMask, kernels::ModelOps};
 
 /// Declares a node: its state, and the body of its backward pass, in which `$parents` are the tracked parents (`None`
 /// where no gradient is wanted), `$dy` the gradient of the output and `$grads` where to register.
@@ -104,6 +104,15 @@ node!(ActivateNode<B, 1>, (Float<B>, Activation), |(x, activation), [px], dy, gr
     }
 });
 
+node!(XieluNode<B, 3>, (Float<B>, Float<B>, Float<B>), |(x, alpha_p, alpha_n), [px, pp, pn], dy, grads| {
+    let (dx, dalpha_p, dalpha_n) = B::xielu_backward(x, alpha_p, alpha_n, dy);
+    for (parent, gradient) in [(px, dx), (pp, dalpha_p), (pn, dalpha_n)] {
+        if let Some(p) = parent {
+            grads.register::<B>(p.id, gradient);
+        }
+    }
+});
+
 #[derive(Debug, Clone)]
 struct AttentionState<F> {
     q: F,
@@ -111,12 +120,12 @@ struct AttentionState<F> {
     v: F,
     out: F,
     log_sum: F,
-    causal: bool,
+    mask: AttentionMask,
 }
 
 node!(AttentionNode<B, 3>, AttentionState<Float<B>>, |saved, [pq, pk, pv], dout, grads| {
-    let AttentionState { q, k, v, out, log_sum, causal } = saved;
-    let (dq, dk, dv) = B::attention_backward(q, k, v, out, log_sum, dout, causal);
+    let AttentionState { q, k, v, out, log_sum, mask } = saved;
+    let (dq, dk, dv) = B::attention_backward(q, k, v, out, log_sum, dout, mask);
     for (parent, gradient) in [(pq, dq), (pk, dk), (pv, dv)] {
         if let Some(p) = parent {
             grads.register::<B>(p.id, gradient);
@@ -213,15 +222,28 @@ impl<B: ModelOps, C: CheckpointStrategy> ModelOps for Autodiff<B, C> {
         }
     }
 
+    fn xielu(x: Float<Self>, alpha_p: Float<Self>, alpha_n: Float<Self>) -> Float<Self> {
+        let nodes = [x.node(), alpha_p.node(), alpha_n.node()];
+        let x = x.into_primitive();
+        let (alpha_p, alpha_n) = (alpha_p.into_primitive(), alpha_n.into_primitive());
+        match XieluNode.prepare::<C>(nodes).compute_bound().stateful() {
+            OpsKind::Tracked(prep) => {
+                let saved = (x.clone(), alpha_p.clone(), alpha_n.clone());
+                prep.finish(saved, B::xielu(x, alpha_p, alpha_n))
+            }
+            OpsKind::UnTracked(prep) => prep.finish(B::xielu(x, alpha_p, alpha_n)),
+        }
+    }
+
     fn attention_forward(
         q: Float<Self>,
         k: Float<Self>,
         v: Float<Self>,
-        causal: bool,
+        mask: AttentionMask,
     ) -> (Float<Self>, Float<Self>) {
         let nodes = [q.node(), k.node(), v.node()];
         let (q, k, v) = (q.into_primitive(), k.into_primitive(), v.into_primitive());
-        let (out, log_sum) = B::attention_forward(q.clone(), k.clone(), v.clone(), causal);
+        let (out, log_sum) = B::attention_forward(q.clone(), k.clone(), v.clone(), mask);
         let constant = <Self as AutodiffBackend>::from_inner(log_sum.clone());
         let out = match AttentionNode.prepare::<C>(nodes).compute_bound().stateful() {
             OpsKind::Tracked(prep) => {
@@ -231,7 +253,7 @@ impl<B: ModelOps, C: CheckpointStrategy> ModelOps for Autodiff<B, C> {
                     v,
                     out: out.clone(),
                     log_sum,
-                    causal,
+                    mask,
                 };
                 prep.finish(saved, out)
             }

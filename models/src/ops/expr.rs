@@ -135,6 +135,35 @@ impl<B: Backend> Expr<B> {
         Self(B::float_sqrt(self.0))
     }
 
+    /// `ln(1 + exp(x))`, exact where the exponential would overflow or vanish.
+    pub(super) fn softplus(self) -> Self {
+        let tail = Self(B::float_log1p(
+            (Self(B::float_abs(self.0.clone())) * -1.0).exp().0,
+        ));
+        self.at_least(0.0) + tail
+    }
+
+    pub(super) fn tanh(self) -> Self {
+        Self(B::float_tanh(self.0))
+    }
+
+    pub(super) fn at_least(self, min: f64) -> Self {
+        Self(B::float_clamp_min(self.0, min.into()))
+    }
+
+    pub(super) fn at_most(self, max: f64) -> Self {
+        Self(B::float_clamp_max(self.0, max.into()))
+    }
+
+    /// 1 where the number is positive, else 0.
+    pub(super) fn heaviside(self) -> Self {
+        Self(B::float_sign(self.0)).at_least(0.0)
+    }
+
+    pub(super) fn sum(self) -> Self {
+        Self(B::float_sum(self.0))
+    }
+
     pub(super) fn recip(self) -> Self {
         Self(B::float_recip(self.0))
     }

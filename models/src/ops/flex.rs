@@ -12,6 +12,7 @@ mod mlp;
 mod norm;
 mod rope;
 mod rows;
+mod xielu;
 
 use burn::backend::{
     Flex,
@@ -21,7 +22,7 @@ use burn::backend::{
 use burn::tensor::{Bytes, DType, Shape};
 use burn_flex::{FlexTensor, Layout};
 
-use super::{Activation, AdamwStep, generic, kernels::ModelOps};
+use super::{Activation, AdamwStep, AttentionMask, generic, kernels::ModelOps};
 
 type Float = FloatTensor<Flex>;
 
@@ -131,10 +132,24 @@ impl ModelOps for Flex {
         }
     }
 
-    fn attention_forward(q: Float, k: Float, v: Float, causal: bool) -> (Float, Float) {
+    fn xielu(x: Float, alpha_p: Float, alpha_n: Float) -> Float {
+        match x.dtype() {
+            DType::F32 => xielu::forward(x, alpha_p, alpha_n),
+            _ => generic::xielu::<Self>(x, alpha_p, alpha_n),
+        }
+    }
+
+    fn xielu_backward(x: Float, alpha_p: Float, alpha_n: Float, dy: Float) -> (Float, Float, Float) {
+        match x.dtype() {
+            DType::F32 => xielu::backward(x, alpha_p, alpha_n, dy),
+            _ => generic::xielu_backward::<Self>(x, alpha_p, alpha_n, dy),
+        }
+    }
+
+    fn attention_forward(q: Float, k: Float, v: Float, mask: AttentionMask) -> (Float, Float) {
         match q.dtype() {
-            DType::F32 => attention::forward(q, k, v, causal),
-            _ => generic::attention::<Self>(q, k, v, causal),
+            DType::F32 => attention::forward(q, k, v, mask),
+            _ => generic::attention::<Self>(q, k, v, mask),
         }
     }
 
@@ -145,11 +160,11 @@ impl ModelOps for Flex {
         out: Float,
         log_sum: Float,
         dout: Float,
-        causal: bool,
+        mask: AttentionMask,
     ) -> (Float, Float, Float) {
         match q.dtype() {
-            DType::F32 => attention::backward(q, k, v, out, log_sum, dout, causal),
-            _ => generic::attention_backward::<Self>(q, k, v, out, log_sum, dout, causal),
+            DType::F32 => attention::backward(q, k, v, out, log_sum, dout, mask),
+            _ => generic::attention_backward::<Self>(q, k, v, out, log_sum, dout, mask),
         }
     }
 

@@ -8,6 +8,7 @@ mod norm;
 mod rope;
 mod rows;
 mod update;
+mod xielu;
 
 pub(super) use attention::{attention, attention_backward};
 pub(super) use linear::{column_sum, linear_bias};
@@ -17,3 +18,4 @@ pub(super) use norm::{layer_norm, layer_norm_backward, rms_norm, rms_norm_backwa
 pub(super) use rope::{rope, rope_backward};
 pub(super) use rows::{scale, sum_of_squares, take_rows_backward};
 pub(super) use update::adamw;
+pub(super) use xielu::{xielu, xielu_backward};

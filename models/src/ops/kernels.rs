@@ -17,7 +17,7 @@ use burn::backend::{
 };
 use burn::tensor::DType;
 
-use super::{Activation, AdamwStep, generic};
+use super::{Activation, AdamwStep, AttentionMask, generic};
 
 /// Forward and backward of the ops on backend primitives. Gradients come from the implementation for `Autodiff`, which
 /// calls the `*_backward` methods of the inner backend. Shapes are those of the functions in [`super`].
@@ -146,15 +146,36 @@ pub(crate) trait ModelOps: Backend {
         generic::activate_backward::<Self>(x, dy, activation)
     }
 
+    /// See [`super::xielu`].
+    #[fusion(default)]
+    fn xielu(
+        x: FloatTensor<Self>,
+        alpha_p: FloatTensor<Self>,
+        alpha_n: FloatTensor<Self>,
+    ) -> FloatTensor<Self> {
+        generic::xielu::<Self>(x, alpha_p, alpha_n)
+    }
+
+    /// `(dx, dalpha_p, dalpha_n)`
+    #[fusion(default)]
+    fn xielu_backward(
+        x: FloatTensor<Self>,
+        alpha_p: FloatTensor<Self>,
+        alpha_n: FloatTensor<Self>,
+        dy: FloatTensor<Self>,
+    ) -> (FloatTensor<Self>, FloatTensor<Self>, FloatTensor<Self>) {
+        generic::xielu_backward::<Self>(x, alpha_p, alpha_n, dy)
+    }
+
     /// The output, and the f32 log-sum-exp of each query's scores, `[b, h, t]`.
     #[fusion(default)]
     fn attention_forward(
         q: FloatTensor<Self>,
         k: FloatTensor<Self>,
         v: FloatTensor<Self>,
-        causal: bool,
+        mask: AttentionMask,
     ) -> (FloatTensor<Self>, FloatTensor<Self>) {
-        generic::attention::<Self>(q, k, v, causal)
+        generic::attention::<Self>(q, k, v, mask)
     }
 
     /// `(dq, dk, dv)` from the inputs, both outputs of [`ModelOps::attention`] and the gradient of the first.
@@ -166,9 +187,9 @@ pub(crate) trait ModelOps: Backend {
         out: FloatTensor<Self>,
         log_sum: FloatTensor<Self>,
         dout: FloatTensor<Self>,
-        causal: bool,
+        mask: AttentionMask,
     ) -> (FloatTensor<Self>, FloatTensor<Self>, FloatTensor<Self>) {
-        generic::attention_backward::<Self>(q, k, v, out, log_sum, dout, causal)
+        generic::attention_backward::<Self>(q, k, v, out, log_sum, dout, mask)
     }
 
     /// See [`super::take_rows`].

@@ -33,6 +33,26 @@ pub enum Activation {
     QuickGelu,
 }
 
+/// Which keys a query sees. Unless all, the `t` queries are the last of the `s` positions, so query `i` stands at position
+/// `s - t + i`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum AttentionMask {
+    /// All.
+    Full,
+    /// Its own position and those before.
+    Causal,
+    /// Of these the last `window`, its own among them (<https://arxiv.org/abs/2310.06825>).
+    SlidingWindow {
+        /// At least 1.
+        window: usize,
+    },
+}
+
+/// Slope of [`xielu`] at 0; fixed by the architecture.
+pub const XIELU_BETA: f64 = 0.5;
+/// Arguments of the exponential in [`xielu`] are at most this; fixed by the architecture.
+pub const XIELU_EPS: f64 = -1e-6;
+
 fn assert_same_dtype<const A: usize, const B: usize>(op: &str, a: &Tensor<A>, b: &Tensor<B>) {
     assert_eq!(a.dtype(), b.dtype(), "{op}: operands have different dtypes");
 }
@@ -91,11 +111,9 @@ pub fn rope(x_bhtk: Tensor<4>, table: &RopeTable) -> Tensor<4> {
 
 /// Softmax attention with grouped keys and values. Scores and softmax are f32.
 ///
-/// With `causal`, the queries are the last `t` of the `s` positions: query `i` sees keys `0 ..= s - t + i`.
-///
 /// # Shapes
 /// `q_bhtk [b, h, t, k]`, `k_bgsk`, `v_bgsk [b, g, s, k]` with `g` dividing `h` → `[b, h, t, k]`.
-pub fn attention(q_bhtk: Tensor<4>, k_bgsk: Tensor<4>, v_bgsk: Tensor<4>, causal: bool) -> Tensor<4> {
+pub fn attention(q_bhtk: Tensor<4>, k_bgsk: Tensor<4>, v_bgsk: Tensor<4>, mask: AttentionMask) -> Tensor<4> {
     assert_same_dtype("attention", &q_bhtk, &k_bgsk);
     assert_same_dtype("attention", &q_bhtk, &v_bgsk);
     let ([b, h, t, k], [_, g, s, _]) = (q_bhtk.dims(), k_bgsk.dims());
@@ -107,13 +125,20 @@ pub fn attention(q_bhtk: Tensor<4>, k_bgsk: Tensor<4>, v_bgsk: Tensor<4>, causal
         k_bgsk.dims() == [b, g, s, k] && v_bgsk.dims() == [b, g, s, k],
         "attention: shapes differ"
     );
-    assert!(!causal || t <= s, "attention: {t} causal queries, but {s} keys");
+    assert!(
+        mask == AttentionMask::Full || t <= s,
+        "attention: {t} causal queries, but {s} keys"
+    );
+    assert!(
+        mask != AttentionMask::SlidingWindow { window: 0 },
+        "attention: a window of no key"
+    );
     let (q, k, v) = (
         q_bhtk.into_dispatch(),
         k_bgsk.into_dispatch(),
         v_bgsk.into_dispatch(),
     );
-    Tensor::from_dispatch(Dispatch::attention_forward(q, k, v, causal).0)
+    Tensor::from_dispatch(Dispatch::attention_forward(q, k, v, mask).0)
 }
 
 /// `silu(gate) · up` (<https://arxiv.org/abs/2002.05202>).
@@ -129,6 +154,18 @@ pub fn swiglu(gate_ni: Tensor<2>, up_ni: Tensor<2>) -> Tensor<2> {
 /// An elementwise activation.
 pub fn activate(x_ni: Tensor<2>, activation: Activation) -> Tensor<2> {
     Tensor::from_dispatch(Dispatch::activate(x_ni.into_dispatch(), activation))
+}
+
+/// xIELU (<https://arxiv.org/abs/2411.13010>), with `a_p = softplus(alpha_p)` and `a_n = beta + softplus(alpha_n)`:
+/// `a_p x² + beta x` where `x` is positive, else `a_n (expm1(min(x, eps)) - x) + beta x`. In f32.
+///
+/// # Shapes
+/// `x_ni [n, i]`, `alpha_p_1 [1]`, `alpha_n_1 [1]` → `[n, i]`.
+pub fn xielu(x_ni: Tensor<2>, alpha_p_1: Tensor<1>, alpha_n_1: Tensor<1>) -> Tensor<2> {
+    assert_same_dtype("xielu", &x_ni, &alpha_p_1);
+    assert_same_dtype("xielu", &x_ni, &alpha_n_1);
+    let (alpha_p, alpha_n) = (alpha_p_1.into_dispatch(), alpha_n_1.into_dispatch());
+    Tensor::from_dispatch(Dispatch::xielu(x_ni.into_dispatch(), alpha_p, alpha_n))
 }
 
 /// Rows of a table; the gradient adds up rows that were taken more than once.

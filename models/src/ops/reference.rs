@@ -2,7 +2,7 @@
 
 use burn::tensor::{Bool, Device, Int, Tensor, TensorData, activation};
 
-use super::{Activation, to_dtype, to_f32};
+use super::{Activation, AttentionMask, XIELU_BETA, XIELU_EPS, to_dtype, to_f32};
 
 /// Cosines and sines of consecutive positions, f32.
 #[derive(Debug, Clone)]
@@ -16,14 +16,27 @@ pub struct RopeTable {
 impl RopeTable {
     /// Angles `position · theta^(-2i/k)` for `positions` and `i < k/2`, computed in f64 on the host.
     pub fn new(positions: std::ops::Range<usize>, head_dim: usize, theta: f64, device: &Device) -> Self {
-        let half = head_dim / 2;
+        let frequencies: Vec<f64> = (0..head_dim / 2)
+            .map(|i| theta.powf(-2.0 * i as f64 / head_dim as f64))
+            .collect();
+        Self::of_frequencies(positions, &frequencies, 1.0, device)
+    }
+
+    /// Angles `position · frequency` for `positions` and all `frequencies`, whose cosines and sines are multiplied by
+    /// `factor`; computed in f64 on the host.
+    pub fn of_frequencies(
+        positions: std::ops::Range<usize>,
+        frequencies: &[f64],
+        factor: f64,
+        device: &Device,
+    ) -> Self {
         let angles: Vec<f64> = positions
             .clone()
-            .flat_map(|p| (0..half).map(move |i| p as f64 * theta.powf(-2.0 * i as f64 / head_dim as f64)))
+            .flat_map(|p| frequencies.iter().map(move |frequency| p as f64 * frequency))
             .collect();
         let table = |f: fn(f64) -> f64| {
-            let values: Vec<f32> = angles.iter().map(|&a| f(a) as f32).collect();
-            let data = TensorData::new(values, [positions.len(), half]);
+            let values: Vec<f32> = angles.iter().map(|&a| (f(a) * factor) as f32).collect();
+            let data = TensorData::new(values, [positions.len(), frequencies.len()]);
             Tensor::<2>::from_data(data, (device, burn::tensor::DType::F32))
         };
         Self {
@@ -78,7 +91,7 @@ pub fn rope(x_bhtk: Tensor<4>, table: &RopeTable) -> Tensor<4> {
 }
 
 /// See [`super::attention`].
-pub fn attention(q_bhtk: Tensor<4>, k_bgsk: Tensor<4>, v_bgsk: Tensor<4>, causal: bool) -> Tensor<4> {
+pub fn attention(q_bhtk: Tensor<4>, k_bgsk: Tensor<4>, v_bgsk: Tensor<4>, mask: AttentionMask) -> Tensor<4> {
     let dtype = q_bhtk.dtype();
     let [b, h, t, k] = q_bhtk.dims();
     let [_, g, s, _] = k_bgsk.dims();
@@ -92,12 +105,18 @@ pub fn attention(q_bhtk: Tensor<4>, k_bgsk: Tensor<4>, v_bgsk: Tensor<4>, causal
     };
     let (keys, values) = (repeat(k_bgsk), repeat(v_bgsk));
     let mut scores = to_f32(q_bhtk).matmul(keys.swap_dims(2, 3)) * scale;
-    if causal {
-        let mask = Tensor::<2>::ones([t, s], &scores.device())
-            .triu((s - t) as i64 + 1)
-            .bool();
-        let mask: Tensor<4, Bool> = mask.unsqueeze::<4>().expand([b, h, t, s]);
-        scores = scores.mask_fill(mask, f32::NEG_INFINITY);
+    let ones = || Tensor::<2>::ones([t, s], &scores.device());
+    let hidden: Option<Tensor<2, Bool>> = match mask {
+        AttentionMask::Full => None,
+        AttentionMask::Causal => Some(ones().triu((s - t) as i64 + 1).bool()),
+        AttentionMask::SlidingWindow { window } => {
+            let (future, past) = ((s - t) as i64 + 1, (s - t) as i64 - window as i64);
+            Some(ones().triu(future).bool().bool_or(ones().tril(past).bool()))
+        }
+    };
+    if let Some(hidden) = hidden {
+        let hidden: Tensor<4, Bool> = hidden.unsqueeze::<4>().expand([b, h, t, s]);
+        scores = scores.mask_fill(hidden, f32::NEG_INFINITY);
     }
     to_dtype(activation::softmax(scores, 3).matmul(values), dtype)
 }
@@ -113,6 +132,18 @@ pub fn activate(x_ni: Tensor<2>, kind: Activation) -> Tensor<2> {
         Activation::Gelu => activation::gelu(x_ni),
         Activation::QuickGelu => activation::sigmoid(x_ni.clone() * 1.702) * x_ni,
     }
+}
+
+/// See [`super::xielu`].
+pub fn xielu(x_ni: Tensor<2>, alpha_p_1: Tensor<1>, alpha_n_1: Tensor<1>) -> Tensor<2> {
+    let dtype = x_ni.dtype();
+    let x = to_f32(x_ni);
+    let alpha_p = activation::softplus(to_f32(alpha_p_1), 1.0).unsqueeze::<2>();
+    let alpha_n = (activation::softplus(to_f32(alpha_n_1), 1.0) + XIELU_BETA).unsqueeze::<2>();
+    let curved = x.clone().clamp_max(XIELU_EPS).exp() - 1.0 - x.clone();
+    let below = curved * alpha_n + x.clone() * XIELU_BETA;
+    let above = x.clone().square() * alpha_p + x.clone() * XIELU_BETA;
+    to_dtype(below.mask_where(x.greater_elem(0.0), above), dtype)
 }
 
 /// See [`super::linear_cross_entropy`].

@@ -1,15 +1,17 @@
 //! `model:`.
 
+mod language;
+
 use std::path::Path;
 
 use brazier_models::{
-    DecoderConfig, FeatureSelect, ProjectorKind, VisionActivation, VisionConfig, VisionLanguageConfig,
-    VlmConfig,
+    FeatureSelect, ProjectorKind, VisionActivation, VisionConfig, VisionLanguageConfig, VlmConfig,
 };
 
+use self::language::decoder;
 use super::super::{
     defaults,
-    raw::{RawFeatureSelect, RawLanguage, RawModel, RawProjector, RawVision, RawVisionActivation},
+    raw::{RawFeatureSelect, RawModel, RawProjector, RawVision, RawVisionActivation},
     run::{ModelChoice, NewModel},
     written::Errors,
 };
@@ -25,9 +27,6 @@ const OF_NEW_MODELS: [&str; 5] = [
 ];
 /// Keys that mean something only where there is a vision tower.
 const OF_VISION: [&str; 3] = ["projector", "vision_feature_layer", "vision_feature_select"];
-
-/// A vocabulary that every image token id is in.
-const UNKNOWN_VOCABULARY: usize = usize::MAX;
 
 pub(super) fn resolve(raw: RawModel, errors: &mut Errors) -> ModelChoice {
     let RawModel {
@@ -72,10 +71,10 @@ pub(super) fn resolve(raw: RawModel, errors: &mut Errors) -> ModelChoice {
         },
         image_token_id: 0,
     });
-    ModelChoice::New(NewModel {
+    ModelChoice::New(Box::new(NewModel {
         config: VlmConfig { text, vision },
         vocab_size,
-    })
+    }))
 }
 
 fn check_folder(folder: &Path, errors: &mut Errors) {
@@ -85,47 +84,6 @@ fn check_folder(folder: &Path, errors: &mut Errors) {
     } else if !fs::exists(&folder.join("config.json")) {
         let hint = "give the folder of a model in Hugging Face's format";
         errors.refuse("model.from", "there is no config.json in this folder", Some(hint));
-    }
-}
-
-fn decoder(raw: RawLanguage, errors: &mut Errors) -> DecoderConfig {
-    let RawLanguage {
-        vocab_size,
-        hidden_size,
-        intermediate_size,
-        num_hidden_layers,
-        num_attention_heads,
-        num_key_value_heads,
-        head_dim,
-        rms_norm_eps,
-        rope_theta,
-        max_position_embeddings,
-        tie_word_embeddings,
-        qk_norm,
-        initializer_range,
-    } = raw;
-    if head_dim.is_none() && !hidden_size.is_multiple_of(num_attention_heads) {
-        let reason = format!("must divide model.language.hidden_size = {hidden_size}, for want of head_dim");
-        errors.refuse(
-            "model.language.num_attention_heads",
-            &reason,
-            Some("change one of them, or add head_dim"),
-        );
-    }
-    DecoderConfig {
-        vocab_size: vocab_size.unwrap_or(UNKNOWN_VOCABULARY),
-        hidden_size,
-        intermediate_size,
-        num_hidden_layers,
-        num_attention_heads,
-        num_key_value_heads: num_key_value_heads.unwrap_or(num_attention_heads),
-        head_dim: head_dim.unwrap_or(hidden_size / num_attention_heads),
-        rms_norm_eps,
-        rope_theta,
-        max_position_embeddings,
-        tie_word_embeddings,
-        qk_norm,
-        initializer_range,
     }
 }
 

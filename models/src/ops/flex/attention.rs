@@ -7,6 +7,7 @@ use rayon::prelude::*;
 use super::gemm::{Mat, Threads, Tiles, Write, matmul, transpose};
 use super::math::{exp, max, simd, sum1, sum2};
 use super::{dense, tensor, values};
+use crate::ops::AttentionMask;
 
 const QUERY_BLOCK: usize = 64;
 
@@ -19,22 +20,34 @@ struct Sizes {
     t: usize,
     s: usize,
     k: usize,
-    causal: bool,
+    mask: AttentionMask,
 }
 
-/// Queries `start .. start + len` of a head. Query `i` of the block sees `seen + i * step` of `visible` keys.
+/// Queries `start .. start + len` of a head, of which none sees a key outside `first .. first + visible`. Counted from
+/// `first`, query `i` of the block sees the `window` keys before `seen + i * step`, or as many as there are.
 #[derive(Clone, Copy)]
 struct Block {
     start: usize,
     len: usize,
+    first: usize,
     visible: usize,
     seen: usize,
     step: usize,
+    window: usize,
     scale: f32,
 }
 
+impl Block {
+    /// Keys that query `i` sees, counted from `first`.
+    #[inline(always)]
+    fn seen_by(&self, i: usize) -> std::ops::Range<usize> {
+        let end = self.seen + i * self.step;
+        end.saturating_sub(self.window)..end
+    }
+}
+
 impl Sizes {
-    fn new(q: &FlexTensor, keys: &FlexTensor, causal: bool) -> Self {
+    fn new(q: &FlexTensor, keys: &FlexTensor, mask: AttentionMask) -> Self {
         let (q, keys) = (q.layout().shape(), keys.layout().shape());
         Self {
             b: q[0],
@@ -43,35 +56,43 @@ impl Sizes {
             t: q[2],
             s: keys[2],
             k: q[3],
-            causal,
+            mask,
         }
     }
 
     fn blocks(self) -> impl DoubleEndedIterator<Item = Block> {
-        let Self { t, s, k, causal, .. } = self;
+        let Self { t, s, k, mask, .. } = self;
         let scale = (1.0 / (k as f64).sqrt()) as f32;
         (0..t.div_ceil(QUERY_BLOCK)).map(move |i| {
             let start = i * QUERY_BLOCK;
             let len = QUERY_BLOCK.min(t - start);
-            if causal {
-                let seen = s - t + start + 1;
-                Block {
-                    start,
-                    len,
-                    visible: seen + len - 1,
-                    seen,
-                    step: 1,
-                    scale,
+            let window = match mask {
+                AttentionMask::Full => {
+                    return Block {
+                        start,
+                        len,
+                        first: 0,
+                        visible: s,
+                        seen: s,
+                        step: 0,
+                        window: s,
+                        scale,
+                    };
                 }
-            } else {
-                Block {
-                    start,
-                    len,
-                    visible: s,
-                    seen: s,
-                    step: 0,
-                    scale,
-                }
+                AttentionMask::Causal => s,
+                AttentionMask::SlidingWindow { window } => window,
+            };
+            let position = s - t + start;
+            let first = (position + 1).saturating_sub(window);
+            Block {
+                start,
+                len,
+                first,
+                visible: position + len - first,
+                seen: position + 1 - first,
+                step: 1,
+                window,
+                scale,
             }
         })
     }
@@ -138,8 +159,9 @@ struct Transposed<'a> {
 }
 
 impl Transposed<'_> {
-    fn first(&self, visible: usize) -> Mat<'_> {
-        Mat::strided(self.data, self.k, visible, self.len)
+    /// The keys of a block.
+    fn of(&self, block: Block) -> Mat<'_> {
+        Mat::strided(&self.data[block.first..], self.k, block.visible, self.len)
     }
 }
 
@@ -160,8 +182,13 @@ fn heads_first(data: Vec<f32>, [b, t, h, k]: [usize; 4]) -> FlexTensor {
 }
 
 /// The output, and the log-sum-exp of each query's scaled scores `[b, h, t]`.
-pub(super) fn forward(q: FlexTensor, k: FlexTensor, v: FlexTensor, causal: bool) -> (FlexTensor, FlexTensor) {
-    let sizes = Sizes::new(&q, &k, causal);
+pub(super) fn forward(
+    q: FlexTensor,
+    k: FlexTensor,
+    v: FlexTensor,
+    mask: AttentionMask,
+) -> (FlexTensor, FlexTensor) {
+    let sizes = Sizes::new(&q, &k, mask);
     let Sizes {
         b, h, g, t, k: width, ..
     } = sizes;
@@ -177,11 +204,15 @@ pub(super) fn forward(q: FlexTensor, k: FlexTensor, v: FlexTensor, causal: bool)
             let transposed_keys = keys.transpose(batch, group, &mut scratch.keys);
             for block in sizes.blocks() {
                 let Block {
-                    start, len, visible, ..
+                    start,
+                    len,
+                    first,
+                    visible,
+                    ..
                 } = block;
                 let scores = sized(&mut scratch.p, len * visible);
                 let queries = q.rows(batch, head, start, len);
-                product(scores, len, visible, queries, transposed_keys.first(visible));
+                product(scores, len, visible, queries, transposed_keys.of(block));
                 softmax_rows(scores, &mut log_sums[start..start + len], block);
                 #[expect(unsafe_code, reason = "heads are interleaved in the output")]
                 // SAFETY: the tile is rows start.. of this head of this batch element, which no other unit writes.
@@ -191,7 +222,7 @@ pub(super) fn forward(q: FlexTensor, k: FlexTensor, v: FlexTensor, causal: bool)
                 matmul(
                     tile,
                     weights,
-                    vals.rows(batch, group, 0, visible),
+                    vals.rows(batch, group, first, visible),
                     Write::Overwrite,
                     Threads::One,
                 );
@@ -210,9 +241,9 @@ pub(super) fn backward(
     out: FlexTensor,
     log_sum: FlexTensor,
     dout: FlexTensor,
-    causal: bool,
+    mask: AttentionMask,
 ) -> (FlexTensor, FlexTensor, FlexTensor) {
-    let sizes = Sizes::new(&q, &k, causal);
+    let sizes = Sizes::new(&q, &k, mask);
     let Sizes {
         b,
         h,
@@ -281,12 +312,19 @@ impl Saved {
         } = sizes;
         let transposed_keys = self.keys.transpose(batch, group, &mut scratch.keys);
         let transposed_vals = self.vals.transpose(batch, group, &mut scratch.vals);
-        let mut write = Write::Overwrite;
-        // Backwards: the last block sees every key, so its products overwrite all of dk and dv.
+        // Backwards: without a window the last block sees every key, so its products overwrite all of dk and dv.
+        let mut write = match sizes.mask {
+            AttentionMask::Full | AttentionMask::Causal => Write::Overwrite,
+            AttentionMask::SlidingWindow { .. } => Write::Add,
+        };
         let heads = group * (h / g)..(group + 1) * (h / g);
         for (head, block) in heads.flat_map(|head| sizes.blocks().rev().map(move |block| (head, block))) {
             let Block {
-                start, len, visible, ..
+                start,
+                len,
+                first,
+                visible,
+                ..
             } = block;
             let (p, dp) = (
                 sized(&mut scratch.p, len * visible),
@@ -294,14 +332,14 @@ impl Saved {
             );
             let queries = self.q.rows(batch, head, start, len);
             let douts = self.dout.rows(batch, head, start, len);
-            product(p, len, visible, queries, transposed_keys.first(visible));
-            product(dp, len, visible, douts, transposed_vals.first(visible));
+            product(p, len, visible, queries, transposed_keys.of(block));
+            product(dp, len, visible, douts, transposed_vals.of(block));
             let log_sums = &values(&self.log_sum)[(batch * h + head) * t + start..][..len];
             let outputs = [&self.out, &self.dout]
                 .map(|x| (&x.head(batch, head)[start * x.row_stride()..], x.row_stride()));
             softmax_backward_rows(p, dp, log_sums, outputs, width, block);
             let (p, ds) = (Mat::new(p, len, visible), Mat::new(dp, len, visible));
-            let at_keys = (batch * s * g + group) * width;
+            let at_keys = ((batch * s + first) * g + group) * width;
             #[expect(unsafe_code, reason = "heads are interleaved in the gradients")]
             // SAFETY: rows of this head, or of this group, of this batch element, which no other unit writes.
             let (dq, dk, dv) = unsafe {
@@ -316,7 +354,7 @@ impl Saved {
             matmul(
                 dq,
                 ds,
-                self.keys.rows(batch, group, 0, visible),
+                self.keys.rows(batch, group, first, visible),
                 Write::Overwrite,
                 Threads::One,
             );
@@ -344,12 +382,22 @@ fn product(dst: &mut [f32], rows: usize, cols: usize, a: Mat<'_>, b: Mat<'_>) {
     );
 }
 
+/// The keys that a query sees; the others become 0.
+#[inline(always)]
+fn only_seen(row: &mut [f32], seen: std::ops::Range<usize>) -> &mut [f32] {
+    let (row, after) = row.split_at_mut(seen.end);
+    let (before, row) = row.split_at_mut(seen.start);
+    before.fill(0.0);
+    after.fill(0.0);
+    row
+}
+
 simd! {
     /// Scores to weights, 0 for hidden keys.
     fn softmax_rows(scores: &mut [f32], log_sums: &mut [f32], block: Block) {
-        let Block { visible, seen, step, scale, .. } = block;
+        let Block { visible, scale, .. } = block;
         for (i, (row, log_sum)) in scores.chunks_exact_mut(visible).zip(log_sums).enumerate() {
-            let (row, hidden) = row.split_at_mut(seen + i * step);
+            let row = only_seen(row, block.seen_by(i));
             let largest = max(row) * scale;
             for x in row.iter_mut() {
                 *x = exp(*x * scale - largest);
@@ -359,7 +407,6 @@ simd! {
             for x in row.iter_mut() {
                 *x *= inverse;
             }
-            hidden.fill(0.0);
             *log_sum = largest + sum.ln();
         }
     }
@@ -376,16 +423,13 @@ simd! {
         width: usize,
         block: Block,
     ) {
-        let Block { visible, seen, step, scale, .. } = block;
+        let Block { visible, scale, .. } = block;
         let [(out, out_stride), (dout, dout_stride)] = outputs;
         let rows = p.chunks_exact_mut(visible).zip(dp.chunks_exact_mut(visible));
         for (i, ((p, dp), log_sum)) in rows.zip(log_sums).enumerate() {
             let out = &out[i * out_stride..][..width];
             let delta = sum2(out, &dout[i * dout_stride..][..width], |out, dout| out * dout);
-            let (p, hidden) = p.split_at_mut(seen + i * step);
-            hidden.fill(0.0);
-            let (dp, hidden) = dp.split_at_mut(seen + i * step);
-            hidden.fill(0.0);
+            let (p, dp) = (only_seen(p, block.seen_by(i)), only_seen(dp, block.seen_by(i)));
             for (p, dp) in p.iter_mut().zip(dp) {
                 *p = exp(*p * scale - log_sum);
                 *dp = *p * (*dp - delta) * scale;

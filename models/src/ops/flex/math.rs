@@ -46,6 +46,20 @@ pub(super) use simd;
 /// `exp`, error below 2 ulp on `-87 ..= 88`, saturating outside. NaN stays NaN. Cephes' `expf`.
 #[inline(always)]
 pub(super) fn exp(x: f32) -> f32 {
+    let (rest, power) = exp_parts(x);
+    (rest + 1.0) * power
+}
+
+/// `exp(x) - 1` without cancellation near 0.
+#[inline(always)]
+pub(super) fn exp_m1(x: f32) -> f32 {
+    let (rest, power) = exp_parts(x);
+    rest * power + (power - 1.0)
+}
+
+/// `(rest, power)` with `exp(x) = (rest + 1) power`, where `power` is a power of two.
+#[inline(always)]
+fn exp_parts(x: f32) -> (f32, f32) {
     const ROUND: f32 = 12_582_912.0; // 1.5 * 2^23: adding it rounds to an integer in the low bits
     const LN2_HIGH: f32 = 0.693_359_4;
     const LN2_LOW: f32 = -2.121_944_4e-4;
@@ -61,7 +75,7 @@ pub(super) fn exp(x: f32) -> f32 {
     let p = p * r + 1.666_666_5e-1;
     let p = p * r + 0.5;
     let power = f32::from_bits((shifted.to_bits() << 23).wrapping_add(127 << 23));
-    (p * r * r + r + 1.0) * power
+    (p * r * r + r, power)
 }
 
 #[inline(always)]
@@ -141,7 +155,7 @@ fn add_lanes(mut lanes: [f32; LANES]) -> f32 {
 
 #[cfg(test)]
 mod tests {
-    use super::{erf, exp};
+    use super::{erf, exp, exp_m1};
 
     #[test]
     fn exp_is_within_two_ulp() {
@@ -157,6 +171,21 @@ mod tests {
         }
         assert!(exp(f32::NAN).is_nan());
         assert!(exp(-1e30) < 1e-37);
+    }
+
+    #[test]
+    fn exp_m1_keeps_its_digits_near_zero() {
+        for i in -40_000..=20_000 {
+            let x = i as f32 * 5e-4 / 1.7;
+            let expected = f64::from(x).exp_m1();
+            let error = (f64::from(exp_m1(x)) - expected).abs();
+            assert!(
+                error <= 3.0 * f64::from(f32::EPSILON) * expected.abs(),
+                "expm1({x}) = {}, {expected}",
+                exp_m1(x)
+            );
+        }
+        assert_eq!(exp_m1(-1e-6), (-1e-6f64).exp_m1() as f32);
     }
 
     #[test]

@@ -1,9 +1,11 @@
 //! Softmax attention over chunks of queries: no `[b, h, t, s]` tensor where that would be large.
 
+use std::ops::Range;
+
 use burn::backend::{Backend, TensorMetadata, tensor::FloatTensor};
 use burn::tensor::{FloatDType, IntDType, Shape, Slice};
 
-use crate::ops::expr::Expr;
+use crate::ops::{AttentionMask, expr::Expr};
 
 /// Up to this many scores of a head, all queries are one chunk.
 const WHOLE: usize = 256 * 1024;
@@ -17,18 +19,18 @@ struct Sizes {
     t: usize,
     s: usize,
     k: usize,
-    causal: bool,
+    mask: AttentionMask,
 }
 
-/// Queries `start .. start + len`, which see keys `0 .. visible`.
+/// Queries `start .. start + len`, of which none sees a key outside `keys`.
 struct Chunk {
     start: usize,
     len: usize,
-    visible: usize,
+    keys: Range<usize>,
 }
 
 impl Sizes {
-    fn new<B: Backend>(q: &Expr<B>, keys: &Expr<B>, causal: bool) -> Self {
+    fn new<B: Backend>(q: &Expr<B>, keys: &Expr<B>, mask: AttentionMask) -> Self {
         let (q, keys) = (q.dims(), keys.dims());
         Self {
             b: q[0],
@@ -37,7 +39,7 @@ impl Sizes {
             t: q[2],
             s: keys[2],
             k: q[3],
-            causal,
+            mask,
         }
     }
 
@@ -46,16 +48,20 @@ impl Sizes {
     }
 
     fn chunks(&self) -> impl DoubleEndedIterator<Item = Chunk> {
-        let Self { t, s, causal, .. } = *self;
+        let Self { t, s, mask, .. } = *self;
         let size = if t * s <= WHOLE { t } else { QUERY_CHUNK };
         (0..t.div_ceil(size)).map(move |i| {
             let start = i * size;
             let len = size.min(t - start);
-            Chunk {
-                start,
-                len,
-                visible: if causal { s - t + start + len } else { s },
-            }
+            let keys = match mask {
+                AttentionMask::Full => 0..s,
+                AttentionMask::Causal => 0..s - t + start + len,
+                AttentionMask::SlidingWindow { window } => {
+                    let first = s - t + start;
+                    (first + 1).saturating_sub(window)..first + len
+                }
+            };
+            Chunk { start, len, keys }
         })
     }
 
@@ -68,24 +74,31 @@ impl Sizes {
             .reshape([self.b, self.g, rows, self.k])
     }
 
-    /// Scaled scores `[b, g, (h/g) len, visible]`, hugely negative where the causal order hides a key.
+    /// Scaled scores `[b, g, (h/g) len, keys]`, hugely negative where the mask hides a key.
     fn scores<B: Backend>(&self, q: Expr<B>, keys: Expr<B>, chunk: &Chunk) -> Expr<B> {
         let scores = q.matmul(keys.transpose()) * self.scale();
-        if !self.causal || chunk.len == 1 {
+        // The keys of a single query are those it sees.
+        if self.mask == AttentionMask::Full || chunk.len == 1 {
             return scores;
         }
         let device = scores.0.device();
-        let position = |range: std::ops::Range<usize>| -> Expr<B> {
+        let position = |range: Range<usize>| -> Expr<B> {
             let positions = B::int_arange(range.start as i64..range.end as i64, &device, IntDType::I32);
             Expr(B::int_into_float(positions, FloatDType::F32))
         };
         let first = self.s - self.t + chunk.start;
-        let key = position(0..chunk.visible).reshape([1, 1, 1, 1, chunk.visible]);
+        let visible = chunk.keys.len();
+        let key = position(chunk.keys.clone()).reshape([1, 1, 1, 1, visible]);
         let query = position(first..first + chunk.len).reshape([1, 1, 1, chunk.len, 1]);
-        let hidden = Expr::<B>(B::float_clamp((key - query).0, 0.0.into(), 1.0.into()));
+        let ahead = key - query;
+        let at_most_one = |x: Expr<B>| Expr::<B>(B::float_clamp(x.0, 0.0.into(), 1.0.into()));
+        let mut hidden = at_most_one(ahead.clone());
+        if let AttentionMask::SlidingWindow { window } = self.mask {
+            hidden = hidden + at_most_one(ahead * -1.0 + (1.0 - window as f64));
+        }
         let group = self.h / self.g;
-        let scores = scores.reshape([self.b, self.g, group, chunk.len, chunk.visible]) + hidden * -1e30;
-        scores.reshape([self.b, self.g, group * chunk.len, chunk.visible])
+        let scores = scores.reshape([self.b, self.g, group, chunk.len, visible]) + hidden * -1e30;
+        scores.reshape([self.b, self.g, group * chunk.len, visible])
     }
 }
 
@@ -94,16 +107,16 @@ pub(crate) fn attention<B: Backend>(
     q: FloatTensor<B>,
     keys: FloatTensor<B>,
     values: FloatTensor<B>,
-    causal: bool,
+    mask: AttentionMask,
 ) -> (FloatTensor<B>, FloatTensor<B>) {
     let dtype = q.dtype();
     let (q, keys, values) = (Expr::<B>::f32(q), Expr::<B>::f32(keys), Expr::<B>::f32(values));
-    let sizes = Sizes::new(&q, &keys, causal);
+    let sizes = Sizes::new(&q, &keys, mask);
     let (mut outs, mut log_sums) = (vec![], vec![]);
     for chunk in sizes.chunks() {
         let (seen_keys, seen_values) = (
-            keys.clone().range(2, 0..chunk.visible),
-            values.clone().range(2, 0..chunk.visible),
+            keys.clone().range(2, chunk.keys.clone()),
+            values.clone().range(2, chunk.keys.clone()),
         );
         let scores = sizes.scores(sizes.group(&q, &chunk), seen_keys, &chunk);
         let max = scores.clone().max_last();
@@ -125,18 +138,18 @@ pub(crate) fn attention_backward<B: Backend>(
     out: FloatTensor<B>,
     log_sum: FloatTensor<B>,
     dout: FloatTensor<B>,
-    causal: bool,
+    mask: AttentionMask,
 ) -> (FloatTensor<B>, FloatTensor<B>, FloatTensor<B>) {
     let dtype = q.dtype();
     let (q, keys, values) = (Expr::<B>::f32(q), Expr::<B>::f32(keys), Expr::<B>::f32(values));
     let (out, dout, log_sum) = (Expr::<B>::f32(out), Expr::<B>::f32(dout), Expr::<B>(log_sum));
-    let sizes = Sizes::new(&q, &keys, causal);
+    let sizes = Sizes::new(&q, &keys, mask);
     let (mut dq, mut dkeys, mut dvalues) = (vec![], None, None);
-    // Backwards: the last chunk sees every key, so the sums start at full size.
+    // Backwards: without a window the last chunk sees every key, so the sums start at full size.
     for chunk in sizes.chunks().rev() {
         let (seen_keys, seen_values) = (
-            keys.clone().range(2, 0..chunk.visible),
-            values.clone().range(2, 0..chunk.visible),
+            keys.clone().range(2, chunk.keys.clone()),
+            values.clone().range(2, chunk.keys.clone()),
         );
         let q = sizes.group(&q, &chunk);
         let rows = sizes.h / sizes.g * chunk.len;
@@ -146,8 +159,18 @@ pub(crate) fn attention_backward<B: Backend>(
         let (out, dout) = (sizes.group(&out, &chunk), sizes.group(&dout, &chunk));
         let dp = dout.clone().matmul(seen_values.transpose());
         let ds = p.clone() * (dp - (dout.clone() * out).sum_last()) * sizes.scale();
-        dvalues = Some(add_rows(dvalues, p.transpose().matmul(dout), chunk.visible));
-        dkeys = Some(add_rows(dkeys, ds.clone().transpose().matmul(q), chunk.visible));
+        dvalues = Some(add_rows(
+            dvalues,
+            p.transpose().matmul(dout),
+            &chunk.keys,
+            sizes.s,
+        ));
+        dkeys = Some(add_rows(
+            dkeys,
+            ds.clone().transpose().matmul(q),
+            &chunk.keys,
+            sizes.s,
+        ));
         dq.push(
             ds.matmul(seen_keys)
                 .reshape([sizes.b, sizes.h, chunk.len, sizes.k])
@@ -167,17 +190,26 @@ fn join<B: Backend>(mut chunks: Vec<Expr<B>>) -> Expr<B> {
     }
 }
 
-/// Adds `rows [b, g, visible, k]` to the first `visible` positions of `sum`.
-fn add_rows<B: Backend>(sum: Option<Expr<B>>, rows: Expr<B>, visible: usize) -> Expr<B> {
-    let Some(sum) = sum else { return rows };
-    let dims = sum.dims();
-    if dims[2] == visible {
-        return sum + rows;
+/// Adds `rows` to the positions `range` of `sum [b, g, s, k]`, which is 0 at first.
+fn add_rows<B: Backend>(sum: Option<Expr<B>>, rows: Expr<B>, range: &Range<usize>, s: usize) -> Expr<B> {
+    if range.len() == s {
+        return match sum {
+            Some(sum) => sum + rows,
+            None => rows,
+        };
     }
-    let slices: Vec<Slice> = Shape::from([dims[0], dims[1], visible, dims[3]])
-        .iter()
-        .map(|&len| Slice::from(0..len))
-        .collect();
-    let rows = sum.clone().range(2, 0..visible) + rows;
+    let dims = rows.dims();
+    let slices = [0..dims[0], 0..dims[1], range.clone(), 0..dims[3]].map(Slice::from);
+    let (sum, rows) = match sum {
+        Some(sum) => {
+            let rows = sum.clone().range(2, range.clone()) + rows;
+            (sum, rows)
+        }
+        None => {
+            let shape = Shape::from([dims[0], dims[1], s, dims[3]]);
+            let zeros = B::float_zeros(shape, &rows.0.device(), FloatDType::F32);
+            (Expr(zeros), rows)
+        }
+    };
     Expr(B::float_slice_assign(sum.0, &slices, rows.0))
 }

@@ -19,12 +19,18 @@ fn host<const D: usize>(x: FloatTensor<Flex>) -> Vec<f32> {
 fn attention_in_chunks_equals_the_kernel() {
     // More than 256 Ki scores a head: the generic body takes several chunks of queries.
     let (b, h, g, t, s, k) = (1, 4, 2, 500, 600, 8);
-    for causal in [true, false] {
+    for mask in [
+        AttentionMask::Causal,
+        AttentionMask::Full,
+        AttentionMask::SlidingWindow { window: 1 },
+        AttentionMask::SlidingWindow { window: 70 },
+        AttentionMask::SlidingWindow { window: 590 },
+    ] {
         let q = || primitive([b, h, t, k], 1);
         let (keys, values) = (|| primitive([b, g, s, k], 2), || primitive([b, g, s, k], 3));
         let dout = || primitive([b, h, t, k], 4);
-        let (out, log_sum) = generic::attention::<Flex>(q(), keys(), values(), causal);
-        let (out2, log_sum2) = Flex::attention_forward(q(), keys(), values(), causal);
+        let (out, log_sum) = generic::attention::<Flex>(q(), keys(), values(), mask);
+        let (out2, log_sum2) = Flex::attention_forward(q(), keys(), values(), mask);
         let gradients = generic::attention_backward::<Flex>(
             q(),
             keys(),
@@ -32,7 +38,7 @@ fn attention_in_chunks_equals_the_kernel() {
             out.clone(),
             log_sum.clone(),
             dout(),
-            causal,
+            mask,
         );
         let gradients2 = Flex::attention_backward(
             q(),
@@ -41,7 +47,7 @@ fn attention_in_chunks_equals_the_kernel() {
             out2.clone(),
             log_sum2.clone(),
             dout(),
-            causal,
+            mask,
         );
         let results = |out, log_sum, (dq, dk, dv)| {
             [
@@ -54,7 +60,7 @@ fn attention_in_chunks_equals_the_kernel() {
         };
         let expected = results(out, log_sum, gradients);
         assert_close(
-            "attention in chunks",
+            &format!("attention in chunks, {mask:?}"),
             &results(out2, log_sum2, gradients2),
             &expected,
             2e-5,

@@ -110,19 +110,74 @@ fn activations_agree_with_their_definitions() {
 }
 
 #[test]
+fn xielu_agrees_with_its_definition() {
+    for (n, i, by, alphas) in [
+        (1, 1, 1.0, [0.2, -1.0]),
+        (9, 7, 30.0, [-2.5, 3.0]),
+        (300, 96, 3.0, [1.5, 0.1]),
+        (2, 5, 1e-3, [0.3, 25.0]),
+    ] {
+        let inputs = [scaled(n * i, 8, by), vec![alphas[0]], vec![alphas[1]]];
+        let x2 = |x: &Tensor<1>| x.clone().reshape([n, i]);
+        check(
+            &format!("xielu {n} {i} {alphas:?}"),
+            &inputs,
+            &|x| xielu(x2(&x[0]), x[1].clone(), x[2].clone()).reshape([n * i]),
+            &|x| reference::xielu(x2(&x[0]), x[1].clone(), x[2].clone()).reshape([n * i]),
+        );
+    }
+}
+
+/// With a window, keys outside it change nothing, not even the last bit.
+#[test]
+fn keys_outside_the_window_have_no_effect() {
+    let (h, g, s, k, window) = (4, 2, 40, 6, 7);
+    let mask = AttentionMask::SlidingWindow { window };
+    let tensor = |values: Vec<f32>, heads: usize, len: usize| -> Tensor<4> {
+        Tensor::from_data(
+            TensorData::new(values, [1, heads, len, k]),
+            (&Device::flex(), DType::F32),
+        )
+    };
+    let run = |keys: Vec<f32>| {
+        let q = tensor(noise(h * 3 * k, 30), h, 3);
+        let values = tensor(noise(g * s * k, 32), g, s);
+        floats(attention(q, tensor(keys, g, s), values, mask))
+    };
+    let keys = noise(g * s * k, 31);
+    // The three queries stand at 37, 38 and 39; the first sees keys from 31 on.
+    let moved = |position: usize| {
+        let mut keys = keys.clone();
+        for head in 0..g {
+            keys[(head * s + position) * k] += 5.0;
+        }
+        run(keys)
+    };
+    assert_eq!(moved(30), run(keys.clone()));
+    assert_ne!(moved(31), run(keys.clone()));
+}
+
+#[test]
 fn attention_agrees_with_its_definition() {
-    for (b, h, g, t, s, k, causal, by) in [
-        (1, 1, 1, 1, 1, 2, true, 1.0),
-        (2, 4, 2, 9, 9, 6, true, 1.0),
-        (2, 4, 1, 5, 12, 8, true, 3.0),
-        (1, 6, 3, 1, 17, 16, true, 1.0),
-        (2, 3, 3, 33, 20, 5, false, 1.0),
-        (3, 4, 2, 100, 100, 24, true, 1.0),
-        (1, 2, 1, 150, 200, 8, true, 1.0),
+    use AttentionMask::{Causal, Full, SlidingWindow};
+    for (b, h, g, t, s, k, mask, by) in [
+        (1, 1, 1, 1, 1, 2, Causal, 1.0),
+        (2, 4, 2, 9, 9, 6, Causal, 1.0),
+        (2, 4, 1, 5, 12, 8, Causal, 3.0),
+        (1, 6, 3, 1, 17, 16, Causal, 1.0),
+        (2, 3, 3, 33, 20, 5, Full, 1.0),
+        (3, 4, 2, 100, 100, 24, Causal, 1.0),
+        (1, 2, 1, 150, 200, 8, Causal, 1.0),
+        (2, 4, 2, 9, 9, 6, SlidingWindow { window: 1 }, 1.0),
+        (2, 4, 2, 9, 12, 6, SlidingWindow { window: 4 }, 3.0),
+        (1, 6, 3, 1, 17, 16, SlidingWindow { window: 5 }, 1.0),
+        (1, 2, 1, 150, 200, 8, SlidingWindow { window: 20 }, 1.0),
+        (2, 4, 2, 130, 130, 8, SlidingWindow { window: 64 }, 1.0),
+        (1, 2, 1, 70, 70, 8, SlidingWindow { window: 500 }, 1.0),
     ] {
         let (nq, nk) = (b * h * t * k, b * g * s * k);
         let inputs = [scaled(nq, 10, by), scaled(nk, 11, by), noise(nk, 12)];
-        let name = format!("attention {b} {h} {g} {t} {s} {k} {causal}");
+        let name = format!("attention {b} {h} {g} {t} {s} {k} {mask:?}");
         // As models split heads: a view of [b, t, h, k].
         let split = |x: &Tensor<1>, heads: usize, len: usize| -> Tensor<4> {
             x.clone().reshape([b, len, heads, k]).swap_dims(1, 2)
@@ -132,11 +187,11 @@ fn attention_agrees_with_its_definition() {
             &inputs,
             &|x| {
                 let (q, keys, values) = (split(&x[0], h, t), split(&x[1], g, s), split(&x[2], g, s));
-                attention(q, keys, values, causal).swap_dims(1, 2).reshape([nq])
+                attention(q, keys, values, mask).swap_dims(1, 2).reshape([nq])
             },
             &|x| {
                 let (q, keys, values) = (split(&x[0], h, t), split(&x[1], g, s), split(&x[2], g, s));
-                reference::attention(q, keys, values, causal)
+                reference::attention(q, keys, values, mask)
                     .swap_dims(1, 2)
                     .reshape([nq])
             },
@@ -153,10 +208,10 @@ fn attention_of_large_scores_stays_finite() {
     ];
     let shape = |x: &Tensor<1>| -> Tensor<4> { x.clone().reshape([1, 2, 8, 4]) };
     let results = evaluate(&inputs, DType::F32, &|x| {
-        attention(shape(&x[0]), shape(&x[1]), shape(&x[2]), true).reshape([64])
+        attention(shape(&x[0]), shape(&x[1]), shape(&x[2]), AttentionMask::Causal).reshape([64])
     });
     let expected = evaluate(&inputs, DType::F32, &|x| {
-        reference::attention(shape(&x[0]), shape(&x[1]), shape(&x[2]), true).reshape([64])
+        reference::attention(shape(&x[0]), shape(&x[1]), shape(&x[2]), AttentionMask::Causal).reshape([64])
     });
     assert!(results.iter().flatten().all(|x| x.is_finite()));
     assert_close("attention of large scores", &results[..1], &expected[..1], 1e-4);

@@ -1,0 +1,106 @@
+//! Families of language models against transformers.
+
+use brazier_models::VlmConfig;
+use serde_json::Value;
+
+use crate::{
+    cache::check_cache,
+    decoder_config::rope_scaling,
+    fixture::{Fixture, Rows, path, size},
+    models::check_model,
+    support::devices,
+};
+
+const FAMILIES: [&str; 6] = [
+    "llama3",
+    "llama_biases",
+    "mistral",
+    "qwen2",
+    "qwen3_yarn",
+    "apertus",
+];
+
+fn family(name: &str) -> (Fixture, VlmConfig) {
+    let fixture = Fixture::open(&format!("language_{name}.safetensors"));
+    let config = VlmConfig {
+        text: fixture.decoder_config(),
+        vision: None,
+    };
+    config.validate().and(config.text.check_family()).unwrap();
+    (fixture, config)
+}
+
+/// Hidden states of every block, logits, loss and the gradient of every parameter.
+#[test]
+fn every_family_agrees_with_transformers() {
+    for device in &devices() {
+        for name in FAMILIES {
+            let (fixture, config) = family(name);
+            check_model(&fixture, &config, None, device);
+        }
+    }
+}
+
+/// Also past the window, where the cache holds more than a query may see.
+#[test]
+fn every_family_decodes_with_a_cache() {
+    for device in &devices() {
+        for name in FAMILIES {
+            let (fixture, config) = family(name);
+            let model = fixture.model(&config, "", device);
+            check_cache(&model, &Rows::of(&fixture), &[3, 17], device);
+        }
+    }
+}
+
+/// transformers computes the frequencies in f32.
+#[test]
+fn frequencies_agree_with_transformers() {
+    let cases: Value = serde_json::from_slice(&brazier::fs::read(&path("rope.json")).unwrap()).unwrap();
+    for case in cases["cases"].as_array().unwrap() {
+        let parameters = &case["rope_parameters"];
+        let theta = case["rope_theta"].as_f64().unwrap();
+        let (frequencies, factor) = rope_scaling(parameters).frequencies(size(case, "head_dim"), theta);
+        let expected = case["frequencies"].as_array().unwrap().iter();
+        let expected: Vec<f64> = expected.map(|x| x.as_f64().unwrap()).collect();
+        assert_eq!(frequencies.len(), expected.len());
+        for (found, expected) in frequencies.iter().zip(&expected) {
+            let error = (found / expected - 1.0).abs();
+            assert!(error < 2e-6, "{parameters}: {found}, expected {expected}");
+        }
+        let expected = case["attention_factor"].as_f64().unwrap();
+        assert!(
+            (factor - expected).abs() < 1e-12,
+            "{parameters}: {factor}, expected {expected}"
+        );
+    }
+}
+
+/// The root of the mean square difference of our bf16 logits from f64 is no larger than that of transformers' bf16.
+#[cfg(feature = "flex")]
+#[test]
+fn bf16_loses_no_more_than_in_transformers() {
+    use brazier_models::{Vlm, VlmInputs, params::load_params};
+    use burn::tensor::{DType, Device};
+
+    use crate::{support::weights, values};
+
+    for name in FAMILIES {
+        let (fixture, config) = family(name);
+        let device = Device::flex();
+        let model = load_params(
+            Vlm::init(&config, 0, &device, DType::BF16).unwrap(),
+            weights(&fixture.model(&config, "", &device)),
+        );
+        let model = model.map_err(|(_, error)| error).unwrap();
+        let inputs = VlmInputs::new(&Rows::of(&fixture).batch(), &config, &device, DType::BF16).unwrap();
+        let logits = values(model.logits(&inputs));
+        let expected = fixture.f64s("logits.f64");
+        let square = |values: &mut dyn Iterator<Item = f64>| values.map(|x| x * x).sum::<f64>();
+        let difference = square(&mut logits.iter().zip(&expected).map(|(&x, y)| f64::from(x) - y));
+        let error = (difference / square(&mut expected.iter().copied())).sqrt();
+        let theirs = fixture.number("bf16_error");
+        println!("{name}: ours {error:.2e}, theirs {theirs:.2e}");
+        assert!(error <= theirs, "{name}: {error:.2e}, transformers {theirs:.2e}");
+    }
+}
