@@ -48,7 +48,7 @@ pub struct PromptRef<'a> {
     pub images: &'a [PixelImage],
 }
 
-/// Continues prompts of **one length** together. `on_tokens` sees the tokens of each position as they come (`None` for
+/// Continues prompts together; their lengths may differ. `on_tokens` sees the tokens of each position as they come (`None` for
 /// rows that have ended).
 ///
 /// # Errors
@@ -62,6 +62,7 @@ pub fn generate(
     mut on_tokens: impl FnMut(&[Option<u32>]),
 ) -> Result<Vec<Vec<u32>>, InputError> {
     let inputs = upload(model, device, dtype, prompts)?;
+    let lengths: Vec<usize> = prompts.iter().map(|prompt| prompt.input_ids.len()).collect();
     let length = inputs.input_ids_bt.dims()[1];
     let limit = model.config().text.max_positions();
     if length + options.max_new_tokens > limit {
@@ -76,7 +77,7 @@ pub fn generate(
     let mut state: Option<(Vec<u32>, KvCache)> = None;
     for _ in 0..options.max_new_tokens {
         let (logits, cache) = match state.take() {
-            None => model.prefill(&inputs, length + options.max_new_tokens),
+            None => model.prefill(&inputs, &lengths, length + options.max_new_tokens),
             Some((chosen, mut cache)) => (model.decode(token_tensor(&chosen, device), &mut cache), cache),
         };
         let chosen = chooser.choose(logits);
@@ -103,12 +104,16 @@ fn upload(
     dtype: DType,
     prompts: &[PromptRef],
 ) -> Result<VlmInputs, InputError> {
-    let length = prompts.first().map_or(0, |prompt| prompt.input_ids.len());
-    let input_ids: Vec<i32> = prompts
-        .iter()
-        .flat_map(|prompt| prompt.input_ids)
-        .copied()
-        .collect();
+    let length = prompts.iter().map(|prompt| prompt.input_ids.len()).max();
+    let length = length.unwrap_or(0);
+    // Nothing looks at the padding, so any token but the one that stands for an image will do.
+    let image_token = model.config().vision.as_ref().map(|vision| vision.image_token_id);
+    let padding = i32::from(image_token == Some(0));
+    let mut input_ids = Vec::with_capacity(prompts.len() * length);
+    for (row, prompt) in prompts.iter().enumerate() {
+        input_ids.extend(prompt.input_ids);
+        input_ids.resize((row + 1) * length, padding);
+    }
     let images: Vec<&PixelImage> = prompts.iter().flat_map(|prompt| prompt.images).collect();
     let pixels: Vec<f32> = images
         .iter()

@@ -1,7 +1,5 @@
 //! Shapes and kinds of the models, as plain numbers. Field names are those of Hugging Face's `config.json`.
 
-use std::ops::Range;
-
 use burn::tensor::Device;
 use thiserror::Error;
 
@@ -252,8 +250,8 @@ impl DecoderConfig {
         self.rope_scaling.max_positions(self.max_position_embeddings)
     }
 
-    /// Cosines and sines of consecutive positions.
-    pub fn rope_table(&self, positions: Range<usize>, device: &Device) -> RopeTable {
+    /// Cosines and sines of positions.
+    pub fn rope_table(&self, positions: impl IntoIterator<Item = usize>, device: &Device) -> RopeTable {
         self.rope_scaling
             .table(positions, self.head_dim, self.rope_theta, device)
     }

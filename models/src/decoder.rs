@@ -10,57 +10,12 @@ use burn::{
 };
 
 use crate::{
+    cache::{Past, attend_seen},
     config::{AttentionBias, DecoderConfig, LanguageModelType, MlpKind},
     init::Init,
     layers::{Embedding, Linear, RmsNorm},
     ops::{self, AttentionMask, RopeTable},
 };
-
-/// Keys and values of the tokens seen so far, for one block.
-#[derive(Debug, Clone)]
-pub struct LayerCache {
-    /// `[b, g, capacity, k]`
-    keys: Tensor<4>,
-    /// `[b, g, capacity, k]`
-    values: Tensor<4>,
-    length: usize,
-}
-
-impl LayerCache {
-    /// Room for `capacity` tokens of `batch` rows, in the dtype and on the device of `like`.
-    pub(crate) fn new(config: &DecoderConfig, batch: usize, capacity: usize, like: &Tensor<2>) -> Self {
-        let shape = [batch, config.num_key_value_heads, capacity, config.head_dim];
-        let empty = || Tensor::<4>::zeros(shape, (&like.device(), like.dtype()));
-        Self {
-            keys: empty(),
-            values: empty(),
-            length: 0,
-        }
-    }
-
-    /// Number of tokens held.
-    pub fn len(&self) -> usize {
-        self.length
-    }
-
-    /// Whether nothing has been stored yet.
-    pub fn is_empty(&self) -> bool {
-        self.length == 0
-    }
-
-    /// Appends `t` tokens and returns all held, `[b, g, s, k]` each.
-    fn extend(&mut self, keys_bgtk: Tensor<4>, values_bgtk: Tensor<4>) -> (Tensor<4>, Tensor<4>) {
-        let [b, g, t, k] = keys_bgtk.dims();
-        let place = [0..b, 0..g, self.length..self.length + t, 0..k];
-        self.length += t;
-        // `inplace` hands the buffer over instead of a second handle to it, so that it is not copied.
-        self.keys
-            .inplace(|held| held.slice_assign(place.clone(), keys_bgtk));
-        self.values.inplace(|held| held.slice_assign(place, values_bgtk));
-        let held = |x: &Tensor<4>| x.clone().narrow(2, 0, self.length);
-        (held(&self.keys), held(&self.values))
-    }
-}
 
 /// Grouped-query self-attention with RoPE, over all tokens before or a window of them.
 #[derive(Module, Debug)]
@@ -112,7 +67,7 @@ impl SelfAttention {
         }
     }
 
-    fn forward(&self, x_btd: Tensor<3>, rope: &RopeTable, cache: Option<&mut LayerCache>) -> Tensor<3> {
+    fn forward(&self, x_btd: Tensor<3>, rope: &RopeTable, past: Option<Past>) -> Tensor<3> {
         let [b, t, d] = x_btd.dims();
         let x_nd = x_btd.reshape([b * t, d]);
         // 1. Project and split heads: [n, heads*k] -> [b, t, heads, k].
@@ -125,14 +80,25 @@ impl SelfAttention {
             Some(norm) => norm.forward(x),
             None => x,
         };
-        let q = ops::rope(normed(q, &self.q_norm).swap_dims(1, 2), rope);
-        let k = ops::rope(normed(k, &self.k_norm).swap_dims(1, 2), rope);
-        // 3. Attend, over the past too if there is one.
-        let (k, v) = match cache {
-            Some(cache) => cache.extend(k, v),
-            None => (k, v),
+        // Where each row stands at a position of its own, rows take the place of positions.
+        let by_row = past.as_ref().is_some_and(|past| past.hidden_b1s.is_some());
+        let rotated = |x_bhtk: Tensor<4>| match by_row {
+            true => ops::rope(x_bhtk.swap_dims(0, 2), rope).swap_dims(0, 2),
+            false => ops::rope(x_bhtk, rope),
         };
-        let y_bhtk = ops::attention(q, k, v, self.mask);
+        let q = rotated(normed(q, &self.q_norm).swap_dims(1, 2));
+        let k = rotated(normed(k, &self.k_norm).swap_dims(1, 2));
+        // 3. Attend, over the past too if there is one.
+        let y_bhtk = match past {
+            None => ops::attention(q, k, v, self.mask),
+            Some(Past { cache, hidden_b1s }) => {
+                let (k, v) = cache.extend(k, v);
+                match hidden_b1s {
+                    Some(hidden) => attend_seen(q, k, v, hidden),
+                    None => ops::attention(q, k, v, self.mask),
+                }
+            }
+        };
         // 4. Join heads: [b, h, t, k] -> [n, h*k].
         let y_ne = y_bhtk
             .swap_dims(1, 2)
@@ -238,8 +204,8 @@ impl DecoderLayer {
     }
 
     /// # Shapes
-    /// `x_btd [b, t, d]`, a table of the `t` positions → `[b, t, d]`. With a cache the `t` tokens follow those held.
-    pub fn forward(&self, x_btd: Tensor<3>, rope: &RopeTable, cache: Option<&mut LayerCache>) -> Tensor<3> {
+    /// `x_btd [b, t, d]`, a table of the `t` positions → `[b, t, d]`. With a past the `t` tokens follow those held.
+    pub(crate) fn forward(&self, x_btd: Tensor<3>, rope: &RopeTable, past: Option<Past>) -> Tensor<3> {
         let norm = |llama: &Option<RmsNorm>, apertus: &Option<RmsNorm>, x_btd: &Tensor<3>| {
             let Some(norm) = llama.as_ref().or(apertus.as_ref()) else {
                 unreachable!("a block has two norms under one name or the other");
@@ -247,7 +213,7 @@ impl DecoderLayer {
             norm.forward(x_btd.clone())
         };
         let normed = norm(&self.input_layernorm, &self.attention_layernorm, &x_btd);
-        let x_btd = x_btd + self.self_attn.forward(normed, rope, cache);
+        let x_btd = x_btd + self.self_attn.forward(normed, rope, past);
         let normed = norm(
             &self.post_attention_layernorm,
             &self.feedforward_layernorm,

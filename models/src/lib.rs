@@ -3,6 +3,7 @@
 //! Tensors in, tensors out: this crate knows no file, no flag and no rank. Parameter paths and configuration fields have
 //! Hugging Face's names. [`ops`] holds every custom operation.
 
+pub mod cache;
 pub mod config;
 pub mod decoder;
 pub mod host;
@@ -17,6 +18,7 @@ pub mod segmented;
 pub mod vision;
 pub mod vlm;
 
+pub use cache::KvCache;
 pub use config::{
     AttentionBias, DecoderConfig, FeatureSelect, LanguageModelType, MlpKind, ModelConfigError, ProjectorKind,
     SlidingWindow, VisionActivation, VisionConfig, VisionLanguageConfig, VlmConfig,
@@ -27,4 +29,4 @@ pub use inputs::{HostBatch, IGNORE_INDEX, InputError, VlmInputs};
 pub use rope::{Llama3Scaling, RopeScaling, YarnScaling};
 pub use segmented::{Segment, Segmented};
 pub use vision::VisionTower;
-pub use vlm::{KvCache, Vlm};
+pub use vlm::Vlm;

@@ -2,7 +2,7 @@
 //!
 //! Reference: `transformers/modeling_rope_utils.py`. All arithmetic is f64 on the host.
 
-use std::{f64::consts::TAU, ops::Range};
+use std::f64::consts::TAU;
 
 use burn::tensor::Device;
 
@@ -77,8 +77,14 @@ impl RopeScaling {
         }
     }
 
-    /// Cosines and sines of consecutive positions.
-    pub fn table(&self, positions: Range<usize>, head_dim: usize, theta: f64, device: &Device) -> RopeTable {
+    /// Cosines and sines of positions.
+    pub fn table(
+        &self,
+        positions: impl IntoIterator<Item = usize>,
+        head_dim: usize,
+        theta: f64,
+        device: &Device,
+    ) -> RopeTable {
         let (frequencies, factor) = self.frequencies(head_dim, theta);
         RopeTable::of_frequencies(positions, &frequencies, factor, device)
     }

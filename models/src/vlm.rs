@@ -4,12 +4,13 @@
 
 use burn::{
     module::Module,
-    tensor::{DType, Device, Int, Tensor},
+    tensor::{DType, Device, Int, Tensor, TensorData},
 };
 
 use crate::{
+    cache::{KvCache, Past},
     config::{ModelConfigError, VisionLanguageConfig, VlmConfig},
-    decoder::{CausalLm, LayerCache},
+    decoder::CausalLm,
     init::Init,
     inputs::{ImageInputs, VlmInputs},
     ops,
@@ -152,22 +153,29 @@ impl Vlm {
             .reshape([b as i32, t as i32, -1])
     }
 
-    /// Runs a prompt and keeps its keys and values.
+    /// Runs prompts, padded on the right, and keeps their keys and values.
     ///
     /// # Shapes
-    /// Prompts of one length → logits of the last position, `[b, v]`, f32.
-    pub fn prefill(&self, inputs: &VlmInputs, capacity: usize) -> (Tensor<2>, KvCache) {
+    /// `lengths` of the `b` prompts without padding → logits of each one's last token, `[b, v]`, f32.
+    ///
+    /// # Panics
+    /// If a length is 0 or exceeds the rows.
+    pub fn prefill(&self, inputs: &VlmInputs, lengths: &[usize], capacity: usize) -> (Tensor<2>, KvCache) {
         let features = inputs.images.as_ref().map(|images| self.image_features(images));
         let x_btd = self.embed(features, inputs);
-        let [b, t, d] = x_btd.dims();
-        let like = x_btd.clone().reshape([b * t, d]);
-        let layers = self.language_model.model.layers.iter();
-        let mut cache = KvCache {
-            layers: layers
-                .map(|_| LayerCache::new(&self.config.text, b, capacity.max(t), &like))
-                .collect(),
-        };
-        (self.advance(x_btd, &mut cache), cache)
+        let ([b, t, _], device) = (x_btd.dims(), x_btd.device());
+        assert!(
+            lengths.len() == b && lengths.iter().all(|length| (1..=t).contains(length)),
+            "prefill: lengths {lengths:?} for {b} rows of {t} tokens"
+        );
+        let last: Vec<i32> = lengths
+            .iter()
+            .enumerate()
+            .map(|(row, length)| (row * t + length - 1) as i32)
+            .collect();
+        let last_b = Tensor::from_data(TensorData::new(last, [b]), (&device, DType::I32));
+        let mut cache = KvCache::new(&self.config.text, lengths, t, capacity, &device, x_btd.dtype());
+        (self.advance(x_btd, last_b, &mut cache), cache)
     }
 
     /// One more token per row.
@@ -175,39 +183,26 @@ impl Vlm {
     /// # Shapes
     /// `ids_b [b]` → logits `[b, v]`, f32
     pub fn decode(&self, ids_b: Tensor<1, Int>, cache: &mut KvCache) -> Tensor<2> {
-        let [b] = ids_b.dims();
+        let ([b], device) = (ids_b.dims(), ids_b.device());
         let embedded = self.language_model.model.embed_tokens.forward(ids_b);
         let d = embedded.dims()[1];
-        self.advance(embedded.reshape([b, 1, d]), cache)
+        let all_b = Tensor::arange(0..b as i64, (&device, DType::I32));
+        self.advance(embedded.reshape([b, 1, d]), all_b, cache)
     }
 
-    fn advance(&self, mut x_btd: Tensor<3>, cache: &mut KvCache) -> Tensor<2> {
-        let [b, t, d] = x_btd.dims();
-        let start = cache.len();
-        let rope = self.config.text.rope_table(start..start + t, &x_btd.device());
-        for (layer, cache) in self.language_model.model.layers.iter().zip(&mut cache.layers) {
-            x_btd = layer.forward(x_btd, &rope, Some(cache));
+    /// Runs the blocks on tokens behind those held; logits of the tokens numbered `rows_n`.
+    fn advance(&self, mut x_btd: Tensor<3>, rows_n: Tensor<1, Int>, cache: &mut KvCache) -> Tensor<2> {
+        let ([b, t, d], device) = (x_btd.dims(), x_btd.device());
+        let text = &self.config.text;
+        let rope = cache.rope_table(text, t, &device);
+        let hidden = cache.hidden_places(text, &device);
+        let layers = self.language_model.model.layers.iter().zip(&mut cache.layers);
+        for (index, (layer, cache)) in layers.enumerate() {
+            let hidden_b1s = hidden.of(text.attention_mask(index));
+            x_btd = layer.forward(x_btd, &rope, Some(Past { cache, hidden_b1s }));
         }
-        self.language_model
-            .logits(x_btd.narrow(1, t - 1, 1).reshape([b, d]))
-    }
-}
-
-/// Keys and values of all blocks.
-#[derive(Debug, Clone)]
-pub struct KvCache {
-    layers: Vec<LayerCache>,
-}
-
-impl KvCache {
-    /// Number of tokens held.
-    pub fn len(&self) -> usize {
-        self.layers.first().map_or(0, LayerCache::len)
-    }
-
-    /// Whether nothing has been stored yet.
-    pub fn is_empty(&self) -> bool {
-        self.len() == 0
+        let rows_nd = ops::take_rows(x_btd.reshape([b * t, d]), rows_n);
+        self.language_model.logits(rows_nd)
     }
 }
 

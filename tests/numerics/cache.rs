@@ -42,7 +42,7 @@ pub(crate) fn check_cache(model: &Vlm, rows: &Rows, prefixes: &[usize], device: 
             ..rows.batch()
         };
         let prompt = VlmInputs::new(&prompt, model.config(), device, DType::F32).unwrap();
-        let (logits, mut cache) = model.prefill(&prompt, t);
+        let (logits, mut cache) = model.prefill(&prompt, &vec![prefix; b], t);
         assert_eq!(cache.len(), prefix);
         check(
             &format!("prefill of {prefix}"),

@@ -11,7 +11,7 @@ use crate::{
     support::devices,
 };
 
-const FAMILIES: [&str; 6] = [
+pub(crate) const FAMILIES: [&str; 6] = [
     "llama3",
     "llama_biases",
     "mistral",
@@ -20,7 +20,7 @@ const FAMILIES: [&str; 6] = [
     "apertus",
 ];
 
-fn family(name: &str) -> (Fixture, VlmConfig) {
+pub(crate) fn family(name: &str) -> (Fixture, VlmConfig) {
     let fixture = Fixture::open(&format!("language_{name}.safetensors"));
     let config = VlmConfig {
         text: fixture.decoder_config(),

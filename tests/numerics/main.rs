@@ -12,6 +12,7 @@ mod cache;
 mod decoder_config;
 mod differences;
 mod fixture;
+mod generation;
 mod inputs;
 mod language;
 mod models;

@@ -150,6 +150,9 @@ def record_projector(folder: Path) -> None:
     save_fixture(folder / "projector.safetensors", tensors, about)
 
 
+VLM_SEED = 32  # of the weights of `vlm.safetensors`
+
+
 def vlm_batch() -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
     """Three right-padded rows with two images, none and one: ids, attention mask, labels, pixels."""
     image = [VLM["image_token_id"]] * 9
@@ -174,8 +177,7 @@ def vlm_batch() -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]
 
 def record_vlm(folder: Path) -> None:
     """`vlm.safetensors`: a LLaVA of everything above, with intermediate values, losses and all gradients."""
-    seed = 32
-    model = build_vlm(VLM, seed)
+    model = build_vlm(VLM, VLM_SEED)
     input_ids, mask, labels, pixels = vlm_batch()
     states = block_outputs(model.model.language_model.layers)
     output = model(input_ids=input_ids, pixel_values=pixels, attention_mask=mask, labels=labels, use_cache=False)
@@ -193,7 +195,7 @@ def record_vlm(folder: Path) -> None:
     tensors |= {f"hidden.{index}": state * valid for index, state in enumerate(hidden)}
     tensors |= {"logits": output.logits * valid, "loss_sum": loss_sum[None], "loss_mean": output.loss[None]}
     about = VLM | {
-        "seed": seed,
+        "seed": VLM_SEED,
         "num_labelled": num_labelled,
         "pad_token_id": 0,
         "without_gradient": without_gradient(model),

@@ -21,6 +21,7 @@ import safetensors.torch
 import torch
 
 from fixtures_forward import record_decoders, record_projector, record_vision, record_vlm
+from fixtures_generation import record_generation
 from fixtures_language import record_languages, record_rope
 from fixtures_training import record_adamw, record_schedules, record_training
 
@@ -31,6 +32,7 @@ RECORDERS: dict[str, Callable[[Path], None]] = {
     "vision": record_vision,
     "projector": record_projector,
     "vlm": record_vlm,
+    "generation": record_generation,
     "adamw": record_adamw,
     "schedules": record_schedules,
     "training": record_training,

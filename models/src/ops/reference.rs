@@ -4,7 +4,7 @@ use burn::tensor::{Bool, Device, Int, Tensor, TensorData, activation};
 
 use super::{Activation, AttentionMask, XIELU_BETA, XIELU_EPS, to_dtype, to_f32};
 
-/// Cosines and sines of consecutive positions, f32.
+/// Cosines and sines of `t` positions, f32.
 #[derive(Debug, Clone)]
 pub struct RopeTable {
     /// `[t, k/2]`
@@ -15,7 +15,12 @@ pub struct RopeTable {
 
 impl RopeTable {
     /// Angles `position · theta^(-2i/k)` for `positions` and `i < k/2`, computed in f64 on the host.
-    pub fn new(positions: std::ops::Range<usize>, head_dim: usize, theta: f64, device: &Device) -> Self {
+    pub fn new(
+        positions: impl IntoIterator<Item = usize>,
+        head_dim: usize,
+        theta: f64,
+        device: &Device,
+    ) -> Self {
         let frequencies: Vec<f64> = (0..head_dim / 2)
             .map(|i| theta.powf(-2.0 * i as f64 / head_dim as f64))
             .collect();
@@ -25,14 +30,15 @@ impl RopeTable {
     /// Angles `position · frequency` for `positions` and all `frequencies`, whose cosines and sines are multiplied by
     /// `factor`; computed in f64 on the host.
     pub fn of_frequencies(
-        positions: std::ops::Range<usize>,
+        positions: impl IntoIterator<Item = usize>,
         frequencies: &[f64],
         factor: f64,
         device: &Device,
     ) -> Self {
+        let positions: Vec<usize> = positions.into_iter().collect();
         let angles: Vec<f64> = positions
-            .clone()
-            .flat_map(|p| frequencies.iter().map(move |frequency| p as f64 * frequency))
+            .iter()
+            .flat_map(|p| frequencies.iter().map(move |frequency| *p as f64 * frequency))
             .collect();
         let table = |f: fn(f64) -> f64| {
             let values: Vec<f32> = angles.iter().map(|&a| (f(a) * factor) as f32).collect();
