@@ -51,16 +51,8 @@ impl<'a> Init<'a> {
 
     /// A parameter drawn from `N(0, std²)`.
     pub fn normal<const D: usize>(&self, name: &str, shape: [usize; D]) -> Param<Tensor<D>> {
-        let mut rng = ChaCha8Rng::seed_from_u64(self.seed ^ hash_path(&self.at(name).path));
-        let count = shape.iter().product::<usize>();
-        let mut values = Vec::with_capacity(count + 1);
-        while values.len() < count {
-            let (a, b) = box_muller(&mut rng);
-            values.push((a * self.std) as f32);
-            values.push((b * self.std) as f32);
-        }
-        values.truncate(count);
-        self.param(values, shape)
+        let count = shape.iter().product();
+        self.param(normals(self.seed, &self.at(name).path, self.std, count), shape)
     }
 
     /// A parameter filled with one value.
@@ -77,6 +69,19 @@ impl<'a> Init<'a> {
         let data = TensorData::new(values, shape).convert_dtype(self.dtype);
         Param::from_tensor(Tensor::from_data(data, (self.device, self.dtype)))
     }
+}
+
+/// Numbers from `N(0, std²)`, a pure function of the seed and the path.
+pub fn normals(seed: u64, path: &str, std: f64, count: usize) -> Vec<f32> {
+    let mut rng = ChaCha8Rng::seed_from_u64(seed ^ hash_path(path));
+    let mut values = Vec::with_capacity(count + 1);
+    while values.len() < count {
+        let (a, b) = box_muller(&mut rng);
+        values.push((a * std) as f32);
+        values.push((b * std) as f32);
+    }
+    values.truncate(count);
+    values
 }
 
 /// Two independent standard normal numbers (Box and Muller, 1958).

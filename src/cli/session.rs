@@ -10,7 +10,7 @@ use super::{Failure, say, show};
 use crate::{
     config::{ModelChoice, RunConfig, SynthChoice},
     data::{Dataset, ImageOptions, Split, Tokenizer, synth},
-    hub,
+    hub::{self, ResizeOptions},
 };
 
 /// Tokenizer, rows, and the model they are for.
@@ -76,6 +76,8 @@ pub(super) fn model_config(run: &RunConfig, tokenizer: &Tokenizer) -> Result<Vlm
                 return Err(anyhow::anyhow!("a model is either new or imported").into());
             };
             let config = hub::read_config(dir)?;
+            let config =
+                run.fit_vocabulary(config, tokenizer.vocab_size(), tokenizer.image_token_id().ok())?;
             run.check_model(&config)?;
             Ok(config)
         }
@@ -111,12 +113,38 @@ fn style(template: &str) -> ProgressStyle {
 
 /// A model with the weights of a Hugging Face folder.
 pub(super) fn import(dir: &Path, config: &VlmConfig, device: &Device, dtype: DType) -> Result<Vlm, Failure> {
+    import_resized(dir, config, None, 0, device, dtype)
+}
+
+/// A model with the weights of a Hugging Face folder and, where the folder's vocabulary is smaller, fresh rows.
+pub(super) fn import_resized(
+    dir: &Path,
+    config: &VlmConfig,
+    resize: Option<ResizeOptions>,
+    seed: u64,
+    device: &Device,
+    dtype: DType,
+) -> Result<Vlm, Failure> {
     let model = Vlm::init(config, 0, device, dtype)?;
+    let stored_rows = hub::read_config(dir)?.text.vocab_size;
     let expected: Vec<(String, Vec<usize>)> = params::list_params(&model)
         .into_iter()
-        .map(|info| (info.path, info.shape))
+        .map(|info| {
+            let mut shape = info.shape;
+            if resize.is_some() && hub::is_vocabulary(&info.path) {
+                shape[0] = stored_rows;
+            }
+            (info.path, shape)
+        })
         .collect();
-    let tensors = hub::read_weights(dir, config, &expected, None)?;
+    let mut tensors = hub::read_weights(dir, config, &expected, None)?;
+    if let Some(resize) = resize {
+        let (rows, std) = (config.text.vocab_size, config.text.initializer_range);
+        tensors = tensors
+            .into_iter()
+            .map(|tensor| resize.resize(tensor, rows, std, seed))
+            .collect();
+    }
     with_weights(model, tensors)
 }
 

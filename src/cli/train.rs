@@ -124,7 +124,14 @@ fn prepare(
     let yaml = run.to_yaml().map_err(anyhow::Error::from)?;
     let config_hash = format!("{:x}", Sha256::digest(&yaml));
     let model = match &start {
-        Start::Import(dir) => session::import(dir, &session.model, &device, dtype)?,
+        Start::Import(dir) => session::import_resized(
+            dir,
+            &session.model,
+            run.resize_vocabulary,
+            run.seed,
+            &device,
+            dtype,
+        )?,
         Start::Scratch | Start::Resume(_) | Start::Other(_) => {
             Vlm::init(&session.model, run.seed, &device, dtype)?
         }

@@ -37,6 +37,7 @@ defaults! {
     rms_norm_eps: f64 = 1e-6;
     rope_theta: f64 = 10_000.0;
     tie_word_embeddings: bool = false;
+    mean_resizing: bool = true;
     low_freq_factor: f64 = 1.0;
     high_freq_factor: f64 = 4.0;
     beta_fast: f64 = 32.0;

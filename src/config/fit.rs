@@ -63,6 +63,52 @@ impl RunConfig {
         Ok(Some(config))
     }
 
+    /// The configuration of an imported model with as many rows as the tokenizer needs.
+    ///
+    /// `num_tokens` is one more than the tokenizer's largest id, `image_token_id` the id of [`IMAGE_TOKEN`] if it has one.
+    ///
+    /// # Errors
+    /// If the tokenizer is larger than the vocabulary and that may not grow, or its image token is not the model's.
+    pub fn fit_vocabulary(
+        &self,
+        mut model: VlmConfig,
+        num_tokens: usize,
+        image_token_id: Option<u32>,
+    ) -> Result<VlmConfig, Vec<ConfigError>> {
+        let mut errors = Errors::new(&self.written);
+        let tokenizer = self.data.tokenizer.to_string_lossy();
+        let rows = model.text.vocab_size;
+        match &self.resize_vocabulary {
+            Some(resize) => model.text.vocab_size = resize.rows(rows, num_tokens),
+            None if num_tokens > rows => {
+                let reason = format!("has {num_tokens} tokens, and the model's vocabulary {rows}");
+                let hint =
+                    "write model.resize_vocabulary: {} for fresh rows, or take the model's own tokenizer";
+                errors.refuse_value("model.tokenizer", &tokenizer, &reason, Some(hint));
+            }
+            None => {}
+        }
+        if let (Some(vision), Some(id)) = (&mut model.vision, image_token_id)
+            && vision.image_token_id != id
+        {
+            // A token beyond the old rows was added for this model; one inside them stands for something else there.
+            if self.resize_vocabulary.is_some() && id as usize >= rows {
+                vision.image_token_id = id;
+            } else {
+                let expected = vision.image_token_id;
+                let reason =
+                    format!("has {IMAGE_TOKEN} as token {id}, and the model's image_token_id is {expected}");
+                let hint = "take the model's own tokenizer, or correct image_token_id in its config.json";
+                errors.refuse_value("model.tokenizer", &tokenizer, &reason, Some(hint));
+            }
+        }
+        if errors.list.is_empty() {
+            Ok(model)
+        } else {
+            Err(errors.list)
+        }
+    }
+
     /// Whether this run can train that model: what it is imported with is known only when its folder has been
     /// read.
     ///

@@ -55,6 +55,9 @@ pub(super) struct RawModel {
     /// Folder with `tokenizer.json`. Left out: `model.from`, or the folder of `data.synth`.
     #[schemars(example = "models/llava-1.5-7b-hf")]
     pub tokenizer: Option<PathBuf>,
+    /// More rows for the vocabulary of the model in `model.from`, for a tokenizer that has been given more tokens; old rows
+    /// stay as they are, and there are never fewer. Left out: such a tokenizer is an error.
+    pub resize_vocabulary: Option<RawResizeVocabulary>,
     /// A fresh language model: a decoder of one of the families that `model_type` lists.
     pub language: Option<RawLanguage>,
     /// A fresh vision tower (CLIP's ViT). Left out: a model without eyes.
@@ -68,6 +71,22 @@ pub(super) struct RawModel {
     /// The vision tower's tokens that are used.
     #[schemars(extend("default" = "default"))]
     pub vision_feature_select: Option<RawFeatureSelect>,
+}
+
+/// Fresh rows of the embedding table and of the output projection, in the names of transformers'
+/// `resize_token_embeddings`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct RawResizeVocabulary {
+    /// The number of rows becomes a multiple of this; some matrix units are faster then. Left out: as many rows as the
+    /// model has or the tokenizer needs.
+    #[schemars(range(min = 1), example = 64)]
+    pub pad_to_multiple_of: Option<usize>,
+    /// Whether fresh rows lie around the mean of the old ones, with a billionth of their covariance, so that a new token is
+    /// as likely as an average one. Otherwise they are drawn from `N(0, initializer_range²)`.
+    #[serde(default = "defaults::mean_resizing")]
+    #[schemars(example = false)]
+    pub mean_resizing: bool,
 }
 
 /// A decoder, in Hugging Face's names.

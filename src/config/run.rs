@@ -9,6 +9,7 @@ use crate::{
     checkpoint::{KeepOptions, Ranking, Resume},
     data::{DataOptions, synth::SynthOptions},
     device_choice::DeviceChoice,
+    hub::ResizeOptions,
     learner::options::{EvalConfig, Every, OptimizerConfig, Precision, Recompute, TrainMode},
     parallel::World,
     track::TrackOptions,
@@ -25,6 +26,8 @@ pub struct RunConfig {
     pub seed: u64,
     /// Where the model comes from.
     pub model: ModelChoice,
+    /// How an imported model's vocabulary grows; `None` if it must not.
+    pub resize_vocabulary: Option<ResizeOptions>,
     /// The data set that is drawn before training.
     pub synth: Option<SynthChoice>,
     /// Files, tokenizer, lengths, order and threads.

@@ -56,6 +56,7 @@ pub fn resolve(loaded: &Loaded, world: World) -> Result<RunConfig, Vec<ConfigErr
     let run = RunConfig {
         device: device_choice(&device, &mut errors),
         seed,
+        resize_vocabulary: model::resize_vocabulary(&model, &mut errors),
         model: model::resolve(model, &mut errors),
         synth,
         data,

@@ -11,11 +11,11 @@ use brazier_models::{
 use self::language::decoder;
 use super::super::{
     defaults,
-    raw::{RawFeatureSelect, RawModel, RawProjector, RawVision, RawVisionActivation},
+    raw::{RawFeatureSelect, RawModel, RawProjector, RawResizeVocabulary, RawVision, RawVisionActivation},
     run::{ModelChoice, NewModel},
     written::Errors,
 };
-use crate::fs;
+use crate::{fs, hub::ResizeOptions};
 
 /// Keys that describe a new model; an imported one says all of this itself.
 const OF_NEW_MODELS: [&str; 5] = [
@@ -31,7 +31,8 @@ const OF_VISION: [&str; 3] = ["projector", "vision_feature_layer", "vision_featu
 pub(super) fn resolve(raw: RawModel, errors: &mut Errors) -> ModelChoice {
     let RawModel {
         from,
-        tokenizer: _, // belongs to the data
+        tokenizer: _,         // belongs to the data
+        resize_vocabulary: _, // has a function of its own
         language,
         vision,
         projector,
@@ -75,6 +76,22 @@ pub(super) fn resolve(raw: RawModel, errors: &mut Errors) -> ModelChoice {
         config: VlmConfig { text, vision },
         vocab_size,
     }))
+}
+
+/// `model.resize_vocabulary:`.
+pub(super) fn resize_vocabulary(raw: &RawModel, errors: &mut Errors) -> Option<ResizeOptions> {
+    let RawResizeVocabulary {
+        pad_to_multiple_of,
+        mean_resizing,
+    } = raw.resize_vocabulary.as_ref()?;
+    if raw.from.is_none() {
+        let why = "a new model has as many rows as model.language.vocab_size says";
+        errors.no_effect("model.resize_vocabulary", why);
+    }
+    Some(ResizeOptions {
+        pad_to_multiple_of: *pad_to_multiple_of,
+        mean_resizing: *mean_resizing,
+    })
 }
 
 fn check_folder(folder: &Path, errors: &mut Errors) {

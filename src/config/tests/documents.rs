@@ -103,6 +103,12 @@ fn compare_defaults(
 #[test]
 fn documented_defaults_are_the_ones_in_effect() {
     let mut seen = BTreeMap::new();
+    let folder = tempfile::tempdir().unwrap();
+    for name in ["config.json", "tokenizer.json"] {
+        fs::write_atomic(&folder.path().join(name), b"{}").unwrap();
+    }
+    let from = folder.path().display();
+    let import = format!("model={{from: {from}, resize_vocabulary: {{pad_to_multiple_of: 8}}}}");
     for (sets, given) in [
         (&[][..], &[][..]),
         (&["eval.exact_match=true"], &["eval.exact_match"]),
@@ -110,6 +116,21 @@ fn documented_defaults_are_the_ones_in_effect() {
         (&["train.schedule={name: linear}"], &[]),
         (&["train.schedule={name: wsd, decay_steps: 5}"], &[]),
         (&["train.schedule={name: inverse_sqrt}"], &[]),
+        (
+            &[
+                "model.language.model_type=qwen2",
+                "model.language.sliding_window=9",
+                "model.language.rope_scaling={rope_type: llama3, factor: 8, original_max_position_embeddings: 16}",
+            ],
+            &[],
+        ),
+        (
+            &[
+                "model.language.rope_scaling={rope_type: yarn, factor: 8, original_max_position_embeddings: 16}",
+            ],
+            &[],
+        ),
+        (&[&import, "data.synth.image_size=32"], &[]),
     ] {
         let yaml = resolve_base(sets).unwrap().to_yaml().unwrap();
         let tree = yaml::parse(&"effective.yaml".into(), &yaml, &no_env).unwrap();

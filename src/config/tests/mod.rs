@@ -1,6 +1,7 @@
 //! What is refused, where and in which words; and that documents and defaults tell the truth.
 
 mod documents;
+mod language;
 mod loading;
 mod planning;
 mod resolving;

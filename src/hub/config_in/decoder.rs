@@ -1,6 +1,8 @@
 //! The decoder's part of `config.json`.
 
 mod rope;
+#[cfg(test)]
+mod tests;
 
 use brazier_models::{AttentionBias, DecoderConfig, LanguageModelType, MlpKind, SlidingWindow};
 use serde_json::{Value, json};

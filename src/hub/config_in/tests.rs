@@ -156,29 +156,53 @@ fn what_the_models_are_not_is_refused_by_key_value_and_reason() {
     );
     check(
         "llama",
-        json!({"attention_bias": true}),
-        "attention_bias = true: ",
-    );
-    check("llama", json!({"mlp_bias": true}), "mlp_bias = true: ");
-    check(
-        "llama",
         json!({"attention_dropout": 0.1}),
         "attention_dropout = 0.1: ",
     );
     check(
         "llama",
         json!({"rope_scaling": {"rope_type": "llama3", "factor": 8.0}}),
-        r#"rope_type = "llama3": RoPE is not"#,
+        "rope_scaling.low_freq_factor = null: this kind of RoPE needs it",
     );
     check(
         "llama",
         json!({"rope_scaling": {"type": "linear"}}),
-        r#"rope_scaling.type = "linear": "#,
+        "rope_scaling.factor = null: this kind of RoPE needs it",
     );
     check(
         "llama",
-        json!({"rope_parameters": {"rope_type": "yarn"}}),
-        r#"rope_parameters.rope_type = "yarn": "#,
+        json!({"rope_scaling": {"type": "linear", "factor": 0.5}}),
+        "rope_scaling.factor = 0.5: must be at least 1",
+    );
+    check(
+        "llama",
+        json!({"rope_scaling": {"type": "dynamic", "factor": 2.0}}),
+        r#"rope_scaling.type = "dynamic": expected default, linear, llama3 or yarn"#,
+    );
+    check(
+        "qwen3",
+        json!({"rope_parameters": {"rope_type": "longrope"}}),
+        r#"rope_parameters.rope_type = "longrope": expected default, linear, llama3 or yarn"#,
+    );
+    check(
+        "qwen3",
+        json!({"rope_parameters": {"full_attention": {"rope_type": "default"}}}),
+        "rope_parameters.full_attention = {\"rope_type\":\"default\"}: all layers have one RoPE",
+    );
+    check(
+        "apertus",
+        json!({"partial_rotary_factor": 0.5}),
+        "partial_rotary_factor = 0.5: RoPE turns every dimension",
+    );
+    check(
+        "apertus",
+        json!({"hidden_act": "silu"}),
+        r#"hidden_act = "silu": Apertus' MLP has xIELU"#,
+    );
+    check(
+        "mistral",
+        json!({"sliding_window": 0}),
+        "sliding_window = 0: must be at least 1",
     );
     check(
         "llama",
@@ -200,17 +224,25 @@ fn what_the_models_are_not_is_refused_by_key_value_and_reason() {
         json!({"quantization_config": {"bits": 4}}),
         "quantized weights are not read",
     );
-    let sliding = json!({"use_sliding_window": true, "sliding_window": 4096});
-    check("qwen3", sliding, "sliding_window = 4096: ");
     check(
         "qwen3",
         json!({"layer_types": ["full_attention", "sliding_attention"]}),
-        "layer_types = ",
+        "names sliding layers, but use_sliding_window is off or sliding_window null",
     );
     check(
-        "mistral",
+        "qwen2",
+        json!({"layer_types": ["full_attention", "chunked_attention"]}),
+        "expected a list of full_attention and sliding_attention",
+    );
+    check(
+        "qwen2",
+        json!({"use_sliding_window": true, "layer_types": ["sliding_attention"]}),
+        "layer_types = 1: one entry for each of the 32 blocks",
+    );
+    check(
+        "gemma3",
         json!({}),
-        r#"model_type = "mistral": expected llava, llama, qwen3"#,
+        r#"model_type = "gemma3": expected llava, llama, mistral, qwen2, qwen3, apertus or brazier_vlm"#,
     );
     check(
         "llava",
@@ -232,9 +264,13 @@ fn what_the_models_are_not_is_refused_by_key_value_and_reason() {
         json!({"image_token_index": 5, "image_token_id": 6}),
         "contradicts image_token_index = 5",
     );
-    let text = json!({"text_config": {"model_type": "mistral", "mlp_bias": true}});
-    check("llava", text.clone(), r#"text_config.model_type = "mistral": "#);
-    check("llava", text, "text_config.mlp_bias = true: ");
+    let text = json!({"text_config": {"model_type": "phi3", "attention_dropout": 0.5}});
+    check(
+        "llava",
+        text.clone(),
+        r#"text_config.model_type = "phi3": the language model is one of llama, mistral,"#,
+    );
+    check("llava", text, "text_config.attention_dropout = 0.5: ");
     let vision = json!({"vision_config": {"model_type": "siglip_vision_model"}});
     check(
         "llava",
