@@ -112,12 +112,34 @@ pub fn list_params(module: &impl Module) -> Vec<ParamInfo> {
 
 /// Reads parameters to host memory, in module order and in the dtype they are stored in.
 pub fn read_params(module: &impl Module, wanted: impl Fn(&str) -> bool) -> Vec<HostTensor> {
-    struct Reader<F> {
+    let handles = param_handles(module, wanted);
+    handles.iter().map(ParamHandle::fetch).collect()
+}
+
+/// A parameter whose value can be fetched to host memory, now or later; until then it stays where it is.
+pub struct ParamHandle {
+    /// Which one.
+    pub info: ParamInfo,
+    /// What it is stored in.
+    pub dtype: HostDtype,
+    fetch: Box<dyn Fn() -> HostTensor>,
+}
+
+impl ParamHandle {
+    /// Copies the value to host memory.
+    pub fn fetch(&self) -> HostTensor {
+        (self.fetch)()
+    }
+}
+
+/// Handles to parameters, in module order. No value is copied.
+pub fn param_handles(module: &impl Module, wanted: impl Fn(&str) -> bool) -> Vec<ParamHandle> {
+    struct Collector<F> {
         stack: PathStack,
         wanted: F,
-        read: Vec<HostTensor>,
+        found: Vec<ParamHandle>,
     }
-    impl<F: Fn(&str) -> bool> ModuleVisitor for Reader<F> {
+    impl<F: Fn(&str) -> bool> ModuleVisitor for Collector<F> {
         fn enter_module(&mut self, name: &str, _: &str) {
             self.stack.enter(name);
         }
@@ -126,18 +148,39 @@ pub fn read_params(module: &impl Module, wanted: impl Fn(&str) -> bool) -> Vec<H
         }
         fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
             let path = self.stack.path();
-            if (self.wanted)(&path) {
-                self.read.push(to_host(path, param.val()));
+            if !(self.wanted)(&path) {
+                return;
             }
+            let tensor = param.val();
+            let info = ParamInfo {
+                path: path.clone(),
+                id: param.id,
+                shape: tensor.dims().to_vec(),
+            };
+            self.found.push(ParamHandle {
+                info,
+                dtype: host_dtype(tensor.dtype()),
+                fetch: Box::new(move || to_host(path.clone(), tensor.clone())),
+            });
         }
     }
-    let mut reader = Reader {
+    let mut collector = Collector {
         stack: PathStack::default(),
         wanted,
-        read: Vec::new(),
+        found: Vec::new(),
     };
-    module.visit(&mut reader);
-    reader.read
+    module.visit(&mut collector);
+    collector.found
+}
+
+/// # Panics
+/// If the dtype is neither f32 nor bf16: parameters have no other.
+fn host_dtype(dtype: DType) -> HostDtype {
+    match dtype {
+        DType::F32 => HostDtype::F32,
+        DType::BF16 => HostDtype::Bf16,
+        other => unreachable!("parameters are f32 or bf16, not {other:?}"),
+    }
 }
 
 /// Copies a tensor to host memory under a name.
@@ -147,11 +190,7 @@ pub fn read_params(module: &impl Module, wanted: impl Fn(&str) -> bool) -> Vec<H
 pub fn to_host<const D: usize>(name: String, tensor: Tensor<D>) -> HostTensor {
     let shape = tensor.dims().to_vec();
     let data = tensor.into_data();
-    let dtype = match data.dtype() {
-        DType::F32 => HostDtype::F32,
-        DType::BF16 => HostDtype::Bf16,
-        other => unreachable!("parameters are f32 or bf16, {name} is {other:?}"),
-    };
+    let dtype = host_dtype(data.dtype());
     HostTensor {
         name,
         shape,
@@ -160,9 +199,9 @@ pub fn to_host<const D: usize>(name: String, tensor: Tensor<D>) -> HostTensor {
     }
 }
 
-/// Puts a host tensor on a device in a chosen dtype.
+/// Puts a host tensor on a device in a chosen dtype. On a CPU in its own dtype the bytes are not copied.
 pub fn from_host<const D: usize>(
-    tensor: &HostTensor,
+    tensor: HostTensor,
     device: &burn::tensor::Device,
     dtype: DType,
 ) -> Tensor<D> {
@@ -170,7 +209,7 @@ pub fn from_host<const D: usize>(
         HostDtype::F32 => DType::F32,
         HostDtype::Bf16 => DType::BF16,
     };
-    let data = TensorData::from_bytes_vec(tensor.bytes.clone(), tensor.shape.clone(), stored);
+    let data = TensorData::from_bytes_vec(tensor.bytes, tensor.shape, stored);
     Tensor::from_data(data.convert_dtype(dtype), (device, dtype))
 }
 
@@ -180,7 +219,7 @@ pub fn from_host_flat(tensor: &HostTensor, device: &burn::tensor::Device, dtype:
         shape: vec![tensor.num_elements()],
         ..tensor.clone()
     };
-    from_host(&flat, device, dtype)
+    from_host(flat, device, dtype)
 }
 
 /// Replaces all parameters by the given tensors, cast to the dtype each parameter has.
@@ -220,28 +259,91 @@ pub fn load_params<M: Module>(module: M, tensors: Vec<HostTensor>) -> Result<M, 
         return Err((module, error));
     }
 
-    struct Loader<'a> {
-        stack: PathStack,
-        given: &'a mut BTreeMap<String, HostTensor>,
+    let mut replacer = Replacer {
+        stack: PathStack::default(),
+        next: |info: &ParamInfo| Ok(given.remove(&info.path)),
+        dtype: None,
+        error: None::<std::convert::Infallible>,
+    };
+    Ok(module.map(&mut replacer))
+}
+
+/// Replaces parameters, one after the other in module order, by what `next` gives for them, cast to `dtype`. What it
+/// gives none for is made now if it was deferred, and stays as it is otherwise.
+///
+/// At no time does more than one tensor of `next` exist beside the parameters.
+///
+/// # Errors
+/// The first one of `next`; it is not asked again.
+///
+/// # Panics
+/// If a tensor's shape is not the parameter's: who gives it has compared them.
+pub fn fill_params<M: Module, E>(
+    module: M,
+    dtype: DType,
+    next: impl FnMut(&ParamInfo) -> Result<Option<HostTensor>, E>,
+) -> Result<M, E> {
+    let mut replacer = Replacer {
+        stack: PathStack::default(),
+        next,
+        dtype: Some(dtype),
+        error: None,
+    };
+    let module = module.map(&mut replacer);
+    match replacer.error {
+        None => Ok(module),
+        Some(error) => Err(error),
     }
-    impl ModuleMapper for Loader<'_> {
-        fn enter_module(&mut self, name: &str, _: &str) {
-            self.stack.enter(name);
+}
+
+struct Replacer<F, E> {
+    stack: PathStack,
+    next: F,
+    /// `None`: that of the parameter's present value.
+    dtype: Option<DType>,
+    error: Option<E>,
+}
+
+impl<F: FnMut(&ParamInfo) -> Result<Option<HostTensor>, E>, E> ModuleMapper for Replacer<F, E> {
+    fn enter_module(&mut self, name: &str, _: &str) {
+        self.stack.enter(name);
+    }
+    fn exit_module(&mut self, _: &str, _: &str) {
+        self.stack.exit();
+    }
+    fn map_float<const D: usize>(&mut self, param: Param<Tensor<D>>) -> Param<Tensor<D>> {
+        if self.error.is_some() {
+            return param;
         }
-        fn exit_module(&mut self, _: &str, _: &str) {
-            self.stack.exit();
-        }
-        fn map_float<const D: usize>(&mut self, param: Param<Tensor<D>>) -> Param<Tensor<D>> {
-            match self.given.remove(&self.stack.path()) {
-                Some(tensor) => replace_value(param, |old| from_host(&tensor, &old.device(), old.dtype())),
-                None => param,
+        let info = ParamInfo {
+            path: self.stack.path(),
+            id: param.id,
+            shape: param.lazy_shape().to_vec(),
+        };
+        match (self.next)(&info) {
+            Ok(Some(tensor)) => {
+                assert_eq!(tensor.shape, info.shape, "{}", info.path);
+                if param.is_initialized() {
+                    let dtype = self.dtype;
+                    return replace_value(param, |old| {
+                        from_host(tensor, &old.device(), dtype.unwrap_or(old.dtype()))
+                    });
+                }
+                let dtype = self.dtype.unwrap_or_else(|| param.val().dtype());
+                let mut fresh = Param::from_tensor(from_host(tensor, &param.lazy_device(), dtype));
+                fresh.id = info.id;
+                fresh
+            }
+            Ok(None) => {
+                param.val();
+                param
+            }
+            Err(error) => {
+                self.error = Some(error);
+                param
             }
         }
     }
-    Ok(module.map(&mut Loader {
-        stack: PathStack::default(),
-        given: &mut given,
-    }))
 }
 
 /// Swaps a parameter's value and keeps its id and whether it is trained.

@@ -1,8 +1,12 @@
 //! What several commands need of a run: its data, its model's shape, its weights.
 
-use std::{collections::BTreeMap, path::Path, sync::Arc};
+use std::{
+    collections::BTreeMap,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
 
-use brazier_models::{HostTensor, Vlm, VlmConfig, params};
+use brazier_models::{HostDtype, Vlm, VlmConfig, params};
 use burn::tensor::{DType, Device};
 use indicatif::{ProgressBar, ProgressStyle};
 
@@ -10,7 +14,7 @@ use super::{Failure, say, show};
 use crate::{
     config::{ModelChoice, RunConfig, SynthChoice},
     data::{Dataset, ImageOptions, Split, Tokenizer, synth},
-    hub,
+    hub::{self, Part, Weights},
 };
 
 /// Tokenizer, rows, and the model they are for.
@@ -27,7 +31,7 @@ impl Session {
         if let Some(choice) = &run.synth {
             draw(choice)?;
         }
-        let tokenizer = Arc::new(Tokenizer::load(&run.data.tokenizer)?);
+        let tokenizer = Arc::new(Tokenizer::load(&locate(&run.data.tokenizer)?)?);
         let model = model_config(run, &tokenizer)?;
         let images = model
             .vision
@@ -75,7 +79,7 @@ pub(super) fn model_config(run: &RunConfig, tokenizer: &Tokenizer) -> Result<Vlm
             let ModelChoice::Import(dir) = &run.model else {
                 return Err(anyhow::anyhow!("a model is either new or imported").into());
             };
-            let config = hub::read_config(dir)?;
+            let config = hub::read_config(&locate(dir)?)?;
             run.check_model(&config)?;
             Ok(config)
         }
@@ -109,18 +113,36 @@ fn style(template: &str) -> ProgressStyle {
     ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar())
 }
 
-/// A model with the weights of a Hugging Face folder.
-pub(super) fn import(dir: &Path, config: &VlmConfig, device: &Device, dtype: DType) -> Result<Vlm, Failure> {
-    let model = Vlm::init(config, 0, device, dtype)?;
-    let expected: Vec<(String, Vec<usize>)> = params::list_params(&model)
-        .into_iter()
-        .map(|info| (info.path, info.shape))
-        .collect();
-    let tensors = hub::read_weights(dir, config, &expected, None)?;
-    with_weights(model, tensors)
+/// The folder of a model or tokenizer that the user named by a path or by its name on the hub.
+pub(super) fn locate(path: &Path) -> Result<PathBuf, Failure> {
+    Ok(hub::locate(path, &|name| std::env::var(name).ok())?)
 }
 
-/// The model with its parameters replaced.
-pub(super) fn with_weights(model: Vlm, tensors: Vec<HostTensor>) -> Result<Vlm, Failure> {
-    params::load_params(model, tensors).map_err(|(_, error)| Failure::Input(error.to_string()))
+/// A model with the weights of a Hugging Face folder, one tensor after the other: beside the parameters no more than one
+/// is in host memory.
+pub(super) fn import(dir: &Path, config: &VlmConfig, device: &Device, dtype: DType) -> Result<Vlm, Failure> {
+    let model = Vlm::init_deferred(config, 0, device, dtype)?;
+    let weights = Weights::open(&locate(dir)?, Part::Whole, config, &expected(&model))?;
+    fill(model, &weights, dtype)
+}
+
+/// Every parameter with its shape.
+pub(super) fn expected(model: &Vlm) -> Vec<(String, Vec<usize>)> {
+    let params = params::list_params(model).into_iter();
+    params.map(|info| (info.path, info.shape)).collect()
+}
+
+/// Reads the weights into a model; what they lack stays as it is drawn.
+pub(super) fn fill(model: Vlm, weights: &Weights, dtype: DType) -> Result<Vlm, Failure> {
+    let host_dtype = match dtype {
+        DType::BF16 => HostDtype::Bf16,
+        _ => HostDtype::F32,
+    };
+    let filled = params::fill_params(model, dtype, |info| {
+        let is_stored = weights.contains(&info.path);
+        is_stored
+            .then(|| weights.read(&info.path, Some(host_dtype)))
+            .transpose()
+    });
+    Ok(filled?)
 }

@@ -247,7 +247,12 @@ fn conclude(
     say(format_args!("  report         {}", show(&report)));
     if run.checkpoint.export {
         let dir = run.output.join("export");
-        let summary = model::export_model(learner.model(), &session.tokenizer, &dir)?;
+        let source = match &run.model {
+            ModelChoice::Import(folder) => Some(session::locate(folder)?),
+            ModelChoice::New(_) => None,
+        };
+        let tokenizer = &session.tokenizer;
+        let summary = model::export_model(learner.model(), tokenizer, source.as_deref(), &dir)?;
         let reader = if summary.loads_in_transformers {
             "transformers and vLLM load it"
         } else {

@@ -37,6 +37,11 @@ impl Layout {
     }
 }
 
+/// The class that loads an export of the model.
+pub fn architecture(config: &VlmConfig) -> &'static str {
+    Layout::of(config).architecture(config)
+}
+
 pub(super) fn config_json(config: &VlmConfig, options: &ExportOptions) -> Result<Value> {
     config.validate().map_err(|error| HubError::Inexpressible {
         what: format!("{} = {}", error.key, error.value),

@@ -138,7 +138,7 @@ fn tokenizer(model: &RawModel, drawn: Option<&Path>, errors: &mut Errors) -> Pat
             return PathBuf::new();
         }
     };
-    if !check_exists(&folder, key, drawn, errors) {
+    if is_hub_name(&folder) || !check_exists(&folder, key, drawn, errors) {
         return folder;
     }
     let is_file = folder.extension().is_some_and(|extension| extension == "json");
@@ -147,6 +147,16 @@ fn tokenizer(model: &RawModel, drawn: Option<&Path>, errors: &mut Errors) -> Pat
         errors.refuse(key, "there is no tokenizer.json in this folder", Some(hint));
     }
     folder
+}
+
+/// Whether it can be a model's name on the Hugging Face hub, as `Qwen/Qwen3-8B`. Its folder is looked for when the run
+/// starts.
+pub(super) fn is_hub_name(path: &Path) -> bool {
+    let text = path.to_str().unwrap_or_default();
+    let id = text.split('@').next().unwrap_or_default();
+    let starts_well = id.starts_with(|c: char| c.is_ascii_alphanumeric() || c == '_');
+    let parts: Vec<&str> = id.split('/').collect();
+    starts_well && parts.len() == 2 && !parts[1].is_empty() && !fs::exists(path)
 }
 
 /// Whether the drawn data set is going to make this file.

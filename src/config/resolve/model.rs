@@ -13,6 +13,7 @@ use super::super::{
     run::{ModelChoice, NewModel},
     written::Errors,
 };
+use super::data::is_hub_name;
 use crate::fs;
 
 /// Keys that describe a new model; an imported one says all of this itself.
@@ -79,6 +80,9 @@ pub(super) fn resolve(raw: RawModel, errors: &mut Errors) -> ModelChoice {
 }
 
 fn check_folder(folder: &Path, errors: &mut Errors) {
+    if is_hub_name(folder) {
+        return;
+    }
     if !fs::exists(folder) {
         let hint = "give the folder with config.json and the safetensors files";
         errors.refuse("model.from", "there is no such folder", Some(hint));
