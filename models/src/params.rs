@@ -1,10 +1,10 @@
 //! Parameters by path: listing, reading out, loading.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, convert::Infallible};
 
 use burn::{
     module::{Module, ModuleMapper, ModuleVisitor, Param, ParamId},
-    tensor::{DType, Tensor, TensorData},
+    tensor::{Bytes, DType, Tensor, TensorData},
 };
 use thiserror::Error;
 
@@ -199,18 +199,24 @@ pub fn to_host<const D: usize>(name: String, tensor: Tensor<D>) -> HostTensor {
     }
 }
 
-/// Puts a host tensor on a device in a chosen dtype. On a CPU in its own dtype the bytes are not copied.
+/// Puts a host tensor on a device in a chosen dtype.
 pub fn from_host<const D: usize>(
     tensor: HostTensor,
     device: &burn::tensor::Device,
     dtype: DType,
 ) -> Tensor<D> {
-    let stored = match tensor.dtype {
+    Tensor::from_data(host_data(tensor).convert_dtype(dtype), (device, dtype))
+}
+
+fn host_data(tensor: HostTensor) -> TensorData {
+    TensorData::from_bytes_vec(tensor.bytes, tensor.shape, device_dtype(tensor.dtype))
+}
+
+fn device_dtype(dtype: HostDtype) -> DType {
+    match dtype {
         HostDtype::F32 => DType::F32,
         HostDtype::Bf16 => DType::BF16,
-    };
-    let data = TensorData::from_bytes_vec(tensor.bytes, tensor.shape, stored);
-    Tensor::from_data(data.convert_dtype(dtype), (device, dtype))
+    }
 }
 
 /// As [`from_host`], without the shape.
@@ -261,32 +267,39 @@ pub fn load_params<M: Module>(module: M, tensors: Vec<HostTensor>) -> Result<M, 
 
     let mut replacer = Replacer {
         stack: PathStack::default(),
-        next: |info: &ParamInfo| Ok(given.remove(&info.path)),
+        next: |info: &ParamInfo| Ok(given.remove(&info.path).map(host_data)),
         dtype: None,
-        error: None::<std::convert::Infallible>,
+        error: None::<Infallible>,
     };
     Ok(module.map(&mut replacer))
 }
 
-/// Replaces parameters, one after the other in module order, by what `next` gives for them, cast to `dtype`. What it
-/// gives none for is made now if it was deferred, and stays as it is otherwise.
+/// Replaces parameters, one after the other in module order, by what `next` writes.
 ///
-/// At no time does more than one tensor of `next` exist beside the parameters.
+/// `next` gets a buffer for the elements of one parameter, row-major, little-endian, in `dtype`, and says whether it has
+/// filled it. A parameter that it passes over is drawn now if it was deferred, and stays as it is otherwise. The buffer
+/// becomes the parameter: on a CPU nothing is copied, and on any device there is no more than one buffer at a time.
 ///
 /// # Errors
 /// The first one of `next`; it is not asked again.
-///
-/// # Panics
-/// If a tensor's shape is not the parameter's: who gives it has compared them.
 pub fn fill_params<M: Module, E>(
     module: M,
-    dtype: DType,
-    next: impl FnMut(&ParamInfo) -> Result<Option<HostTensor>, E>,
+    dtype: HostDtype,
+    mut next: impl FnMut(&ParamInfo, &mut [u8]) -> Result<bool, E>,
 ) -> Result<M, E> {
     let mut replacer = Replacer {
         stack: PathStack::default(),
-        next,
-        dtype: Some(dtype),
+        next: |info: &ParamInfo| {
+            let count = info.num_elements();
+            // Aligned for their elements; bytes of a `Vec<u8>` would be copied once more.
+            let mut bytes = match dtype {
+                HostDtype::F32 => Bytes::from_elems(vec![0_f32; count]),
+                HostDtype::Bf16 => Bytes::from_elems(vec![0_u16; count]),
+            };
+            let is_filled = next(info, &mut bytes)?;
+            Ok(is_filled.then(|| TensorData::from_bytes(bytes, info.shape.clone(), device_dtype(dtype))))
+        },
+        dtype: Some(device_dtype(dtype)),
         error: None,
     };
     let module = module.map(&mut replacer);
@@ -304,7 +317,7 @@ struct Replacer<F, E> {
     error: Option<E>,
 }
 
-impl<F: FnMut(&ParamInfo) -> Result<Option<HostTensor>, E>, E> ModuleMapper for Replacer<F, E> {
+impl<F: FnMut(&ParamInfo) -> Result<Option<TensorData>, E>, E> ModuleMapper for Replacer<F, E> {
     fn enter_module(&mut self, name: &str, _: &str) {
         self.stack.enter(name);
     }
@@ -321,20 +334,21 @@ impl<F: FnMut(&ParamInfo) -> Result<Option<HostTensor>, E>, E> ModuleMapper for 
             shape: param.lazy_shape().to_vec(),
         };
         match (self.next)(&info) {
-            Ok(Some(tensor)) => {
-                assert_eq!(tensor.shape, info.shape, "{}", info.path);
-                if param.is_initialized() {
-                    let dtype = self.dtype;
-                    return replace_value(param, |old| {
-                        from_host(tensor, &old.device(), dtype.unwrap_or(old.dtype()))
-                    });
-                }
-                let dtype = self.dtype.unwrap_or_else(|| param.val().dtype());
-                let mut fresh = Param::from_tensor(from_host(tensor, &param.lazy_device(), dtype));
+            Ok(Some(data)) if param.is_initialized() || self.dtype.is_none() => {
+                let dtype = self.dtype;
+                replace_value(param, |old| {
+                    let dtype = dtype.unwrap_or(old.dtype());
+                    Tensor::from_data(data, (&old.device(), dtype))
+                })
+            }
+            Ok(Some(data)) => {
+                let dtype = self.dtype.unwrap_or(data.dtype());
+                let mut fresh = Param::from_tensor(Tensor::from_data(data, (&param.lazy_device(), dtype)));
                 fresh.id = info.id;
                 fresh
             }
             Ok(None) => {
+                // The value is made by asking for it.
                 param.val();
                 param
             }

@@ -12,8 +12,9 @@ use brazier_models::{
 };
 use clap::{Args, Subcommand, ValueEnum};
 
-use super::{Failure, say, show};
+use super::{Failure, say, session, show};
 use crate::{
+    config::ModelChoice,
     data::{CHAT_TEMPLATE_JINJA, CLIP_MEAN, CLIP_STD, ChatTemplate, IMAGE_TOKEN, Tokenizer},
     hub::{self, DtypePolicy, ExportOptions, ExportSummary, ExportTensor, HubError, TokenIds},
     track::process_memory,
@@ -88,12 +89,11 @@ pub(super) fn model(command: &ModelCommand) -> Result<ExitCode, Failure> {
     }
 }
 
-/// Writes a trained model as a Hugging Face folder, in the dtype its parameters have. `source` is the folder it was
-/// imported from.
+/// Writes a trained model as a Hugging Face folder, in the dtype its parameters have.
 pub(super) fn export_model(
     model: &Vlm,
     tokenizer: &Tokenizer,
-    source: Option<&Path>,
+    options: ExportOptions,
     dir: &Path,
 ) -> Result<ExportSummary, Failure> {
     let handles = params::param_handles(model, |_| true);
@@ -105,16 +105,17 @@ pub(super) fn export_model(
             ExportTensor::fetched(path, shape, handle.dtype, || handle.fetch())
         })
         .collect();
-    let options = ExportOptions {
-        dtype,
-        ..trained_options(tokenizer, source)?
-    };
+    let options = ExportOptions { dtype, ..options };
     hub::export(dir, model.config(), tensors, tokenizer.path(), &options).map_err(written)
 }
 
-/// Options for a model that was trained here: in f32, with the chat template of training.
-fn trained_options(tokenizer: &Tokenizer, source: Option<&Path>) -> Result<ExportOptions, Failure> {
-    let TokenIds { bos, eos, .. } = source.map_or(Ok(TokenIds::default()), hub::token_ids)?;
+/// Options for a model that was trained here: in f32, with the chat template of training, and with what the folder it was
+/// imported from says besides.
+pub(super) fn trained_options(tokenizer: &Tokenizer, choice: &ModelChoice) -> Result<ExportOptions, Failure> {
+    let (source, language) = session::sources(choice)?;
+    let TokenIds { bos, eos, .. } = language
+        .as_deref()
+        .map_or(Ok(TokenIds::default()), hub::token_ids)?;
     let mut stop_ids = ChatTemplate::ChatMl.stop_ids(tokenizer)?;
     // Whoever stopped at a token before does so still.
     stop_ids.extend(eos);
@@ -124,7 +125,7 @@ fn trained_options(tokenizer: &Tokenizer, source: Option<&Path>) -> Result<Expor
         max_shard_bytes: MAX_SHARD_BYTES,
         dtype: HostDtype::F32,
         dtype_policy: DtypePolicy::Cast,
-        source: source.map(Path::to_owned),
+        source,
         image_mean: CLIP_MEAN,
         image_std: CLIP_STD,
         image_token: IMAGE_TOKEN.to_owned(),

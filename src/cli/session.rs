@@ -12,9 +12,9 @@ use indicatif::{ProgressBar, ProgressStyle};
 
 use super::{Failure, say, show};
 use crate::{
-    config::{ModelChoice, RunConfig, SynthChoice},
+    config::{JoinedModel, ModelChoice, RunConfig, SynthChoice},
     data::{Dataset, ImageOptions, Split, Tokenizer, synth},
-    hub::{self, Part, Weights},
+    hub::{self, HubError, JoinOptions, Part, Weights},
 };
 
 /// Tokenizer, rows, and the model they are for.
@@ -76,13 +76,60 @@ pub(super) fn model_config(run: &RunConfig, tokenizer: &Tokenizer) -> Result<Vlm
     match run.model_config(tokenizer.vocab_size(), tokenizer.image_token_id().ok())? {
         Some(config) => Ok(config),
         None => {
-            let ModelChoice::Import(dir) = &run.model else {
-                return Err(anyhow::anyhow!("a model is either new or imported").into());
+            let config = match &run.model {
+                ModelChoice::Import(dir) => hub::read_config(&locate(dir)?)?,
+                ModelChoice::Join(parts) => joined_config(parts, tokenizer)?,
+                ModelChoice::New(_) => return Err(anyhow::anyhow!("a new model has its own shape").into()),
             };
-            let config = hub::read_config(&locate(dir)?)?;
             run.check_model(&config)?;
             Ok(config)
         }
+    }
+}
+
+/// Shape of a model of two imported parts.
+fn joined_config(parts: &JoinedModel, tokenizer: &Tokenizer) -> Result<VlmConfig, Failure> {
+    let options = JoinOptions {
+        projector: parts.projector,
+        vision_feature_layer: parts.vision_feature_layer,
+        vision_feature_select: parts.vision_feature_select,
+        image_token_id: tokenizer.image_token_id()?,
+    };
+    Ok(hub::join_configs(
+        &locate(&parts.language)?,
+        &locate(&parts.vision)?,
+        &options,
+    )?)
+}
+
+/// The files that the weights of a run's model come from; none for a new one.
+pub(super) fn imported(
+    choice: &ModelChoice,
+    config: &VlmConfig,
+    expected: &[(String, Vec<usize>)],
+) -> Result<Vec<Weights>, Failure> {
+    let open = |dir: &Path, part| -> Result<Weights, Failure> {
+        Ok(Weights::open(&locate(dir)?, part, config, expected)?)
+    };
+    match choice {
+        ModelChoice::Import(dir) => Ok(vec![open(dir, Part::Whole)?]),
+        ModelChoice::Join(parts) => Ok(vec![
+            open(&parts.language, Part::Language)?,
+            open(&parts.vision, Part::Vision)?,
+        ]),
+        ModelChoice::New(_) => Ok(Vec::new()),
+    }
+}
+
+/// The folder that an export of the run's model carries the rest of, and the one that knows the language model's tokens.
+pub(super) fn sources(choice: &ModelChoice) -> Result<(Option<PathBuf>, Option<PathBuf>), Failure> {
+    match choice {
+        ModelChoice::Import(dir) => {
+            let dir = locate(dir)?;
+            Ok((Some(dir.clone()), Some(dir)))
+        }
+        ModelChoice::Join(parts) => Ok((None, Some(locate(&parts.language)?))),
+        ModelChoice::New(_) => Ok((None, None)),
     }
 }
 
@@ -121,8 +168,20 @@ pub(super) fn locate(path: &Path) -> Result<PathBuf, Failure> {
 /// A model with the weights of a Hugging Face folder, one tensor after the other: beside the parameters no more than one
 /// is in host memory.
 pub(super) fn import(dir: &Path, config: &VlmConfig, device: &Device, dtype: DType) -> Result<Vlm, Failure> {
-    let model = Vlm::init_deferred(config, 0, device, dtype)?;
-    let weights = Weights::open(&locate(dir)?, Part::Whole, config, &expected(&model))?;
+    let choice = ModelChoice::Import(dir.into());
+    import_choice(&choice, config, 0, device, dtype)
+}
+
+/// As [`import`], of whatever a run's model comes from; what the files lack is drawn from the seed.
+pub(super) fn import_choice(
+    choice: &ModelChoice,
+    config: &VlmConfig,
+    seed: u64,
+    device: &Device,
+    dtype: DType,
+) -> Result<Vlm, Failure> {
+    let model = Vlm::init_deferred(config, seed, device, dtype)?;
+    let weights = imported(choice, config, &expected(&model))?;
     fill(model, &weights, dtype)
 }
 
@@ -133,16 +192,16 @@ pub(super) fn expected(model: &Vlm) -> Vec<(String, Vec<usize>)> {
 }
 
 /// Reads the weights into a model; what they lack stays as it is drawn.
-pub(super) fn fill(model: Vlm, weights: &Weights, dtype: DType) -> Result<Vlm, Failure> {
+pub(super) fn fill(model: Vlm, weights: &[Weights], dtype: DType) -> Result<Vlm, Failure> {
     let host_dtype = match dtype {
         DType::BF16 => HostDtype::Bf16,
         _ => HostDtype::F32,
     };
-    let filled = params::fill_params(model, dtype, |info| {
-        let is_stored = weights.contains(&info.path);
-        is_stored
-            .then(|| weights.read(&info.path, Some(host_dtype)))
-            .transpose()
+    let filled = params::fill_params(model, host_dtype, |info, bytes| {
+        match weights.iter().find(|weights| weights.contains(&info.path)) {
+            Some(weights) => weights.read_into(&info.path, host_dtype, bytes).map(|()| true),
+            None => Ok::<bool, HubError>(false),
+        }
     });
     Ok(filled?)
 }

@@ -14,12 +14,12 @@ use safetensors::{
 };
 
 use super::{HubError, Result};
-use crate::fs::Input;
+use crate::fs::{self, Input};
 
 /// Bytes before the header: its length.
 const LENGTH_BYTES: u64 = 8;
 /// Elements that one thread reads and converts in one go.
-const CHUNK_ELEMENTS: usize = 2 << 20;
+const CHUNK_ELEMENTS: usize = 1 << 20;
 
 /// An open file and its header.
 #[derive(Debug)]
@@ -79,24 +79,28 @@ impl StoredFile {
 
     /// Reads a tensor and converts its elements to `dtype`.
     pub(super) fn read(&self, info: &TensorInfo, dtype: Dtype) -> Result<Vec<u8>> {
-        let (from, to) = (size_bytes(info.dtype), size_bytes(dtype));
         let num_elements: usize = info.shape.iter().product();
-        let start = self.data_start + info.data_offsets.0 as u64;
-        let mut bytes = vec![0; num_elements * to];
-        bytes
-            .par_chunks_mut(CHUNK_ELEMENTS * to)
-            .enumerate()
-            .try_for_each(|(index, chunk)| {
-                let offset = start + (index * CHUNK_ELEMENTS * from) as u64;
-                if info.dtype == dtype {
-                    return self.input.read_exact_at(chunk, offset);
-                }
-                let mut stored = vec![0; chunk.len() / to * from];
-                self.input.read_exact_at(&mut stored, offset)?;
-                convert(info.dtype, &stored, dtype, chunk);
-                Ok(())
-            })?;
+        let mut bytes = vec![0; num_elements * size_bytes(dtype)];
+        self.read_into(info, dtype, &mut bytes)?;
         Ok(bytes)
+    }
+
+    /// Reads a tensor to a place of its size in `dtype`, and converts its elements to that.
+    pub(super) fn read_into(&self, info: &TensorInfo, dtype: Dtype, bytes: &mut [u8]) -> Result<()> {
+        let (from, to) = (size_bytes(info.dtype), size_bytes(dtype));
+        let start = self.data_start + info.data_offsets.0 as u64;
+        let read = |(index, chunk): (usize, &mut [u8])| -> fs::Result<()> {
+            let offset = start + (index * CHUNK_ELEMENTS * from) as u64;
+            if info.dtype == dtype {
+                return self.input.read_exact_at(chunk, offset);
+            }
+            let mut stored = vec![0; chunk.len() / to * from];
+            self.input.read_exact_at(&mut stored, offset)?;
+            convert(info.dtype, &stored, dtype, chunk);
+            Ok(())
+        };
+        let chunks = bytes.par_chunks_mut(CHUNK_ELEMENTS * to).enumerate();
+        Ok(chunks.try_for_each(read)?)
     }
 
     /// Whether two tensors have the same form and bytes.

@@ -121,6 +121,15 @@ impl Weights {
         })
     }
 
+    /// Reads one tensor to a place of its size, in an element type.
+    ///
+    /// # Errors
+    /// As [`Weights::read`].
+    pub fn read_into(&self, name: &str, dtype: HostDtype, bytes: &mut [u8]) -> Result<()> {
+        let (file, info) = self.find(name)?;
+        file.read_into(info, stored_dtype(dtype), bytes)
+    }
+
     /// Bytes of one tensor in an element type.
     pub(super) fn read_as(&self, name: &str, dtype: Dtype) -> Result<Vec<u8>> {
         let (file, info) = self.find(name)?;

@@ -17,7 +17,7 @@ use super::{
 };
 use crate::{
     checkpoint,
-    config::{ModelChoice, RunConfig},
+    config::RunConfig,
     data::Tokenizer,
     device,
     hub::{self, DtypePolicy, ExportOptions, ExportTensor, Part, Weights},
@@ -115,20 +115,13 @@ pub(super) fn export(args: &ExportArgs) -> Result<ExitCode, Failure> {
     let info = checkpoint::find_checkpoint(&args.checkpoint)?;
     let tokenizer = Tokenizer::load(&session::locate(&run.data.tokenizer)?)?;
     let config = session::model_config(&run, &tokenizer)?;
-    let source = match &run.model {
-        ModelChoice::Import(dir) => Some(session::locate(dir)?),
-        ModelChoice::New(_) => None,
-    };
     let expected = parameters(&config)?;
-    let imported = match &source {
-        Some(dir) => Some(Weights::open(dir, Part::Whole, &config, &expected)?),
-        None => None,
-    };
+    let imported = session::imported(&run.model, &config, &expected)?;
     let saved = saved_parameters(&info)?;
-    let kept = imported.as_ref().map_or(HostDtype::F32, main_dtype);
+    let kept = imported.first().map_or(HostDtype::F32, main_dtype);
     let tensors = expected
         .iter()
-        .map(|(name, shape)| outgoing(name, shape, &saved, imported.as_ref()))
+        .map(|(name, shape)| outgoing(name, shape, &saved, &imported))
         .collect::<Result<Vec<_>, _>>()?;
     let options = ExportOptions {
         max_shard_bytes: args.output.max_shard_size,
@@ -141,7 +134,7 @@ pub(super) fn export(args: &ExportArgs) -> Result<ExitCode, Failure> {
             DtypeArg::Keep => DtypePolicy::Keep,
             DtypeArg::F32 | DtypeArg::Bf16 => DtypePolicy::Cast,
         },
-        ..trained_options(&tokenizer, source.as_deref())?
+        ..trained_options(&tokenizer, &run.model)?
     };
     let summary =
         hub::export(&args.output.out, &config, tensors, tokenizer.path(), &options).map_err(written)?;
@@ -156,13 +149,15 @@ fn outgoing<'a>(
     name: &str,
     shape: &[usize],
     saved: &'a HashMap<String, SavedParameter>,
-    imported: Option<&'a Weights>,
+    imported: &'a [Weights],
 ) -> Result<ExportTensor<'a>, Failure> {
     let missing = || {
         let reason = "is not in the checkpoint; was config.yaml of the run changed?";
         Failure::Input(format!("{name} {shape:?} {reason}"))
     };
-    let stored = imported.and_then(|weights| ExportTensor::stored(name, weights));
+    let stored = imported
+        .iter()
+        .find_map(|weights| ExportTensor::stored(name, weights));
     let parameter = saved.get(name).ok_or_else(missing)?;
     if let (false, Some(stored)) = (parameter.is_trained, stored) {
         return Ok(stored);
@@ -170,7 +165,7 @@ fn outgoing<'a>(
     if parameter.value.num_elements() != shape.iter().product::<usize>() {
         return Err(missing());
     }
-    let kept = imported.and_then(|weights| weights.dtype(name));
+    let kept = imported.iter().find_map(|weights| weights.dtype(name));
     Ok(
         ExportTensor::borrowed(name.into(), shape.to_vec(), &parameter.value)
             .kept_as(kept.unwrap_or(parameter.value.dtype)),

@@ -91,7 +91,7 @@ fn load(args: &InfoArgs, config: &VlmConfig, weights: &Weights, dtype: HostDtype
     let device = device::open(choice, dtype)?;
     let started = Instant::now();
     let model = Vlm::init_deferred(config, 0, &device, dtype)?;
-    let model = session::fill(model, weights, dtype)?;
+    let model = session::fill(model, std::slice::from_ref(weights), dtype)?;
     let elapsed = started.elapsed();
     let elements: usize = brazier_models::params::list_params(&model)
         .iter()
