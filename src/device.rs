@@ -44,6 +44,16 @@ pub fn compiled() -> Vec<DeviceChoice> {
     .collect()
 }
 
+/// A device for work on files, where nothing is computed: a CPU if one is compiled in.
+///
+/// # Errors
+/// If there is no backend at all.
+pub fn for_files() -> Result<Device, DeviceError> {
+    let is_cpu = |choice: &DeviceChoice| matches!(choice, DeviceChoice::Flex | DeviceChoice::Ndarray);
+    let choice = compiled().into_iter().find(is_cpu);
+    open(choice.unwrap_or(DeviceChoice::Auto), DType::F32)
+}
+
 /// Turns `auto` into the first compiled-in backend that is present.
 ///
 /// # Errors

@@ -194,6 +194,41 @@ pub fn mmap(path: &Path) -> Result<memmap2::Mmap> {
     map.map_err(at("map", path))
 }
 
+/// An open file that names itself in every error, for reading pieces of it from several threads.
+#[derive(Debug)]
+pub struct Input {
+    file: File,
+    path: PathBuf,
+}
+
+impl Input {
+    /// Opens for reading.
+    pub fn open(path: &Path) -> Result<Self> {
+        Ok(Input {
+            file: open(path)?,
+            path: path.into(),
+        })
+    }
+
+    /// Where it lies.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Its present size.
+    pub fn size_bytes(&self) -> Result<u64> {
+        Ok(self.file.metadata().map_err(at("stat", &self.path))?.len())
+    }
+
+    /// Fills `bytes` from `offset`.
+    pub fn read_exact_at(&self, bytes: &mut [u8], offset: u64) -> Result<()> {
+        use std::os::unix::fs::FileExt;
+        self.file
+            .read_exact_at(bytes, offset)
+            .map_err(at("read", &self.path))
+    }
+}
+
 /// A new file that names itself in every error, for writing in pieces.
 #[derive(Debug)]
 pub struct Output {

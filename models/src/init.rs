@@ -4,8 +4,8 @@
 //! numbers.
 
 use burn::{
-    module::Param,
-    tensor::{DType, Device, Tensor, TensorData},
+    module::{Param, ParamId},
+    tensor::{DType, Device, Shape, Tensor, TensorData},
 };
 use rand_chacha::{
     ChaCha8Rng,
@@ -20,6 +20,16 @@ pub struct Init<'a> {
     device: &'a Device,
     dtype: DType,
     std: f64,
+    moment: Moment,
+}
+
+/// When the values of a parameter are made.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Moment {
+    /// With the parameter.
+    Now,
+    /// When they are first asked for.
+    FirstUse,
 }
 
 impl<'a> Init<'a> {
@@ -31,6 +41,15 @@ impl<'a> Init<'a> {
             device,
             dtype,
             std: 0.02,
+            moment: Moment::Now,
+        }
+    }
+
+    /// The same, but values are made when they are first asked for: what a file replaces before is never drawn.
+    pub fn deferred(&self) -> Self {
+        Self {
+            moment: Moment::FirstUse,
+            ..self.clone()
         }
     }
 
@@ -51,29 +70,53 @@ impl<'a> Init<'a> {
 
     /// A parameter drawn from `N(0, std²)`.
     pub fn normal<const D: usize>(&self, name: &str, shape: [usize; D]) -> Param<Tensor<D>> {
-        let count = shape.iter().product();
-        self.param(normals(self.seed, &self.at(name).path, self.std, count), shape)
+        let seed = self.seed ^ hash_path(&self.at(name).path);
+        let std = self.std;
+        self.param(shape, move |count| draw(seed, std, count))
     }
 
     /// A parameter filled with one value.
     pub fn constant<const D: usize>(&self, value: f32, shape: [usize; D]) -> Param<Tensor<D>> {
-        self.param(vec![value; shape.iter().product()], shape)
+        self.param(shape, move |count| vec![value; count])
     }
 
     /// A parameter with given values, row-major.
     pub fn values<const D: usize>(&self, values: Vec<f32>, shape: [usize; D]) -> Param<Tensor<D>> {
-        self.param(values, shape)
+        self.param(shape, |_| values)
     }
 
-    fn param<const D: usize>(&self, values: Vec<f32>, shape: [usize; D]) -> Param<Tensor<D>> {
-        let data = TensorData::new(values, shape).convert_dtype(self.dtype);
-        Param::from_tensor(Tensor::from_data(data, (self.device, self.dtype)))
+    fn param<const D: usize>(
+        &self,
+        shape: [usize; D],
+        values: impl FnOnce(usize) -> Vec<f32> + Send + Sync + 'static,
+    ) -> Param<Tensor<D>> {
+        let dtype = self.dtype;
+        let make = move |device: &Device| {
+            let values = values(shape.iter().product());
+            let data = TensorData::new(values, shape).convert_dtype(dtype);
+            Tensor::from_data(data, (device, dtype))
+        };
+        match self.moment {
+            Moment::Now => Param::from_tensor(make(self.device)),
+            Moment::FirstUse => Param::uninitialized(
+                ParamId::new(),
+                move |device, is_trained| make(device).set_require_grad(is_trained),
+                self.device.clone(),
+                true,
+                Shape::from(shape),
+            ),
+        }
     }
 }
 
 /// Numbers from `N(0, std²)`, a pure function of the seed and the path.
 pub fn normals(seed: u64, path: &str, std: f64, count: usize) -> Vec<f32> {
-    let mut rng = ChaCha8Rng::seed_from_u64(seed ^ hash_path(path));
+    draw(seed ^ hash_path(path), std, count)
+}
+
+/// `count` numbers from `N(0, std²)`.
+fn draw(seed: u64, std: f64, count: usize) -> Vec<f32> {
+    let mut rng = ChaCha8Rng::seed_from_u64(seed);
     let mut values = Vec::with_capacity(count + 1);
     while values.len() < count {
         let (a, b) = box_muller(&mut rng);

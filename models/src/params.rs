@@ -1,10 +1,10 @@
 //! Parameters by path: listing, reading out, loading.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, convert::Infallible};
 
 use burn::{
     module::{Module, ModuleMapper, ModuleVisitor, Param, ParamId},
-    tensor::{DType, Tensor, TensorData},
+    tensor::{Bytes, DType, Tensor, TensorData},
 };
 use thiserror::Error;
 
@@ -112,12 +112,34 @@ pub fn list_params(module: &impl Module) -> Vec<ParamInfo> {
 
 /// Reads parameters to host memory, in module order and in the dtype they are stored in.
 pub fn read_params(module: &impl Module, wanted: impl Fn(&str) -> bool) -> Vec<HostTensor> {
-    struct Reader<F> {
+    let handles = param_handles(module, wanted);
+    handles.iter().map(ParamHandle::fetch).collect()
+}
+
+/// A parameter whose value can be fetched to host memory, now or later; until then it stays where it is.
+pub struct ParamHandle {
+    /// Which one.
+    pub info: ParamInfo,
+    /// What it is stored in.
+    pub dtype: HostDtype,
+    fetch: Box<dyn Fn() -> HostTensor>,
+}
+
+impl ParamHandle {
+    /// Copies the value to host memory.
+    pub fn fetch(&self) -> HostTensor {
+        (self.fetch)()
+    }
+}
+
+/// Handles to parameters, in module order. No value is copied.
+pub fn param_handles(module: &impl Module, wanted: impl Fn(&str) -> bool) -> Vec<ParamHandle> {
+    struct Collector<F> {
         stack: PathStack,
         wanted: F,
-        read: Vec<HostTensor>,
+        found: Vec<ParamHandle>,
     }
-    impl<F: Fn(&str) -> bool> ModuleVisitor for Reader<F> {
+    impl<F: Fn(&str) -> bool> ModuleVisitor for Collector<F> {
         fn enter_module(&mut self, name: &str, _: &str) {
             self.stack.enter(name);
         }
@@ -126,18 +148,39 @@ pub fn read_params(module: &impl Module, wanted: impl Fn(&str) -> bool) -> Vec<H
         }
         fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
             let path = self.stack.path();
-            if (self.wanted)(&path) {
-                self.read.push(to_host(path, param.val()));
+            if !(self.wanted)(&path) {
+                return;
             }
+            let tensor = param.val();
+            let info = ParamInfo {
+                path: path.clone(),
+                id: param.id,
+                shape: tensor.dims().to_vec(),
+            };
+            self.found.push(ParamHandle {
+                info,
+                dtype: host_dtype(tensor.dtype()),
+                fetch: Box::new(move || to_host(path.clone(), tensor.clone())),
+            });
         }
     }
-    let mut reader = Reader {
+    let mut collector = Collector {
         stack: PathStack::default(),
         wanted,
-        read: Vec::new(),
+        found: Vec::new(),
     };
-    module.visit(&mut reader);
-    reader.read
+    module.visit(&mut collector);
+    collector.found
+}
+
+/// # Panics
+/// If the dtype is neither f32 nor bf16: parameters have no other.
+fn host_dtype(dtype: DType) -> HostDtype {
+    match dtype {
+        DType::F32 => HostDtype::F32,
+        DType::BF16 => HostDtype::Bf16,
+        other => unreachable!("parameters are f32 or bf16, not {other:?}"),
+    }
 }
 
 /// Copies a tensor to host memory under a name.
@@ -147,11 +190,7 @@ pub fn read_params(module: &impl Module, wanted: impl Fn(&str) -> bool) -> Vec<H
 pub fn to_host<const D: usize>(name: String, tensor: Tensor<D>) -> HostTensor {
     let shape = tensor.dims().to_vec();
     let data = tensor.into_data();
-    let dtype = match data.dtype() {
-        DType::F32 => HostDtype::F32,
-        DType::BF16 => HostDtype::Bf16,
-        other => unreachable!("parameters are f32 or bf16, {name} is {other:?}"),
-    };
+    let dtype = host_dtype(data.dtype());
     HostTensor {
         name,
         shape,
@@ -162,16 +201,22 @@ pub fn to_host<const D: usize>(name: String, tensor: Tensor<D>) -> HostTensor {
 
 /// Puts a host tensor on a device in a chosen dtype.
 pub fn from_host<const D: usize>(
-    tensor: &HostTensor,
+    tensor: HostTensor,
     device: &burn::tensor::Device,
     dtype: DType,
 ) -> Tensor<D> {
-    let stored = match tensor.dtype {
+    Tensor::from_data(host_data(tensor).convert_dtype(dtype), (device, dtype))
+}
+
+fn host_data(tensor: HostTensor) -> TensorData {
+    TensorData::from_bytes_vec(tensor.bytes, tensor.shape, device_dtype(tensor.dtype))
+}
+
+fn device_dtype(dtype: HostDtype) -> DType {
+    match dtype {
         HostDtype::F32 => DType::F32,
         HostDtype::Bf16 => DType::BF16,
-    };
-    let data = TensorData::from_bytes_vec(tensor.bytes.clone(), tensor.shape.clone(), stored);
-    Tensor::from_data(data.convert_dtype(dtype), (device, dtype))
+    }
 }
 
 /// As [`from_host`], without the shape.
@@ -180,7 +225,7 @@ pub fn from_host_flat(tensor: &HostTensor, device: &burn::tensor::Device, dtype:
         shape: vec![tensor.num_elements()],
         ..tensor.clone()
     };
-    from_host(&flat, device, dtype)
+    from_host(flat, device, dtype)
 }
 
 /// Replaces all parameters by the given tensors, cast to the dtype each parameter has.
@@ -220,28 +265,99 @@ pub fn load_params<M: Module>(module: M, tensors: Vec<HostTensor>) -> Result<M, 
         return Err((module, error));
     }
 
-    struct Loader<'a> {
-        stack: PathStack,
-        given: &'a mut BTreeMap<String, HostTensor>,
+    let mut replacer = Replacer {
+        stack: PathStack::default(),
+        next: |info: &ParamInfo| Ok(given.remove(&info.path).map(host_data)),
+        dtype: None,
+        error: None::<Infallible>,
+    };
+    Ok(module.map(&mut replacer))
+}
+
+/// Replaces parameters, one after the other in module order, by what `next` writes.
+///
+/// `next` gets a buffer for the elements of one parameter, row-major, little-endian, in `dtype`, and says whether it has
+/// filled it. A parameter that it passes over is drawn now if it was deferred, and stays as it is otherwise. The buffer
+/// becomes the parameter: on a CPU nothing is copied, and on any device there is no more than one buffer at a time.
+///
+/// # Errors
+/// The first one of `next`; it is not asked again.
+pub fn fill_params<M: Module, E>(
+    module: M,
+    dtype: HostDtype,
+    mut next: impl FnMut(&ParamInfo, &mut [u8]) -> Result<bool, E>,
+) -> Result<M, E> {
+    let mut replacer = Replacer {
+        stack: PathStack::default(),
+        next: |info: &ParamInfo| {
+            let count = info.num_elements();
+            // Aligned for their elements; bytes of a `Vec<u8>` would be copied once more.
+            let mut bytes = match dtype {
+                HostDtype::F32 => Bytes::from_elems(vec![0_f32; count]),
+                HostDtype::Bf16 => Bytes::from_elems(vec![0_u16; count]),
+            };
+            let is_filled = next(info, &mut bytes)?;
+            Ok(is_filled.then(|| TensorData::from_bytes(bytes, info.shape.clone(), device_dtype(dtype))))
+        },
+        dtype: Some(device_dtype(dtype)),
+        error: None,
+    };
+    let module = module.map(&mut replacer);
+    match replacer.error {
+        None => Ok(module),
+        Some(error) => Err(error),
     }
-    impl ModuleMapper for Loader<'_> {
-        fn enter_module(&mut self, name: &str, _: &str) {
-            self.stack.enter(name);
+}
+
+struct Replacer<F, E> {
+    stack: PathStack,
+    next: F,
+    /// `None`: that of the parameter's present value.
+    dtype: Option<DType>,
+    error: Option<E>,
+}
+
+impl<F: FnMut(&ParamInfo) -> Result<Option<TensorData>, E>, E> ModuleMapper for Replacer<F, E> {
+    fn enter_module(&mut self, name: &str, _: &str) {
+        self.stack.enter(name);
+    }
+    fn exit_module(&mut self, _: &str, _: &str) {
+        self.stack.exit();
+    }
+    fn map_float<const D: usize>(&mut self, param: Param<Tensor<D>>) -> Param<Tensor<D>> {
+        if self.error.is_some() {
+            return param;
         }
-        fn exit_module(&mut self, _: &str, _: &str) {
-            self.stack.exit();
-        }
-        fn map_float<const D: usize>(&mut self, param: Param<Tensor<D>>) -> Param<Tensor<D>> {
-            match self.given.remove(&self.stack.path()) {
-                Some(tensor) => replace_value(param, |old| from_host(&tensor, &old.device(), old.dtype())),
-                None => param,
+        let info = ParamInfo {
+            path: self.stack.path(),
+            id: param.id,
+            shape: param.lazy_shape().to_vec(),
+        };
+        match (self.next)(&info) {
+            Ok(Some(data)) if param.is_initialized() || self.dtype.is_none() => {
+                let dtype = self.dtype;
+                replace_value(param, |old| {
+                    let dtype = dtype.unwrap_or(old.dtype());
+                    Tensor::from_data(data, (&old.device(), dtype))
+                })
+            }
+            Ok(Some(data)) => {
+                let dtype = self.dtype.unwrap_or(data.dtype());
+                let mut fresh = Param::from_tensor(Tensor::from_data(data, (&param.lazy_device(), dtype)));
+                fresh.id = info.id;
+                fresh
+            }
+            Ok(None) => {
+                // The value is made by asking for it.
+                param.val();
+                param
+            }
+            Err(error) => {
+                self.error = Some(error);
+                param
             }
         }
     }
-    Ok(module.map(&mut Loader {
-        stack: PathStack::default(),
-        given: &mut given,
-    }))
 }
 
 /// Swaps a parameter's value and keeps its id and whether it is trained.

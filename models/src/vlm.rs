@@ -43,8 +43,25 @@ impl Vlm {
         device: &Device,
         dtype: DType,
     ) -> Result<Self, ModelConfigError> {
+        Self::build(config, &Init::new(seed, device, dtype))
+    }
+
+    /// As [`Vlm::init`], but a weight is drawn when it is first asked for. For a model whose weights are read from files
+    /// next ([`crate::params::fill_params`]): it costs neither the time nor the memory of random numbers.
+    ///
+    /// # Errors
+    /// If the configuration contradicts itself.
+    pub fn init_deferred(
+        config: &VlmConfig,
+        seed: u64,
+        device: &Device,
+        dtype: DType,
+    ) -> Result<Self, ModelConfigError> {
+        Self::build(config, &Init::new(seed, device, dtype).deferred())
+    }
+
+    fn build(config: &VlmConfig, init: &Init) -> Result<Self, ModelConfigError> {
         config.validate()?;
-        let init = Init::new(seed, device, dtype);
         let projector = |vision: &VisionLanguageConfig| {
             let init = init
                 .at("multi_modal_projector")

@@ -30,5 +30,5 @@ pub use manifest::{CheckpointInfo, FileEntry, Metric, complete_steps, newest};
 pub use options::{Better, KeepOptions, Ranking, Resume};
 pub use start::{Start, decide_start, find_checkpoint};
 pub use state::{Best, RunState, Snapshot, check_model, fingerprint};
-pub use store::{CheckpointStore, load};
+pub use store::{CheckpointStore, load, load_tensors};
 pub use writer::AsyncWriter;

@@ -8,6 +8,8 @@ use std::{
     time::{Duration, Instant},
 };
 
+use brazier_models::HostTensor;
+
 use super::{
     Better, CheckpointError, CheckpointInfo, KeepOptions, Metric, Ranking, Result, Snapshot, complete_steps,
     disk::{Disk, RealDisk},
@@ -248,20 +250,28 @@ impl CheckpointStore {
 /// # Errors
 /// [`CheckpointError::Damaged`] names the file, what was expected and found, and the checkpoint to use instead.
 pub fn load(info: &CheckpointInfo) -> Result<Snapshot> {
+    Ok(Snapshot {
+        tensors: load_tensors(info, &mut |_| true)?,
+        state: info.state.clone(),
+    })
+}
+
+/// As [`load`], but only the tensors that are `wanted` by their name stay in memory. It is asked once for each.
+///
+/// # Errors
+/// As [`load`].
+pub fn load_tensors(info: &CheckpointInfo, wanted: &mut dyn FnMut(&str) -> bool) -> Result<Vec<HostTensor>> {
     let mut tensors = Vec::new();
     for entry in &info.files {
         let path = info.path.join(&entry.name);
-        let mut read = read_file(&path, entry).map_err(|reason| CheckpointError::Damaged {
+        let mut read = read_file(&path, entry, wanted).map_err(|reason| CheckpointError::Damaged {
             hint: hint_previous(&info.path),
             path,
             reason,
         })?;
         tensors.append(&mut read);
     }
-    Ok(Snapshot {
-        tensors,
-        state: info.state.clone(),
-    })
+    Ok(tensors)
 }
 
 fn lock(dir: &Path, patience: Duration) -> Result<Option<FileLock>> {

@@ -138,11 +138,15 @@ impl HashedFile<'_> {
     }
 }
 
-/// Reads the tensors of one file and checks size and hash on the way.
+/// Reads those tensors of one file that are `wanted`, and checks size and hash of all of it on the way.
 ///
 /// # Errors
 /// In words: what was expected and what was found.
-pub(super) fn read_file(path: &Path, entry: &FileEntry) -> std::result::Result<Vec<HostTensor>, String> {
+pub(super) fn read_file(
+    path: &Path,
+    entry: &FileEntry,
+    wanted: &mut dyn FnMut(&str) -> bool,
+) -> std::result::Result<Vec<HostTensor>, String> {
     let size_bytes = fs::size_bytes(path).map_err(|error| error.to_string())?;
     if size_bytes != entry.size_bytes {
         return Err(format!("{size_bytes} bytes, expected {}", entry.size_bytes));
@@ -152,7 +156,7 @@ pub(super) fn read_file(path: &Path, entry: &FileEntry) -> std::result::Result<V
         input,
         hasher: Sha256::new(),
     };
-    let tensors = read_tensors(&mut reader, size_bytes)?;
+    let (tensors, num_tensors) = read_tensors(&mut reader, size_bytes, wanted)?;
     let sha256 = format!("{:x}", reader.hasher.finalize());
     if sha256 != entry.sha256 {
         return Err(format!(
@@ -160,12 +164,8 @@ pub(super) fn read_file(path: &Path, entry: &FileEntry) -> std::result::Result<V
             entry.sha256
         ));
     }
-    if tensors.len() != entry.num_tensors {
-        return Err(format!(
-            "{} tensors, expected {}",
-            tensors.len(),
-            entry.num_tensors
-        ));
+    if num_tensors != entry.num_tensors {
+        return Err(format!("{num_tensors} tensors, expected {}", entry.num_tensors));
     }
     Ok(tensors)
 }
@@ -179,19 +179,34 @@ impl<R: Read> HashingReader<R> {
     fn read(&mut self, num_bytes: usize) -> std::result::Result<Vec<u8>, String> {
         let mut bytes = vec![0; num_bytes];
         for chunk in bytes.chunks_mut(CHUNK_BYTES) {
-            self.input
-                .read_exact(chunk)
-                .map_err(|error| format!("cannot be read: {error}"))?;
-            self.hasher.update(&*chunk);
+            self.fill(chunk)?;
         }
         Ok(bytes)
+    }
+
+    /// Hashes bytes and forgets them.
+    fn pass_over(&mut self, num_bytes: usize) -> std::result::Result<(), String> {
+        let mut bytes = vec![0; num_bytes.min(CHUNK_BYTES)];
+        for start in (0..num_bytes).step_by(CHUNK_BYTES) {
+            self.fill(&mut bytes[..CHUNK_BYTES.min(num_bytes - start)])?;
+        }
+        Ok(())
+    }
+
+    fn fill(&mut self, chunk: &mut [u8]) -> std::result::Result<(), String> {
+        self.input
+            .read_exact(chunk)
+            .map_err(|error| format!("cannot be read: {error}"))?;
+        self.hasher.update(&*chunk);
+        Ok(())
     }
 }
 
 fn read_tensors<R: Read>(
     reader: &mut HashingReader<R>,
     size_bytes: u64,
-) -> std::result::Result<Vec<HostTensor>, String> {
+    wanted: &mut dyn FnMut(&str) -> bool,
+) -> std::result::Result<(Vec<HostTensor>, usize), String> {
     let garbled = "its bytes have changed: the header is not one of safetensors";
     let mut length = [0; LENGTH_BYTES];
     length.copy_from_slice(&reader.read(LENGTH_BYTES)?);
@@ -206,7 +221,9 @@ fn read_tensors<R: Read>(
         return Err(garbled.into());
     }
     let mut tensors = Vec::new();
-    for name in metadata.offset_keys() {
+    let names = metadata.offset_keys();
+    let num_tensors = names.len();
+    for name in names {
         let Some(info) = metadata.info(&name) else {
             continue;
         };
@@ -216,6 +233,10 @@ fn read_tensors<R: Read>(
             other => return Err(format!("tensor {name} is {other}, expected F32 or BF16")),
         };
         let (start, end) = info.data_offsets;
+        if !wanted(&name) {
+            reader.pass_over(end - start)?;
+            continue;
+        }
         tensors.push(HostTensor {
             shape: info.shape.clone(),
             dtype,
@@ -223,5 +244,5 @@ fn read_tensors<R: Read>(
             name,
         });
     }
-    Ok(tensors)
+    Ok((tensors, num_tensors))
 }

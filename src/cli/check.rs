@@ -25,14 +25,14 @@ pub(super) fn check(args: &ConfigArgs) -> Result<ExitCode, Failure> {
         None => count_rows(&run)?,
     };
     let plan = run.plan(num_samples)?;
-    if !fs::exists(&run.data.tokenizer) {
+    if run.synth.is_some() && !fs::exists(&run.data.tokenizer) {
         print(plan.numbers);
         say(
             "the tokenizer is drawn with the data set; run `brazier data synth` or `brazier train` to see the rest",
         );
         return Ok(ExitCode::SUCCESS);
     }
-    let tokenizer = Tokenizer::load(&run.data.tokenizer)?;
+    let tokenizer = Tokenizer::load(&session::locate(&run.data.tokenizer)?)?;
     let model = session::model_config(&run, &tokenizer)?;
     print(plan.numbers);
     print(run.memory(&model, logit_rows(&run, &model)));

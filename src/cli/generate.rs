@@ -77,8 +77,9 @@ pub(super) fn generate(args: &GenerateArgs) -> Result<ExitCode, Failure> {
         .device
         .parse()
         .map_err(|error| Failure::Input(format!("--device: {error}")))?;
-    let config = hub::read_config(&args.model)?;
-    let tokenizer = Tokenizer::load(&args.model)?;
+    let folder = session::locate(&args.model)?;
+    let config = hub::read_config(&folder)?;
+    let tokenizer = Tokenizer::load(&folder)?;
     let device = device::open(choice, DType::F32)?;
     let images = match (&config.vision, args.image.is_empty()) {
         (_, true) => Vec::new(),
@@ -106,7 +107,7 @@ pub(super) fn generate(args: &GenerateArgs) -> Result<ExitCode, Failure> {
         content,
     };
     let input_ids = encode_prompt(&tokenizer, ChatTemplate::ChatMl, &[message], num_image_tokens)?;
-    let model = session::import(&args.model, &config, &device, DType::F32)?;
+    let model = session::import(&folder, &config, &device, DType::F32)?;
     let options = GenerateOptions {
         max_new_tokens: args.max_new_tokens,
         stop_ids: ChatTemplate::ChatMl.stop_ids(&tokenizer)?,

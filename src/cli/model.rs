@@ -1,18 +1,23 @@
 //! `brazier model`
 
-use std::{
-    path::{Path, PathBuf},
-    process::ExitCode,
+mod folders;
+mod info;
+mod init;
+
+use std::{path::Path, process::ExitCode, time::Duration};
+
+use brazier_models::{
+    HostDtype, Vlm,
+    params::{self, ParamInfo},
 };
+use clap::{Args, Subcommand, ValueEnum};
 
-use brazier_models::{HostDtype, Vlm, params};
-use clap::{Args, Subcommand};
-
-use super::{Failure, print, show};
+use super::{Failure, say, session, show};
 use crate::{
-    config::num_parameters,
+    config::ModelChoice,
     data::{CHAT_TEMPLATE_JINJA, CLIP_MEAN, CLIP_STD, ChatTemplate, IMAGE_TOKEN, Tokenizer},
-    hub::{self, ExportOptions, ExportSummary, HubError},
+    hub::{self, DtypePolicy, ExportOptions, ExportSummary, ExportTensor, HubError, TokenIds},
+    track::process_memory,
 };
 
 /// Size of safetensors files, as transformers chooses it.
@@ -20,49 +25,197 @@ const MAX_SHARD_BYTES: usize = 5_000_000_000;
 
 #[derive(Subcommand)]
 pub(super) enum ModelCommand {
-    /// Show what a Hugging Face folder holds
-    Info(InfoArgs),
+    /// Show what a model folder holds: family, parameters by part, element types, files
+    Info(info::InfoArgs),
+    /// Join a language model, a vision tower and a fresh projector to a vision-language model
+    Init(init::InitArgs),
+    /// Read a model and write it as a folder of its own: checked, in shards of a chosen size, in a chosen element type
+    Import(folders::ImportArgs),
+    /// Write the model of a run's checkpoint as a Hugging Face folder
+    Export(folders::ExportArgs),
 }
 
+/// How a folder is written.
 #[derive(Args)]
-pub(super) struct InfoArgs {
-    /// Folder with config.json
-    dir: PathBuf,
+struct OutputArgs {
+    /// Folder to write; an earlier export there is replaced, anything else is left alone
+    #[arg(long, short, value_name = "DIR")]
+    out: std::path::PathBuf,
+    /// Element type of the tensors; keep leaves each as it is, byte for byte
+    #[arg(long, value_enum, default_value_t = DtypeArg::Keep)]
+    dtype: DtypeArg,
+    /// Most bytes of tensors in one file, for instance 5GB or 500MB
+    #[arg(long, value_name = "SIZE", default_value = "5GB", value_parser = parse_size)]
+    max_shard_size: usize,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum DtypeArg {
+    Keep,
+    F32,
+    Bf16,
+}
+
+impl OutputArgs {
+    /// Options without a word on the tokens and images; `kept` is the element type where each is kept.
+    fn options(&self, kept: HostDtype, ids: TokenIds) -> ExportOptions {
+        let (dtype, dtype_policy) = match self.dtype {
+            DtypeArg::Keep => (kept, DtypePolicy::Keep),
+            DtypeArg::F32 => (HostDtype::F32, DtypePolicy::Cast),
+            DtypeArg::Bf16 => (HostDtype::Bf16, DtypePolicy::Cast),
+        };
+        ExportOptions {
+            max_shard_bytes: self.max_shard_size,
+            dtype,
+            dtype_policy,
+            source: None,
+            image_mean: CLIP_MEAN,
+            image_std: CLIP_STD,
+            image_token: IMAGE_TOKEN.to_owned(),
+            chat_template: None,
+            bos_token_id: ids.bos,
+            eos_token_ids: ids.eos,
+            pad_token_id: ids.pad,
+        }
+    }
 }
 
 pub(super) fn model(command: &ModelCommand) -> Result<ExitCode, Failure> {
-    let ModelCommand::Info(args) = command;
-    let config = hub::read_config(&args.dir)?;
-    let counts = num_parameters(&config);
-    print(format_args!("{}\n{config:#?}", show(&args.dir)));
-    print(format_args!(
-        "parameters {} (vision {}, projector {}, language {})",
-        counts.total(),
-        counts.vision,
-        counts.projector,
-        counts.language
-    ));
-    Ok(ExitCode::SUCCESS)
+    match command {
+        ModelCommand::Info(args) => info::info(args),
+        ModelCommand::Init(args) => init::init(args),
+        ModelCommand::Import(args) => folders::import(args),
+        ModelCommand::Export(args) => folders::export(args),
+    }
 }
 
-/// Writes a model as a Hugging Face folder, in the dtype its parameters have.
-pub(super) fn export_model(model: &Vlm, tokenizer: &Tokenizer, dir: &Path) -> Result<ExportSummary, Failure> {
-    let tensors = params::read_params(model, |_| true);
-    let dtype = tensors.first().map_or(HostDtype::F32, |tensor| tensor.dtype);
-    let options = ExportOptions {
+/// Writes a trained model as a Hugging Face folder, in the dtype its parameters have.
+pub(super) fn export_model(
+    model: &Vlm,
+    tokenizer: &Tokenizer,
+    options: ExportOptions,
+    dir: &Path,
+) -> Result<ExportSummary, Failure> {
+    let handles = params::param_handles(model, |_| true);
+    let dtype = handles.first().map_or(HostDtype::F32, |handle| handle.dtype);
+    let tensors: Vec<ExportTensor> = handles
+        .iter()
+        .map(|handle| {
+            let ParamInfo { path, shape, .. } = handle.info.clone();
+            ExportTensor::fetched(path, shape, handle.dtype, || handle.fetch())
+        })
+        .collect();
+    let options = ExportOptions { dtype, ..options };
+    hub::export(dir, model.config(), tensors, tokenizer.path(), &options).map_err(written)
+}
+
+/// Options for a model that was trained here: in f32, with the chat template of training, and with what the folder it was
+/// imported from says besides.
+pub(super) fn trained_options(tokenizer: &Tokenizer, choice: &ModelChoice) -> Result<ExportOptions, Failure> {
+    let (source, language) = session::sources(choice)?;
+    let TokenIds { bos, eos, .. } = language
+        .as_deref()
+        .map_or(Ok(TokenIds::default()), hub::token_ids)?;
+    let mut stop_ids = ChatTemplate::ChatMl.stop_ids(tokenizer)?;
+    // Whoever stopped at a token before does so still.
+    stop_ids.extend(eos);
+    stop_ids.sort_unstable();
+    stop_ids.dedup();
+    Ok(ExportOptions {
         max_shard_bytes: MAX_SHARD_BYTES,
-        dtype,
+        dtype: HostDtype::F32,
+        dtype_policy: DtypePolicy::Cast,
+        source,
         image_mean: CLIP_MEAN,
         image_std: CLIP_STD,
         image_token: IMAGE_TOKEN.to_owned(),
         chat_template: Some(CHAT_TEMPLATE_JINJA.to_owned()),
-        bos_token_id: None,
-        eos_token_ids: ChatTemplate::ChatMl.stop_ids(tokenizer)?,
+        bos_token_id: bos,
+        eos_token_ids: stop_ids,
         pad_token_id: Some(tokenizer.pad_id()),
-    };
-    hub::export(dir, model.config(), tensors, tokenizer.path(), &options).map_err(|error| match error {
-        // A full disk; where folders are read, a file that is not there is the user's.
+    })
+}
+
+/// An error of writing: there a file that is not there is not the user's, but a full disk.
+fn written(error: HubError) -> Failure {
+    match error {
         HubError::Fs(error) => error.into(),
         error => error.into(),
-    })
+    }
+}
+
+fn report(summary: &ExportSummary, elapsed: Duration) {
+    let ExportSummary {
+        dir,
+        architecture,
+        loads_in_transformers,
+        num_tensors,
+        num_files,
+        size_bytes,
+    } = summary;
+    let reader = if *loads_in_transformers {
+        "transformers and vLLM load it"
+    } else {
+        "for this program only"
+    };
+    say(format_args!("wrote {} ({architecture}; {reader})", show(dir)));
+    say(format_args!(
+        "  {num_tensors} tensors in {num_files} files, {}",
+        throughput(*size_bytes, elapsed)
+    ));
+}
+
+/// Bytes, seconds, bytes per second, and the most memory this process ever held.
+fn throughput(size_bytes: u64, elapsed: Duration) -> String {
+    let seconds = elapsed.as_secs_f64();
+    let gigabytes = size_bytes as f64 / 1e9;
+    let peak = process_memory().map_or(String::new(), |memory| {
+        format!(
+            "; peak memory of the process {:.3} GB",
+            memory.peak_bytes as f64 / 1e9
+        )
+    });
+    format!(
+        "{gigabytes:.3} GB in {seconds:.2} s, {:.2} GB/s{peak}",
+        gigabytes / seconds.max(1e-9)
+    )
+}
+
+/// `5GB`, `1.5GiB`, `500MB`, `1000`.
+fn parse_size(text: &str) -> Result<usize, String> {
+    let digits = text.trim_end_matches(|c: char| c.is_ascii_alphabetic());
+    let unit = match text[digits.len()..].to_ascii_uppercase().as_str() {
+        "" | "B" => 1.0,
+        "KB" => 1e3,
+        "MB" => 1e6,
+        "GB" => 1e9,
+        "KIB" => 1024.0,
+        "MIB" => 1024.0 * 1024.0,
+        "GIB" => 1024.0 * 1024.0 * 1024.0,
+        _ => return Err("expected a number with B, KB, MB, GB, KiB, MiB or GiB".into()),
+    };
+    match digits.trim().parse::<f64>() {
+        Ok(number) if number * unit >= 1.0 && number.is_finite() => Ok((number * unit) as usize),
+        _ => Err("expected a size above 0, for instance 5GB".into()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sizes_are_read_as_people_write_them() {
+        for (text, bytes) in [
+            ("5GB", 5_000_000_000),
+            ("1.5KiB", 1536),
+            ("7", 7),
+            ("2mb", 2_000_000),
+        ] {
+            assert_eq!(parse_size(text), Ok(bytes), "{text}");
+        }
+        for text in ["", "GB", "0", "-1GB", "5TB", "5 G B"] {
+            assert!(parse_size(text).is_err(), "{text}");
+        }
+    }
 }

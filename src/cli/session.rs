@@ -1,16 +1,20 @@
 //! What several commands need of a run: its data, its model's shape, its weights.
 
-use std::{collections::BTreeMap, path::Path, sync::Arc};
+use std::{
+    collections::BTreeMap,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
 
-use brazier_models::{HostTensor, Vlm, VlmConfig, params};
+use brazier_models::{HostDtype, Vlm, VlmConfig, params};
 use burn::tensor::{DType, Device};
 use indicatif::{ProgressBar, ProgressStyle};
 
 use super::{Failure, say, show};
 use crate::{
-    config::{ModelChoice, RunConfig, SynthChoice},
+    config::{JoinedModel, ModelChoice, RunConfig, SynthChoice},
     data::{Dataset, ImageOptions, Split, Tokenizer, synth},
-    hub::{self, ResizeOptions},
+    hub::{self, HubError, JoinOptions, Part, ResizeOptions, Table, Weights},
 };
 
 /// Tokenizer, rows, and the model they are for.
@@ -27,7 +31,7 @@ impl Session {
         if let Some(choice) = &run.synth {
             draw(choice)?;
         }
-        let tokenizer = Arc::new(Tokenizer::load(&run.data.tokenizer)?);
+        let tokenizer = Arc::new(Tokenizer::load(&locate(&run.data.tokenizer)?)?);
         let model = model_config(run, &tokenizer)?;
         let images = model
             .vision
@@ -72,15 +76,62 @@ pub(super) fn model_config(run: &RunConfig, tokenizer: &Tokenizer) -> Result<Vlm
     match run.model_config(tokenizer.vocab_size(), tokenizer.image_token_id().ok())? {
         Some(config) => Ok(config),
         None => {
-            let ModelChoice::Import(dir) = &run.model else {
-                return Err(anyhow::anyhow!("a model is either new or imported").into());
+            let config = match &run.model {
+                ModelChoice::Import(dir) => hub::read_config(&locate(dir)?)?,
+                ModelChoice::Join(parts) => joined_config(parts, tokenizer)?,
+                ModelChoice::New(_) => return Err(anyhow::anyhow!("a new model has its own shape").into()),
             };
-            let config = hub::read_config(dir)?;
             let config =
                 run.fit_vocabulary(config, tokenizer.vocab_size(), tokenizer.image_token_id().ok())?;
             run.check_model(&config)?;
             Ok(config)
         }
+    }
+}
+
+/// Shape of a model of two imported parts.
+fn joined_config(parts: &JoinedModel, tokenizer: &Tokenizer) -> Result<VlmConfig, Failure> {
+    let options = JoinOptions {
+        projector: parts.projector,
+        vision_feature_layer: parts.vision_feature_layer,
+        vision_feature_select: parts.vision_feature_select,
+        image_token_id: tokenizer.image_token_id()?,
+    };
+    Ok(hub::join_configs(
+        &locate(&parts.language)?,
+        &locate(&parts.vision)?,
+        &options,
+    )?)
+}
+
+/// The files that the weights of a run's model come from; none for a new one.
+pub(super) fn imported(
+    choice: &ModelChoice,
+    config: &VlmConfig,
+    expected: &[(String, Vec<usize>)],
+) -> Result<Vec<Weights>, Failure> {
+    let open = |dir: &Path, part| -> Result<Weights, Failure> {
+        Ok(Weights::open(&locate(dir)?, part, config, expected)?)
+    };
+    match choice {
+        ModelChoice::Import(dir) => Ok(vec![open(dir, Part::Whole)?]),
+        ModelChoice::Join(parts) => Ok(vec![
+            open(&parts.language, Part::Language)?,
+            open(&parts.vision, Part::Vision)?,
+        ]),
+        ModelChoice::New(_) => Ok(Vec::new()),
+    }
+}
+
+/// The folder that an export of the run's model carries the rest of, and the one that knows the language model's tokens.
+pub(super) fn sources(choice: &ModelChoice) -> Result<(Option<PathBuf>, Option<PathBuf>), Failure> {
+    match choice {
+        ModelChoice::Import(dir) => {
+            let dir = locate(dir)?;
+            Ok((Some(dir.clone()), Some(dir)))
+        }
+        ModelChoice::Join(parts) => Ok((None, Some(locate(&parts.language)?))),
+        ModelChoice::New(_) => Ok((None, None)),
     }
 }
 
@@ -111,44 +162,91 @@ fn style(template: &str) -> ProgressStyle {
     ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar())
 }
 
-/// A model with the weights of a Hugging Face folder.
-pub(super) fn import(dir: &Path, config: &VlmConfig, device: &Device, dtype: DType) -> Result<Vlm, Failure> {
-    import_resized(dir, config, None, 0, device, dtype)
+/// The folder of a model or tokenizer that the user named by a path or by its name on the hub.
+pub(super) fn locate(path: &Path) -> Result<PathBuf, Failure> {
+    Ok(hub::locate(path, &|name| std::env::var(name).ok())?)
 }
 
-/// A model with the weights of a Hugging Face folder and, where the folder's vocabulary is smaller, fresh rows.
-pub(super) fn import_resized(
-    dir: &Path,
+/// A model with the weights of a Hugging Face folder, one tensor after the other: beside the parameters no more than one
+/// is in host memory.
+pub(super) fn import(dir: &Path, config: &VlmConfig, device: &Device, dtype: DType) -> Result<Vlm, Failure> {
+    let choice = ModelChoice::Import(dir.into());
+    import_choice(&choice, config, None, 0, device, dtype)
+}
+
+/// As [`import`], of whatever a run's model comes from; what the files lack is drawn from the seed.
+pub(super) fn import_choice(
+    choice: &ModelChoice,
     config: &VlmConfig,
     resize: Option<ResizeOptions>,
     seed: u64,
     device: &Device,
     dtype: DType,
 ) -> Result<Vlm, Failure> {
-    let model = Vlm::init(config, 0, device, dtype)?;
-    let stored_rows = hub::read_config(dir)?.text.vocab_size;
-    let expected: Vec<(String, Vec<usize>)> = params::list_params(&model)
-        .into_iter()
-        .map(|info| {
-            let mut shape = info.shape;
-            if resize.is_some() && hub::is_vocabulary(&info.path) {
-                shape[0] = stored_rows;
-            }
-            (info.path, shape)
-        })
-        .collect();
-    let mut tensors = hub::read_weights(dir, config, &expected, None)?;
-    if let Some(resize) = resize {
-        let (rows, std) = (config.text.vocab_size, config.text.initializer_range);
-        tensors = tensors
-            .into_iter()
-            .map(|tensor| resize.resize(tensor, rows, std, seed))
-            .collect();
+    let model = Vlm::init_deferred(config, seed, device, dtype)?;
+    let mut stored = expected(&model);
+    if resize.is_some() {
+        let rows = stored_rows(choice, config)?;
+        for (_, shape) in stored.iter_mut().filter(|(path, _)| hub::is_vocabulary(path)) {
+            shape[0] = rows;
+        }
     }
-    with_weights(model, tensors)
+    let weights = imported(choice, config, &stored)?;
+    let (std, dtype) = (config.text.initializer_range, host_dtype(dtype));
+    let filled = params::fill_params(model, dtype, |info, bytes| {
+        let Some(weights) = weights.iter().find(|weights| weights.contains(&info.path)) else {
+            return Ok::<bool, HubError>(false);
+        };
+        let Some(resize) = resize.filter(|_| hub::is_vocabulary(&info.path)) else {
+            return weights.read_into(&info.path, dtype, bytes).map(|()| true);
+        };
+        let mut table = Table {
+            name: &info.path,
+            width: info.shape[1],
+            dtype,
+            bytes,
+        };
+        let old_rows = stored
+            .iter()
+            .find(|(path, _)| *path == info.path)
+            .map_or(0, |(_, shape)| shape[0]);
+        weights.read_into(&info.path, dtype, table.rows_mut(0..old_rows))?;
+        resize.fill(&mut table, old_rows, std, seed);
+        Ok(true)
+    });
+    Ok(filled?)
 }
 
-/// The model with its parameters replaced.
-pub(super) fn with_weights(model: Vlm, tensors: Vec<HostTensor>) -> Result<Vlm, Failure> {
-    params::load_params(model, tensors).map_err(|(_, error)| Failure::Input(error.to_string()))
+/// Rows of the vocabulary's tables in the files that a run's model comes from.
+fn stored_rows(choice: &ModelChoice, config: &VlmConfig) -> Result<usize, Failure> {
+    match choice {
+        ModelChoice::Import(dir) => Ok(hub::read_config(&locate(dir)?)?.text.vocab_size),
+        ModelChoice::Join(parts) => Ok(hub::read_decoder_config(&locate(&parts.language)?)?.vocab_size),
+        ModelChoice::New(_) => Ok(config.text.vocab_size),
+    }
+}
+
+fn host_dtype(dtype: DType) -> HostDtype {
+    match dtype {
+        DType::BF16 => HostDtype::Bf16,
+        _ => HostDtype::F32,
+    }
+}
+
+/// Every parameter with its shape.
+pub(super) fn expected(model: &Vlm) -> Vec<(String, Vec<usize>)> {
+    let params = params::list_params(model).into_iter();
+    params.map(|info| (info.path, info.shape)).collect()
+}
+
+/// Reads the weights into a model; what they lack stays as it is drawn.
+pub(super) fn fill(model: Vlm, weights: &[Weights], dtype: DType) -> Result<Vlm, Failure> {
+    let host_dtype = host_dtype(dtype);
+    let filled = params::fill_params(model, host_dtype, |info, bytes| {
+        match weights.iter().find(|weights| weights.contains(&info.path)) {
+            Some(weights) => weights.read_into(&info.path, host_dtype, bytes).map(|()| true),
+            None => Ok::<bool, HubError>(false),
+        }
+    });
+    Ok(filled?)
 }

@@ -81,6 +81,7 @@ pub(super) fn train(args: &TrainArgs) -> Result<ExitCode, Failure> {
     let store = Arc::new(CheckpointStore::open(&run.output.join("checkpoints"))?);
     let import = match &run.model {
         ModelChoice::Import(dir) => Some(dir.as_path()),
+        ModelChoice::Join(parts) => Some(parts.language.as_path()),
         ModelChoice::New(_) => None,
     };
     let start = decide_start(&run.checkpoint.resume, &store, import)?;
@@ -124,8 +125,8 @@ fn prepare(
     let yaml = run.to_yaml().map_err(anyhow::Error::from)?;
     let config_hash = format!("{:x}", Sha256::digest(&yaml));
     let model = match &start {
-        Start::Import(dir) => session::import_resized(
-            dir,
+        Start::Import(_) => session::import_choice(
+            &run.model,
             &session.model,
             run.resize_vocabulary,
             run.seed,
@@ -254,7 +255,8 @@ fn conclude(
     say(format_args!("  report         {}", show(&report)));
     if run.checkpoint.export {
         let dir = run.output.join("export");
-        let summary = model::export_model(learner.model(), &session.tokenizer, &dir)?;
+        let options = model::trained_options(&session.tokenizer, &run.model)?;
+        let summary = model::export_model(learner.model(), &session.tokenizer, options, &dir)?;
         let reader = if summary.loads_in_transformers {
             "transformers and vLLM load it"
         } else {

@@ -70,6 +70,16 @@ fn effective(run: &RunConfig) -> RawConfig {
         }
     }
 
+    if let ModelChoice::Join(joined) = &run.model {
+        model.projector.get_or_insert(RawProjector::Mlp {});
+        model
+            .vision_feature_layer
+            .get_or_insert(joined.vision_feature_layer);
+        model
+            .vision_feature_select
+            .get_or_insert(RawFeatureSelect::Default);
+    }
+
     let rows = |paths: &[std::path::PathBuf]| paths.iter().cloned().map(|path| RawRows { path }).collect();
     data.train.get_or_insert_with(|| rows(&run.data.train));
     data.eval.get_or_insert_with(|| rows(&run.data.eval));

@@ -49,10 +49,20 @@ pub(super) struct RawConfig {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct RawModel {
-    /// Folder of a model in Hugging Face's format; its `config.json` says everything about the architecture.
+    /// Folder of a model in Hugging Face's format; its `config.json` says everything about the architecture. Here and
+    /// wherever a model's folder is named, a name of the Hugging Face hub (`Qwen/Qwen3-8B`, `Qwen/Qwen3-8B@REVISION`) is
+    /// looked up in the hub's cache (`HF_HUB_CACHE`, `HF_HOME`).
     #[schemars(example = "models/llava-1.5-7b-hf")]
     pub from: Option<PathBuf>,
-    /// Folder with `tokenizer.json`. Left out: `model.from`, or the folder of `data.synth`.
+    /// Language model of a new vision-language model: a folder with a decoder in Hugging Face's format. Goes with
+    /// `vision_from`; `projector` is drawn at random between them.
+    #[schemars(example = "Qwen/Qwen3-0.6B")]
+    pub language_from: Option<PathBuf>,
+    /// Vision tower of a new vision-language model: a folder with a CLIP vision tower, or with a whole CLIP model, of
+    /// which the tower is taken. Goes with `language_from`.
+    #[schemars(example = "openai/clip-vit-large-patch14-336")]
+    pub vision_from: Option<PathBuf>,
+    /// Folder with `tokenizer.json`. Left out: `model.from`, `model.language_from`, or the folder of `data.synth`.
     #[schemars(example = "models/llava-1.5-7b-hf")]
     pub tokenizer: Option<PathBuf>,
     /// More rows for the vocabulary of the model in `model.from`, for a tokenizer that has been given more tokens; old rows

@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use brazier_models::VlmConfig;
+use brazier_models::{FeatureSelect, ProjectorKind, VlmConfig};
 
 use super::{raw::RawConfig, written::Written};
 use crate::{
@@ -53,8 +53,25 @@ pub struct RunConfig {
 pub enum ModelChoice {
     /// A folder in Hugging Face's format.
     Import(PathBuf),
+    /// A language model and a vision tower in Hugging Face's format, and a random projector between them.
+    Join(JoinedModel),
     /// A model with random weights.
     New(Box<NewModel>),
+}
+
+/// A vision-language model of two imported parts.
+#[derive(Debug, Clone, PartialEq)]
+pub struct JoinedModel {
+    /// Folder of the language model.
+    pub language: PathBuf,
+    /// Folder of the vision tower.
+    pub vision: PathBuf,
+    /// What turns image features into token embeddings.
+    pub projector: ProjectorKind,
+    /// Hidden state of the tower that is used.
+    pub vision_feature_layer: i64,
+    /// Tokens of the tower that are used.
+    pub vision_feature_select: FeatureSelect,
 }
 
 /// A model with random weights, but for what only the tokenizer knows; see [`RunConfig::model_config`].

@@ -1,15 +1,17 @@
 //! Hugging Face's `config.json` to [`VlmConfig`]. Defaults are those of transformers 5.23; keys of 4.x are read as well.
 
 mod decoder;
+mod parts;
 #[cfg(test)]
 mod tests;
 mod vision;
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use brazier_models::{FeatureSelect, LanguageModelType, ProjectorKind, VisionLanguageConfig, VlmConfig};
 use serde_json::{Map, Value, json};
 
+pub use self::parts::{JoinOptions, join_configs, read_decoder_config, read_vision_config};
 use self::{decoder::decoder, vision::vision};
 use super::{
     HubError, Result,
@@ -29,19 +31,25 @@ const MAX_CONFIG_BYTES: u64 = 16 << 20;
 /// rotated heads, dropout, quantized weights, …). Keys that transformers does not know for the model's type
 /// have no effect there, and none here.
 pub fn read_config(dir: &Path) -> Result<VlmConfig> {
+    let (path, map) = read_json(dir)?;
+    parse_config(&map).map_err(|problems| HubError::Config { path, problems })
+}
+
+/// The object in a folder's `config.json`, and where that is.
+fn read_json(dir: &Path) -> Result<(PathBuf, Map<String, Value>)> {
     let path = dir.join("config.json");
     let bytes = fs::read_at_most(&path, MAX_CONFIG_BYTES)?;
     let value: Value = serde_json::from_slice(&bytes).map_err(|error| HubError::Json {
         path: path.clone(),
         reason: error.to_string(),
     })?;
-    let Value::Object(map) = value else {
-        return Err(HubError::Json {
+    match value {
+        Value::Object(map) => Ok((path, map)),
+        _ => Err(HubError::Json {
             path,
             reason: "expected an object".into(),
-        });
-    };
-    parse_config(&map).map_err(|problems| HubError::Config { path, problems })
+        }),
+    }
 }
 
 pub(super) fn parse_config(map: &Map<String, Value>) -> std::result::Result<VlmConfig, Vec<String>> {

@@ -36,6 +36,11 @@ impl Layout {
     }
 }
 
+/// The class that loads an export of the model.
+pub fn architecture(config: &VlmConfig) -> &'static str {
+    Layout::of(config).architecture(config)
+}
+
 pub(super) fn config_json(config: &VlmConfig, options: &ExportOptions) -> Result<Value> {
     let checked = config.validate().and_then(|()| config.text.check_family());
     checked.map_err(|error| HubError::Inexpressible {

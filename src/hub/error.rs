@@ -15,6 +15,31 @@ pub enum HubError {
     /// The file system said no.
     #[error(transparent)]
     Fs(#[from] FsError),
+    /// A name of the hub without a snapshot in the cache.
+    #[error(
+        "there is no folder {name}, and no model of this name in the cache of the Hugging Face hub{offline}\n  looked \
+         in {looked}\n  hint: {fetch}"
+    )]
+    NotCached {
+        /// The name.
+        name: String,
+        /// Where it would be.
+        looked: String,
+        /// A word on offline mode, or nothing.
+        offline: &'static str,
+        /// The command that gets it.
+        fetch: String,
+    },
+    /// A snapshot that is not whole.
+    #[error("the download in {} is not complete:{}\n  hint: {fetch}", dir.display(), list(problems))]
+    Incomplete {
+        /// The snapshot.
+        dir: PathBuf,
+        /// What is missing.
+        problems: Vec<String>,
+        /// The command that gets the rest.
+        fetch: String,
+    },
     /// A file that is not the JSON it should be.
     #[error("{}: {reason}", path.display())]
     Json {
@@ -48,7 +73,12 @@ pub enum HubError {
         reason: String,
     },
     /// Tensors that are not the model's, each by name.
-    #[error("the weights in {} are not those of the model:{}", dir.display(), list(problems))]
+    #[error(
+        "the weights in {} are not those of the model:{}\n  hint: config.json must be the one that was saved with the \
+         weights",
+        dir.display(),
+        list(problems)
+    )]
     Mismatch {
         /// The folder.
         dir: PathBuf,

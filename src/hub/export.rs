@@ -1,23 +1,23 @@
 //! A model to a Hugging Face folder, at once or not at all.
 
 use std::{
-    collections::{HashMap, HashSet},
+    collections::HashSet,
     ffi::OsStr,
     path::{Path, PathBuf},
 };
 
-use brazier_models::{HostDtype, HostTensor, VlmConfig};
-use safetensors::{Dtype, SafeTensorError, tensor::TensorView};
-use serde_json::{Map, json};
+use brazier_models::{HostDtype, VlmConfig};
+use serde_json::json;
 
 use super::{
-    HubError, Result,
+    ExportTensor, HubError, Result,
+    carry::Carried,
     config_out::{Layout, config_json, generation_json},
     names::to_disk,
+    shards::{Written, write_weights},
     sidecar::{write_json, write_processor, write_tokenizer},
-    weights::{INDEX_FILE, SINGLE_FILE, cast},
 };
-use crate::fs::{self, FsError};
+use crate::fs;
 
 /// Marks a folder as written by [`export`]; such a folder may be replaced by the next one.
 const MARKER: &str = "brazier.json";
@@ -27,8 +27,13 @@ const MARKER: &str = "brazier.json";
 pub struct ExportOptions {
     /// A safetensors file holds at most so many bytes of tensors, unless one tensor alone is larger.
     pub max_shard_bytes: usize,
-    /// Element type on disk.
+    /// Element type that `config.json` names.
     pub dtype: HostDtype,
+    /// Element type on disk.
+    pub dtype_policy: DtypePolicy,
+    /// The folder the model was imported from. What its `config.json` and `generation_config.json` say that has no effect
+    /// here, its token ids and its image processor come along.
+    pub source: Option<PathBuf>,
     /// Subtracted per channel from pixels in `0..=1`; unused without vision.
     pub image_mean: [f32; 3],
     /// Divides what is left; unused without vision.
@@ -45,6 +50,15 @@ pub struct ExportOptions {
     pub pad_token_id: Option<u32>,
 }
 
+/// In which element type tensors are written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum DtypePolicy {
+    /// Every tensor in [`ExportOptions::dtype`].
+    Cast,
+    /// Each tensor in the one it comes in: the bytes of what nobody changed stay as they are.
+    Keep,
+}
+
 /// What was written.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ExportSummary {
@@ -56,6 +70,8 @@ pub struct ExportSummary {
     pub loads_in_transformers: bool,
     /// Number of tensors.
     pub num_tensors: usize,
+    /// Number of safetensors files.
+    pub num_files: usize,
     /// Bytes of the tensors.
     pub size_bytes: u64,
 }
@@ -69,23 +85,19 @@ pub struct ExportSummary {
 /// # Errors
 /// What Hugging Face cannot express, a target that holds something else, tensors under unknown or equal names, and what
 /// the file system says. The target is then as it was.
-pub fn export(
+pub fn export<'a, T: Into<ExportTensor<'a>>>(
     dir: &Path,
     config: &VlmConfig,
-    tensors: Vec<HostTensor>,
+    tensors: Vec<T>,
     tokenizer: &Path,
     options: &ExportOptions,
 ) -> Result<ExportSummary> {
+    let tensors: Vec<ExportTensor> = tensors.into_iter().map(Into::into).collect();
     check_tensors(config, &tensors)?;
+    let carried = Carried::read(options)?;
     // Refused before anything is written.
-    config_json(config, options)?;
-    let is_occupied = dir.is_file() || (dir.is_dir() && !fs::read_dir(dir)?.is_empty());
-    if is_occupied && !dir.join(MARKER).is_file() {
-        return Err(HubError::Occupied {
-            dir: dir.into(),
-            marker: MARKER,
-        });
-    }
+    carried.merged_config(config, config_json(config, options)?)?;
+    check_target(dir)?;
     let parent = dir
         .parent()
         .filter(|parent| !parent.as_os_str().is_empty())
@@ -94,52 +106,71 @@ pub fn export(
     fs::create_dir_all(parent)?;
     fs::remove_dir_all(&partial)?;
     fs::create_dir_all(&partial)?;
-    let layout = Layout::of(config);
-    let mut summary = ExportSummary {
-        dir: dir.into(),
-        architecture: layout.architecture(config),
-        loads_in_transformers: layout != Layout::BrazierVlm,
-        num_tensors: tensors.len(),
-        size_bytes: 0,
-    };
-    summary.size_bytes = write_folder(&partial, config, tensors, tokenizer, options, &summary)
-        .and_then(|size_bytes| publish(dir, &partial, parent).map(|()| size_bytes))
+    let written = write_folder(&partial, config, tensors, tokenizer, options, &carried)
+        .and_then(|written| publish(dir, &partial, parent).map(|()| written))
         .inspect_err(|_| {
             // The error that counts is the first one.
             let _ = fs::remove_dir_all(&partial);
         })?;
-    Ok(summary)
+    let layout = Layout::of(config);
+    Ok(ExportSummary {
+        dir: dir.into(),
+        architecture: layout.architecture(config),
+        loads_in_transformers: layout != Layout::BrazierVlm,
+        num_tensors: written.num_tensors,
+        num_files: written.num_files,
+        size_bytes: written.size_bytes,
+    })
 }
 
-/// Writes and syncs every file, the marker last. Gives the bytes of all tensors.
+/// Whether [`export`] may write there: a new or empty folder, or an earlier export.
+///
+/// # Errors
+/// [`HubError::Occupied`] if there is something else.
+pub fn check_target(dir: &Path) -> Result<()> {
+    let is_occupied = dir.is_file() || (dir.is_dir() && !fs::read_dir(dir)?.is_empty());
+    if is_occupied && !dir.join(MARKER).is_file() {
+        return Err(HubError::Occupied {
+            dir: dir.into(),
+            marker: MARKER,
+        });
+    }
+    Ok(())
+}
+
+/// Writes and syncs every file, the marker last.
 fn write_folder(
     dir: &Path,
     config: &VlmConfig,
-    tensors: Vec<HostTensor>,
+    tensors: Vec<ExportTensor>,
     tokenizer: &Path,
     options: &ExportOptions,
-    summary: &ExportSummary,
-) -> Result<u64> {
-    let size_bytes = write_weights(dir, config, tensors, options)?;
-    write_json(&dir.join("config.json"), &config_json(config, options)?)?;
-    write_json(&dir.join("generation_config.json"), &generation_json(options))?;
+    carried: &Carried,
+) -> Result<Written> {
+    let written = write_weights(dir, config.vision.is_some(), tensors, options)?;
+    let json = carried.merged_config(config, config_json(config, options)?)?;
+    write_json(&dir.join("config.json"), &json)?;
+    let json = carried.merged_generation_config(generation_json(options));
+    write_json(&dir.join("generation_config.json"), &json)?;
     write_tokenizer(dir, tokenizer, config.vision.is_some(), options)?;
     if let Some(vision) = &config.vision {
         write_processor(dir, vision, options)?;
+        carried.copy_processor(dir)?;
     }
+    let layout = Layout::of(config);
     let marker = json!({
         "format": "brazier-export",
         "version": 1,
         "brazier": env!("CARGO_PKG_VERSION"),
-        "architecture": summary.architecture,
-        "loads_in_transformers": summary.loads_in_transformers,
+        "architecture": layout.architecture(config),
+        "loads_in_transformers": layout != Layout::BrazierVlm,
     });
     write_json(&dir.join(MARKER), &marker)?;
     for file in fs::read_dir(dir)? {
         fs::sync_file(&file)?;
     }
     fs::sync_dir(dir)?;
-    Ok(size_bytes)
+    Ok(written)
 }
 
 fn beside(dir: &Path, word: &str) -> PathBuf {
@@ -161,102 +192,19 @@ fn publish(dir: &Path, partial: &Path, parent: &Path) -> Result<()> {
     Ok(fs::remove_dir_all(&replaced)?)
 }
 
-fn check_tensors(config: &VlmConfig, tensors: &[HostTensor]) -> Result<()> {
+fn check_tensors(config: &VlmConfig, tensors: &[ExportTensor]) -> Result<()> {
     let mut names = HashSet::new();
     for tensor in tensors {
-        let refuse = |reason: String| HubError::Inexpressible {
-            what: format!("tensor {}", tensor.name),
-            reason,
+        let refuse = |reason: &str| HubError::Inexpressible {
+            what: format!("tensor {}", tensor.name()),
+            reason: reason.into(),
         };
-        if to_disk(&tensor.name, config.vision.is_some()).is_none() {
-            return Err(refuse("Hugging Face's layout has no place for it".into()));
+        if to_disk(tensor.name(), config.vision.is_some()).is_none() {
+            return Err(refuse("Hugging Face's layout has no place for it"));
         }
-        if !names.insert(tensor.name.as_str()) {
-            return Err(refuse("there are two of this name".into()));
-        }
-        let expected = tensor.num_elements() * tensor.dtype.size_bytes();
-        if tensor.bytes.len() != expected {
-            return Err(refuse(format!(
-                "{} bytes, expected {expected}",
-                tensor.bytes.len()
-            )));
+        if !names.insert(tensor.name()) {
+            return Err(refuse("there are two of this name"));
         }
     }
     Ok(())
-}
-
-/// Writes one file, or shards and their index. Gives the bytes of all tensors.
-fn write_weights(
-    dir: &Path,
-    config: &VlmConfig,
-    tensors: Vec<HostTensor>,
-    options: &ExportOptions,
-) -> Result<u64> {
-    let mut shards: Vec<Vec<HostTensor>> = Vec::new();
-    let (mut size_bytes, mut shard_bytes, mut num_parameters) = (0, 0, 0);
-    for tensor in tensors {
-        let num_bytes = tensor.num_elements() * options.dtype.size_bytes();
-        match shards.last_mut() {
-            Some(shard) if shard_bytes + num_bytes <= options.max_shard_bytes => shard.push(tensor),
-            _ => {
-                shard_bytes = 0;
-                shards.push(vec![tensor]);
-            }
-        }
-        shard_bytes += num_bytes;
-        size_bytes += num_bytes as u64;
-        num_parameters += num_bytes / options.dtype.size_bytes();
-    }
-    let num_shards = shards.len();
-    let mut weight_map = Map::new();
-    for (index, shard) in shards.into_iter().enumerate() {
-        let name = match num_shards {
-            1 => SINGLE_FILE.to_string(),
-            _ => format!("model-{:05}-of-{num_shards:05}.safetensors", index + 1),
-        };
-        let shard: Vec<HostTensor> = shard
-            .into_iter()
-            .map(|tensor| cast(tensor, options.dtype))
-            .collect();
-        for tensor in &shard {
-            let stored = to_disk(&tensor.name, config.vision.is_some()).unwrap_or(&tensor.name);
-            weight_map.insert(stored.into(), name.as_str().into());
-        }
-        write_shard(&dir.join(name), &shard, config.vision.is_some())?;
-    }
-    if num_shards > 1 {
-        weight_map.sort_keys();
-        let metadata = json!({"total_size": size_bytes, "total_parameters": num_parameters});
-        write_json(
-            &dir.join(INDEX_FILE),
-            &json!({"metadata": metadata, "weight_map": weight_map}),
-        )?;
-    }
-    Ok(size_bytes)
-}
-
-fn write_shard(path: &Path, tensors: &[HostTensor], has_vision: bool) -> Result<()> {
-    let damaged = |error: SafeTensorError| match error {
-        SafeTensorError::IoError(source) => HubError::Fs(FsError {
-            operation: "write",
-            path: path.into(),
-            source,
-        }),
-        other => HubError::Damaged {
-            path: path.into(),
-            reason: other.to_string(),
-        },
-    };
-    let mut views = Vec::with_capacity(tensors.len());
-    for tensor in tensors {
-        let dtype = match tensor.dtype {
-            HostDtype::F32 => Dtype::F32,
-            HostDtype::Bf16 => Dtype::BF16,
-        };
-        let view = TensorView::new(dtype, tensor.shape.clone(), &tensor.bytes).map_err(damaged)?;
-        views.push((to_disk(&tensor.name, has_vision).unwrap_or(&tensor.name), view));
-    }
-    // transformers refuses files that do not say which framework's layout they follow.
-    let metadata = HashMap::from([("format".to_string(), "pt".to_string())]);
-    safetensors::serialize_to_file(views, Some(metadata), path).map_err(damaged)
 }

@@ -11,6 +11,8 @@
 //! The third kind exists because transformers' LLaVA knows one projector only; under its name the folder would load there
 //! with random weights in place of what is missing.
 
+mod cache;
+mod carry;
 mod config_in;
 mod config_out;
 mod error;
@@ -18,14 +20,21 @@ mod export;
 mod names;
 mod resize;
 mod section;
+mod shards;
 mod sidecar;
+mod stored;
 mod weights;
 
 #[cfg(test)]
 mod tests;
 
-pub use config_in::read_config;
+pub use cache::{Env, RepoId, cache_dir, is_offline, locate};
+pub use carry::{TokenIds, token_ids};
+pub use config_in::{JoinOptions, join_configs, read_config, read_decoder_config, read_vision_config};
+pub use config_out::architecture;
 pub use error::{HubError, Result};
-pub use export::{ExportOptions, ExportSummary, export};
-pub use resize::{ResizeOptions, is_vocabulary};
-pub use weights::read_weights;
+pub use export::{DtypePolicy, ExportOptions, ExportSummary, check_target, export};
+pub use names::Part;
+pub use resize::{ResizeOptions, Table, is_vocabulary};
+pub use shards::ExportTensor;
+pub use weights::{Weights, read_weights};

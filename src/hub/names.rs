@@ -39,8 +39,59 @@ pub(super) fn is_constant(name: &str) -> bool {
     STORED_CONSTANTS.iter().any(|constant| name.ends_with(constant))
 }
 
+/// What a folder holds of a model.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Part {
+    /// All of it.
+    Whole,
+    /// A decoder alone, of a model that sees.
+    Language,
+    /// A vision tower alone, or a two-tower model of which the vision tower is taken (CLIP, SigLIP).
+    Vision,
+}
+
+/// A two-tower model's other half and what joins the two. They are no part of a vision tower.
+const OTHER_HALF: [&str; 5] = [
+    "text_model.",
+    "text_projection.",
+    "visual_projection.",
+    "logit_scale",
+    "logit_bias",
+];
+/// Where the vision tower is in the model.
+const VISION: &str = "vision_tower.vision_model.";
+
+impl Part {
+    /// Whether a parameter of the model belongs to the part.
+    pub(super) fn holds(self, name: &str) -> bool {
+        match self {
+            Part::Whole => true,
+            Part::Language => name.starts_with("language_model."),
+            Part::Vision => name.starts_with(VISION),
+        }
+    }
+
+    /// The model's name of a tensor on disk, if it can be one. `has_vision` is about the whole model.
+    pub(super) fn model_name(self, name: &str, has_vision: bool) -> Option<String> {
+        match self {
+            Part::Whole => from_disk(name, has_vision),
+            Part::Language => from_disk(name, false),
+            Part::Vision if self.passes_over(name) => None,
+            Part::Vision => Some(format!(
+                "{VISION}{}",
+                name.strip_prefix("vision_model.").unwrap_or(name)
+            )),
+        }
+    }
+
+    /// Whether a stored tensor is left where it is, by design.
+    pub(super) fn passes_over(self, name: &str) -> bool {
+        self == Part::Vision && OTHER_HALF.iter().any(|other| name.starts_with(other))
+    }
+}
+
 /// The model's name of a tensor on disk, if it can be one.
-pub(super) fn from_disk(name: &str, has_vision: bool) -> Option<String> {
+fn from_disk(name: &str, has_vision: bool) -> Option<String> {
     if name == "lm_head.weight" {
         return Some(LM_HEAD.into());
     }

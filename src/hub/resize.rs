@@ -3,7 +3,9 @@
 //! Reference: `resize_token_embeddings` and `_init_added_embeddings_weights_with_mean` in
 //! `transformers/modeling_utils.py`. Existing rows keep every bit, and nothing ever shrinks.
 
-use brazier_models::{HostDtype, HostTensor, init::normals};
+use std::ops::Range;
+
+use brazier_models::{HostDtype, init::normals};
 use half::bf16;
 use rayon::prelude::*;
 
@@ -26,6 +28,45 @@ pub struct ResizeOptions {
     pub mean_resizing: bool,
 }
 
+/// A table in memory: its old rows, and room for fresh ones behind them.
+#[derive(Debug)]
+pub struct Table<'a> {
+    /// The model's name of the parameter.
+    pub name: &'a str,
+    /// Elements of a row.
+    pub width: usize,
+    /// Element type.
+    pub dtype: HostDtype,
+    /// Row-major, little-endian.
+    pub bytes: &'a mut [u8],
+}
+
+impl Table<'_> {
+    fn row_bytes(&self) -> usize {
+        self.width * self.dtype.size_bytes()
+    }
+
+    /// Old rows and fresh ones.
+    pub fn num_rows(&self) -> usize {
+        self.bytes.len() / self.row_bytes().max(1)
+    }
+
+    /// Bytes of some rows.
+    pub fn rows_mut(&mut self, rows: Range<usize>) -> &mut [u8] {
+        let size = self.row_bytes();
+        &mut self.bytes[rows.start * size..rows.end * size]
+    }
+
+    fn element(&self, at: usize) -> f64 {
+        let size = self.dtype.size_bytes();
+        let bytes = &self.bytes[at * size..(at + 1) * size];
+        match self.dtype {
+            HostDtype::F32 => f64::from(f32::from_le_bytes([bytes[0], bytes[1], bytes[2], bytes[3]])),
+            HostDtype::Bf16 => bf16::from_le_bytes([bytes[0], bytes[1]]).to_f64(),
+        }
+    }
+}
+
 /// Whether a parameter has one row for each token: the embedding table and the output projection.
 pub fn is_vocabulary(name: &str) -> bool {
     name == EMBEDDING || name == LM_HEAD
@@ -38,82 +79,73 @@ impl ResizeOptions {
         rows.next_multiple_of(self.pad_to_multiple_of.unwrap_or(1))
     }
 
-    /// The tensor with `rows` rows where it is the embedding table or the output projection, else as it is.
+    /// Fills the rows from `old_rows` on.
     ///
-    /// Fresh rows are a pure function of the seed, the tensor's name and the row's number, and of the old rows.
-    pub fn resize(&self, tensor: HostTensor, rows: usize, initializer_range: f64, seed: u64) -> HostTensor {
-        if !is_vocabulary(&tensor.name) || tensor.shape[0] >= rows {
-            return tensor;
-        }
-        let (old_rows, width) = (tensor.shape[0], tensor.num_elements() / tensor.shape[0].max(1));
-        let path = |row: usize| format!("{}[{row}]", tensor.name);
-        let mut bytes = tensor.bytes.clone();
-        for group in (old_rows..rows).collect::<Vec<_>>().chunks(GROUP) {
+    /// They are a pure function of the seed, the table's name and the row's number, and of the old rows.
+    pub fn fill(&self, table: &mut Table<'_>, old_rows: usize, initializer_range: f64, seed: u64) {
+        let width = table.width;
+        let rows = old_rows..table.num_rows();
+        for start in rows.clone().step_by(GROUP) {
+            let group = start..rows.end.min(start + GROUP);
+            let path = |row: usize| format!("{}[{row}]", table.name);
             let values: Vec<f32> = if self.mean_resizing {
                 let noise: Vec<Vec<f32>> = group
-                    .par_iter()
-                    .map(|&row| normals(seed, &path(row), 1.0, old_rows))
+                    .clone()
+                    .into_par_iter()
+                    .map(|row| normals(seed, &path(row), 1.0, old_rows))
                     .collect();
-                around_the_mean(&tensor, width, &noise)
+                around_the_mean(table, old_rows, &noise)
             } else {
                 group
-                    .iter()
-                    .flat_map(|&row| normals(seed, &path(row), initializer_range, width))
+                    .clone()
+                    .flat_map(|row| normals(seed, &path(row), initializer_range, width))
                     .collect()
             };
-            for value in values {
-                match tensor.dtype {
-                    HostDtype::F32 => bytes.extend(value.to_le_bytes()),
-                    HostDtype::Bf16 => bytes.extend(bf16::from_f32(value).to_le_bytes()),
+            let dtype = table.dtype;
+            let places = table.rows_mut(group).chunks_exact_mut(dtype.size_bytes());
+            for (place, value) in places.zip(values) {
+                match dtype {
+                    HostDtype::F32 => place.copy_from_slice(&value.to_le_bytes()),
+                    HostDtype::Bf16 => place.copy_from_slice(&bf16::from_f32(value).to_le_bytes()),
                 }
             }
-        }
-        HostTensor {
-            shape: vec![rows, width],
-            bytes,
-            ..tensor
         }
     }
 }
 
-/// Rows drawn from the normal distribution with the mean of the table's rows `x` and `SPREAD` times their covariance:
+/// Rows drawn from the normal distribution with the mean of the table's old rows `x` and `SPREAD` times their covariance:
 /// `mean + sqrt(SPREAD / n) sum(z_i (x_i - mean))` with one standard normal `z_i` for each of the `n` old rows. That
 /// needs neither the covariance nor its root, and works where the covariance is singular.
-fn around_the_mean(table: &HostTensor, width: usize, noise: &[Vec<f32>]) -> Vec<f32> {
-    let rows = table.shape[0];
-    let starts: Vec<usize> = (0..width).step_by(COLUMNS).collect();
-    let blocks: Vec<Vec<f32>> = starts
-        .par_iter()
-        .map(|&start| {
-            let columns = start..width.min(start + COLUMNS);
-            let len = columns.len();
-            let (mut sum, mut weighted) = (vec![0.0; len], vec![0.0; len * noise.len()]);
-            for row in 0..rows {
-                let x: Vec<f64> = columns
-                    .clone()
-                    .map(|column| element(table, row * width + column))
-                    .collect();
-                add(&mut sum, &x, 1.0);
-                for (weighted, noise) in weighted.chunks_exact_mut(len).zip(noise) {
-                    add(weighted, &x, f64::from(noise[row]));
-                }
-            }
-            let count = rows as f64;
-            let factor = (SPREAD / count).sqrt();
-            let fresh = weighted
-                .chunks_exact(len)
-                .zip(noise)
-                .flat_map(|(weighted, noise)| {
-                    let total: f64 = noise.iter().map(|&z| f64::from(z)).sum();
-                    let values = weighted.iter().zip(&sum).map(move |(weighted, sum)| {
-                        let mean = sum / count;
-                        (mean + factor * (weighted - total * mean)) as f32
-                    });
-                    values.collect::<Vec<_>>()
-                });
-            fresh.collect()
-        })
+fn around_the_mean(table: &Table<'_>, old_rows: usize, noise: &[Vec<f32>]) -> Vec<f32> {
+    let width = table.width;
+    let count = old_rows as f64;
+    let factor = (SPREAD / count).sqrt();
+    let totals: Vec<f64> = noise
+        .iter()
+        .map(|noise| noise.iter().map(|&z| f64::from(z)).sum())
         .collect();
+    let starts: Vec<usize> = (0..width).step_by(COLUMNS).collect();
+    let block = |&start: &usize| -> Vec<f32> {
+        let columns = start..width.min(start + COLUMNS);
+        let len = columns.len();
+        let (mut sum, mut weighted) = (vec![0.0; len], vec![0.0; len * noise.len()]);
+        for row in 0..old_rows {
+            let x: Vec<f64> = columns
+                .clone()
+                .map(|column| table.element(row * width + column))
+                .collect();
+            add(&mut sum, &x, 1.0);
+            for (weighted, noise) in weighted.chunks_exact_mut(len).zip(noise) {
+                add(weighted, &x, f64::from(noise[row]));
+            }
+        }
+        let fresh = weighted.iter().enumerate().map(|(at, weighted)| {
+            let mean = sum[at % len] / count;
+            (mean + factor * (weighted - totals[at / len] * mean)) as f32
+        });
+        fresh.collect()
+    };
+    let blocks: Vec<Vec<f32>> = starts.par_iter().map(block).collect();
     let mut joined = vec![0.0; noise.len() * width];
     for (&start, block) in starts.iter().zip(&blocks) {
         let len = width.min(start + COLUMNS) - start;
@@ -130,20 +162,6 @@ fn add(sum: &mut [f64], x: &[f64], factor: f64) {
     }
 }
 
-fn element(tensor: &HostTensor, at: usize) -> f64 {
-    let bytes = |width: usize| &tensor.bytes[at * width..(at + 1) * width];
-    match tensor.dtype {
-        HostDtype::F32 => {
-            let bytes = bytes(4);
-            f64::from(f32::from_le_bytes([bytes[0], bytes[1], bytes[2], bytes[3]]))
-        }
-        HostDtype::Bf16 => {
-            let bytes = bytes(2);
-            bf16::from_le_bytes([bytes[0], bytes[1]]).to_f64()
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -153,28 +171,42 @@ mod tests {
         mean_resizing: true,
     };
 
-    fn table(name: &str, rows: usize, width: usize, dtype: HostDtype) -> HostTensor {
+    const WIDTH: usize = 70;
+
+    /// Columns of very different means and spreads.
+    fn old_values(rows: usize, width: usize) -> Vec<f32> {
         let values = normals(1, "table", 3.0, rows * width);
-        // Columns of very different means and spreads.
         let values = values.iter().enumerate().map(|(at, x)| {
             let column = (at % width) as f32;
             10.0 * column - x * (1.0 + column)
         });
-        let bytes = match dtype {
-            HostDtype::F32 => values.flat_map(f32::to_le_bytes).collect(),
-            HostDtype::Bf16 => values.flat_map(|x| bf16::from_f32(x).to_le_bytes()).collect(),
-        };
-        HostTensor {
-            name: name.into(),
-            shape: vec![rows, width],
-            dtype,
-            bytes,
-        }
+        values.collect()
     }
 
-    fn column(tensor: &HostTensor, rows: std::ops::Range<usize>, column: usize) -> Vec<f64> {
-        let width = tensor.shape[1];
-        rows.map(|row| element(tensor, row * width + column)).collect()
+    /// The bytes of `old` with fresh rows behind it.
+    fn grown(options: ResizeOptions, old: &[u8], rows: usize, width: usize, dtype: HostDtype) -> Vec<u8> {
+        let mut bytes = old.to_vec();
+        let row_bytes = width * dtype.size_bytes();
+        bytes.resize(rows * row_bytes, 0xff);
+        let mut table = Table {
+            name: EMBEDDING,
+            width,
+            dtype,
+            bytes: &mut bytes,
+        };
+        options.fill(&mut table, old.len() / row_bytes, 0.02, 3);
+        bytes
+    }
+
+    fn f32s(bytes: &[u8]) -> Vec<f64> {
+        let values = bytes.as_chunks::<4>().0.iter();
+        values
+            .map(|&bytes| f64::from(f32::from_le_bytes(bytes)))
+            .collect()
+    }
+
+    fn column(values: &[f64], width: usize, column: usize) -> Vec<f64> {
+        values.iter().skip(column).step_by(width).copied().collect()
     }
 
     fn mean(values: &[f64]) -> f64 {
@@ -183,12 +215,8 @@ mod tests {
 
     fn covariance(a: &[f64], b: &[f64]) -> f64 {
         let (mean_a, mean_b) = (mean(a), mean(b));
-        let products: Vec<f64> = a
-            .iter()
-            .zip(b)
-            .map(|(a, b)| (a - mean_a) * (b - mean_b))
-            .collect();
-        mean(&products)
+        let products = a.iter().zip(b).map(|(a, b)| (a - mean_a) * (b - mean_b));
+        products.sum::<f64>() / a.len() as f64
     }
 
     #[test]
@@ -206,43 +234,40 @@ mod tests {
         ] {
             assert_eq!(options.rows(rows, tokens), expected);
         }
+        assert!(is_vocabulary(LM_HEAD) && is_vocabulary(EMBEDDING));
+        assert!(!is_vocabulary("language_model.model.norm.weight"));
     }
 
     #[test]
-    fn old_rows_keep_every_bit_and_other_tensors_are_left_alone() {
+    fn old_rows_keep_every_bit() {
         for dtype in [HostDtype::F32, HostDtype::Bf16] {
-            for name in [EMBEDDING, LM_HEAD] {
-                let old = table(name, 9, 70, dtype);
-                let new = MEAN.resize(old.clone(), 80, 0.02, 3);
-                assert_eq!(new.shape, [80, 70]);
-                assert_eq!(new.bytes.len(), 80 * 70 * dtype.size_bytes());
-                assert_eq!(new.bytes[..old.bytes.len()], old.bytes);
-                // A row does not depend on how many there are.
-                let fewer = MEAN.resize(old.clone(), 12, 0.02, 3);
-                assert_eq!(fewer.bytes, new.bytes[..fewer.bytes.len()]);
-                assert_eq!(MEAN.resize(old.clone(), 9, 0.02, 3), old);
-                assert_eq!(MEAN.resize(old.clone(), 5, 0.02, 3), old);
-            }
-            let other = table("language_model.model.norm.weight", 9, 70, dtype);
-            assert_eq!(MEAN.resize(other.clone(), 80, 0.02, 3), other);
+            let values = old_values(9, WIDTH).into_iter();
+            let old: Vec<u8> = match dtype {
+                HostDtype::F32 => values.flat_map(f32::to_le_bytes).collect(),
+                HostDtype::Bf16 => values.flat_map(|x| bf16::from_f32(x).to_le_bytes()).collect(),
+            };
+            let new = grown(MEAN, &old, 150, WIDTH, dtype);
+            assert_eq!(new[..old.len()], old);
+            // A row does not depend on how many there are.
+            let fewer = grown(MEAN, &old, 12, WIDTH, dtype);
+            assert_eq!(fewer, new[..fewer.len()]);
+            assert_eq!(grown(MEAN, &old, 9, WIDTH, dtype), old);
         }
     }
 
     /// Of many fresh rows the mean is that of the old ones and the covariance a billionth of theirs.
     #[test]
     fn fresh_rows_have_the_old_ones_mean_and_covariance() {
-        let old = table(EMBEDDING, 40, 3, HostDtype::F32);
+        let values = old_values(40, 3);
+        let wide: Vec<f64> = values.iter().map(|&x| f64::from(x)).collect();
+        let means = [0, 1, 2].map(|at| mean(&column(&wide, 3, at)));
         // f32 resolves a billionth of the spread only around a mean of 0.
-        let centred: Vec<f32> = (0..120)
-            .map(|at| (element(&old, at) - mean(&column(&old, 0..40, at % 3))) as f32)
-            .collect();
-        let old = HostTensor {
-            bytes: centred.iter().flat_map(|x| x.to_le_bytes()).collect(),
-            ..old
-        };
-        let new = MEAN.resize(old.clone(), 40 + 4000, 0.02, 3);
+        let centred = values.iter().enumerate().map(|(at, x)| x - means[at % 3] as f32);
+        let old: Vec<u8> = centred.flat_map(f32::to_le_bytes).collect();
+        let new = f32s(&grown(MEAN, &old, 40 + 4000, 3, HostDtype::F32)[old.len()..]);
+        let old = f32s(&old);
         for a in 0..3 {
-            let (before, after) = (column(&old, 0..40, a), column(&new, 40..4040, a));
+            let (before, after) = (column(&old, 3, a), column(&new, 3, a));
             let deviation = (SPREAD * covariance(&before, &before)).sqrt();
             let error = (mean(&after) - mean(&before)).abs();
             assert!(
@@ -250,10 +275,10 @@ mod tests {
                 "mean of column {a} is {error} off"
             );
             for b in 0..3 {
-                let other = column(&old, 0..40, b);
+                let other = column(&old, 3, b);
                 let scale = (covariance(&before, &before) * covariance(&other, &other)).sqrt();
                 let expected = covariance(&before, &other);
-                let found = covariance(&after, &column(&new, 40..4040, b)) / SPREAD;
+                let found = covariance(&after, &column(&new, 3, b)) / SPREAD;
                 assert!(
                     (found - expected).abs() < 0.1 * scale,
                     "covariance {a} {b}: {found}, expected {expected}"
@@ -268,9 +293,9 @@ mod tests {
             mean_resizing: false,
             ..MEAN
         };
-        let old = table(EMBEDDING, 4, 8, HostDtype::F32);
-        let new = options.resize(old, 4 + 2000, 0.02, 3);
-        let values = column(&new, 4..2004, 5);
+        let old: Vec<u8> = old_values(4, 8).into_iter().flat_map(f32::to_le_bytes).collect();
+        let new = f32s(&grown(options, &old, 4 + 2000, 8, HostDtype::F32)[old.len()..]);
+        let values = column(&new, 8, 5);
         assert!(mean(&values).abs() < 0.002);
         assert!((covariance(&values, &values).sqrt() / 0.02 - 1.0).abs() < 0.1);
     }

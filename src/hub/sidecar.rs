@@ -45,7 +45,7 @@ pub(super) fn write_tokenizer(
             fs::copy(&source.join(name), &dir.join(name))?;
         }
     }
-    let mut config = read_tokenizer_config(&source.join(TOKENIZER_CONFIG))?;
+    let mut config = read_object(&source.join(TOKENIZER_CONFIG))?;
     config
         .entry("tokenizer_class")
         .or_insert_with(|| "PreTrainedTokenizerFast".into());
@@ -60,7 +60,8 @@ pub(super) fn write_tokenizer(
     write_json(&dir.join(TOKENIZER_CONFIG), &Value::Object(config))
 }
 
-fn read_tokenizer_config(path: &Path) -> Result<Map<String, Value>> {
+/// The object in a JSON file; of a missing file nothing.
+pub(super) fn read_object(path: &Path) -> Result<Map<String, Value>> {
     if !path.is_file() {
         return Ok(Map::new());
     }

@@ -1,5 +1,7 @@
 //! Folders written and read back, and folders that must be refused.
 
+mod identity;
+
 use std::path::Path;
 
 use brazier_models::{
@@ -75,6 +77,8 @@ fn options(dtype: HostDtype) -> ExportOptions {
     ExportOptions {
         max_shard_bytes: 1 << 30,
         dtype,
+        dtype_policy: DtypePolicy::Cast,
+        source: None,
         image_mean: [0.48145466, 0.4578275, 0.40821073],
         image_std: [0.26862954, 0.261_302_6, 0.275_777_1],
         image_token: "<image>".into(),

@@ -19,5 +19,6 @@ pub use error::LearnerError;
 pub use evaluate::{Answer, Evaluation, Evaluator};
 pub use run::{Outcome, Run, RunEnd, fresh_state, resume_state};
 pub use schedule::lr_factor;
+pub use snapshot::{SavedParameter, saved_parameters};
 pub use step::{Learner, StepReport, compute_dtype, upload};
 pub use trainable::{Part, Trainable, Trained};

@@ -22,7 +22,7 @@ use super::{
 
 /// Prefixes of the optimizer's tensors in a checkpoint.
 const MASTER: &str = "master.";
-const EXP_AVG: &str = "exp_avg.";
+pub(super) const EXP_AVG: &str = "exp_avg.";
 const EXP_AVG_SQ: &str = "exp_avg_sq.";
 
 /// State of one parameter, flat, f32.
@@ -156,7 +156,7 @@ impl AdamW {
                 let name = format!("{prefix}{}", trained.info.path);
                 tensors
                     .get(name.as_str())
-                    .map(|tensor| params::from_host::<1>(tensor, device, DType::F32))
+                    .map(|tensor| params::from_host::<1>((*tensor).clone(), device, DType::F32))
             };
             if let (Some(exp_avg), Some(exp_avg_sq)) = (find(EXP_AVG), find(EXP_AVG_SQ)) {
                 (slot.exp_avg, slot.exp_avg_sq) = (exp_avg, exp_avg_sq);

@@ -3,7 +3,7 @@
 //! Names: `param.<path>` for parameters as stored, `master.<path>` for f32 masters (bf16 runs; the parameter itself is
 //! its master rounded once, so it is not saved beside it), `exp_avg.<path>` and `exp_avg_sq.<path>` for moments.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use brazier_models::{
     HostDtype, HostTensor,
@@ -14,8 +14,10 @@ use burn::{
     tensor::{DType, Tensor},
 };
 
-use super::step::Learner;
-use crate::checkpoint::{CheckpointError, RunState, Snapshot, check_model, fingerprint};
+use super::{optimizer::EXP_AVG, step::Learner};
+use crate::checkpoint::{
+    CheckpointError, CheckpointInfo, RunState, Snapshot, check_model, fingerprint, load_tensors,
+};
 
 const PARAM: &str = "param.";
 const MASTER: &str = "master.";
@@ -91,6 +93,39 @@ impl Learner {
                 .iter()
                 .any(|param| param.info.path == path)
     }
+}
+
+/// What a checkpoint knows of one parameter.
+#[derive(Debug, Clone, PartialEq)]
+pub struct SavedParameter {
+    /// The value: its f32 master where there is one. Flat in that case.
+    pub value: HostTensor,
+    /// Whether the run trained it.
+    pub is_trained: bool,
+}
+
+/// Reads the parameters of a checkpoint by their paths; moments are checked and left on the disk.
+///
+/// # Errors
+/// If the checkpoint is damaged.
+pub fn saved_parameters(info: &CheckpointInfo) -> Result<HashMap<String, SavedParameter>, CheckpointError> {
+    let mut trained = HashSet::new();
+    let tensors = load_tensors(info, &mut |name| {
+        if let Some(path) = name.strip_prefix(EXP_AVG) {
+            trained.insert(path.to_owned());
+        }
+        name.starts_with(PARAM) || name.starts_with(MASTER)
+    })?;
+    let saved = tensors.into_iter().map(|value| {
+        let stripped = value
+            .name
+            .strip_prefix(PARAM)
+            .or_else(|| value.name.strip_prefix(MASTER));
+        let path = stripped.unwrap_or(&value.name).to_owned();
+        let is_trained = trained.contains(&path);
+        (path, SavedParameter { value, is_trained })
+    });
+    Ok(saved.collect())
 }
 
 struct Restorer<'a> {

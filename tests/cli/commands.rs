@@ -15,6 +15,9 @@ fn every_command_explains_itself() {
         ("data synth", "--seed"),
         ("model", "info"),
         ("model info", "config.json"),
+        ("model init", "--projector"),
+        ("model import", "--max-shard-size"),
+        ("model export", "checkpoint"),
         ("generate", "--temperature"),
         ("report", "--picture"),
     ] {

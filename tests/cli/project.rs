@@ -91,6 +91,15 @@ impl Project {
         Done::of(brazier(self.dir.path()).args(args))
     }
 
+    /// As [`Project::brazier`], with variables of the environment.
+    pub(crate) fn brazier_with(&self, args: &[&str], variables: &[(&str, &str)]) -> Done {
+        Done::of(
+            brazier(self.dir.path())
+                .args(args)
+                .envs(variables.iter().copied()),
+        )
+    }
+
     pub(crate) fn train(&self, sets: &[&str]) -> Done {
         Done::of(&mut self.training(sets))
     }

@@ -146,7 +146,10 @@ pub fn xielu(x_ni: Tensor<2>, alpha_p_1: Tensor<1>, alpha_n_1: Tensor<1>) -> Ten
     let x = to_f32(x_ni);
     let alpha_p = activation::softplus(to_f32(alpha_p_1), 1.0).unsqueeze::<2>();
     let alpha_n = (activation::softplus(to_f32(alpha_n_1), 1.0) + XIELU_BETA).unsqueeze::<2>();
-    let curved = x.clone().clamp_max(XIELU_EPS).exp() - 1.0 - x.clone();
+    let low = x.clone().clamp_max(XIELU_EPS);
+    // expm1, which would lose its digits near 0 as exp(x) - 1.
+    let expm1 = (low.clone() * 0.5).tanh() * (low.exp() + 1.0);
+    let curved = expm1 - x.clone();
     let below = curved * alpha_n + x.clone() * XIELU_BETA;
     let above = x.clone().square() * alpha_p + x.clone() * XIELU_BETA;
     to_dtype(below.mask_where(x.greater_elem(0.0), above), dtype)

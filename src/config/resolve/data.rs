@@ -124,9 +124,9 @@ fn files(split: &str, raw: Option<Vec<RawRows>>, drawn: Option<&Path>, errors: &
 
 fn tokenizer(model: &RawModel, drawn: Option<&Path>, errors: &mut Errors) -> PathBuf {
     const KEY: &str = "model.tokenizer";
-    let (folder, key) = match (&model.tokenizer, &model.from, drawn) {
+    let (folder, key) = match (&model.tokenizer, imported(model), drawn) {
         (Some(folder), _, _) => (folder.clone(), KEY),
-        (None, Some(folder), _) => (folder.clone(), "model.from"),
+        (None, Some((folder, key)), _) => (folder.clone(), key),
         (None, None, Some(dir)) => return dir.join("tokenizer"),
         (None, None, None) => {
             let hint = "write the folder that holds tokenizer.json";
@@ -138,7 +138,7 @@ fn tokenizer(model: &RawModel, drawn: Option<&Path>, errors: &mut Errors) -> Pat
             return PathBuf::new();
         }
     };
-    if !check_exists(&folder, key, drawn, errors) {
+    if is_hub_name(&folder) || !check_exists(&folder, key, drawn, errors) {
         return folder;
     }
     let is_file = folder.extension().is_some_and(|extension| extension == "json");
@@ -149,6 +149,23 @@ fn tokenizer(model: &RawModel, drawn: Option<&Path>, errors: &mut Errors) -> Pat
     folder
 }
 
+/// The folder of the imported language model, and the key that names it.
+fn imported(model: &RawModel) -> Option<(&PathBuf, &'static str)> {
+    let whole = model.from.as_ref().map(|folder| (folder, "model.from"));
+    let part = model.language_from.as_ref();
+    whole.or_else(|| part.map(|folder| (folder, "model.language_from")))
+}
+
+/// Whether it can be a model's name on the Hugging Face hub, as `Qwen/Qwen3-8B`. Its folder is looked for when the run
+/// starts.
+pub(super) fn is_hub_name(path: &Path) -> bool {
+    let text = path.to_str().unwrap_or_default();
+    let id = text.split('@').next().unwrap_or_default();
+    let starts_well = id.starts_with(|c: char| c.is_ascii_alphanumeric() || c == '_');
+    let parts: Vec<&str> = id.split('/').collect();
+    starts_well && parts.len() == 2 && !parts[1].is_empty() && !fs::exists(path)
+}
+
 /// Whether the drawn data set is going to make this file.
 fn is_drawn(path: &Path, drawn: Option<&Path>) -> bool {
     drawn.is_some_and(|dir| path.starts_with(dir))
@@ -156,8 +173,8 @@ fn is_drawn(path: &Path, drawn: Option<&Path>) -> bool {
 
 fn check_exists(path: &Path, key: &str, drawn: Option<&Path>, errors: &mut Errors) -> bool {
     let exists = is_drawn(path, drawn) || fs::exists(path);
-    // `model.from` has been looked for by itself.
-    if !exists && key != "model.from" {
+    // Folders of models have been looked for by themselves.
+    if !exists && !["model.from", "model.language_from"].contains(&key) {
         errors.refuse(
             key,
             "there is no such file",

@@ -2,7 +2,7 @@
 
 mod language;
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use brazier_models::{
     FeatureSelect, ProjectorKind, VisionActivation, VisionConfig, VisionLanguageConfig, VlmConfig,
@@ -12,13 +12,16 @@ use self::language::decoder;
 use super::super::{
     defaults,
     raw::{RawFeatureSelect, RawModel, RawProjector, RawResizeVocabulary, RawVision, RawVisionActivation},
-    run::{ModelChoice, NewModel},
+    run::{JoinedModel, ModelChoice, NewModel},
     written::Errors,
 };
+use super::data::is_hub_name;
 use crate::{fs, hub::ResizeOptions};
 
 /// Keys that describe a new model; an imported one says all of this itself.
-const OF_NEW_MODELS: [&str; 5] = [
+const OF_NEW_MODELS: [&str; 7] = [
+    "language_from",
+    "vision_from",
     "language",
     "vision",
     "projector",
@@ -31,6 +34,8 @@ const OF_VISION: [&str; 3] = ["projector", "vision_feature_layer", "vision_featu
 pub(super) fn resolve(raw: RawModel, errors: &mut Errors) -> ModelChoice {
     let RawModel {
         from,
+        language_from,
+        vision_from,
         tokenizer: _,         // belongs to the data
         resize_vocabulary: _, // has a function of its own
         language,
@@ -43,8 +48,25 @@ pub(super) fn resolve(raw: RawModel, errors: &mut Errors) -> ModelChoice {
         for key in OF_NEW_MODELS {
             errors.no_effect(&format!("model.{key}"), "model.from brings a whole model");
         }
-        check_folder(&folder, errors);
+        check_folder("model.from", &folder, errors);
         return ModelChoice::Import(folder);
+    }
+    let kind = projector_kind(projector);
+    let vision_feature_layer = vision_feature_layer.unwrap_or(defaults::VISION_FEATURE_LAYER);
+    let vision_feature_select = feature_select(vision_feature_select);
+    if language_from.is_some() || vision_from.is_some() {
+        return joined(
+            language_from,
+            vision_from,
+            JoinedModel {
+                language: PathBuf::new(),
+                vision: PathBuf::new(),
+                projector: kind,
+                vision_feature_layer,
+                vision_feature_select,
+            },
+            errors,
+        );
     }
     let Some(language) = language else {
         let hint = "write model.from with a Hugging Face folder, or model.language for a new model";
@@ -60,16 +82,9 @@ pub(super) fn resolve(raw: RawModel, errors: &mut Errors) -> ModelChoice {
     }
     let vision = vision.map(|vision| VisionLanguageConfig {
         vision: vision_tower(vision),
-        projector: match projector {
-            Some(RawProjector::Linear {}) => ProjectorKind::Linear,
-            Some(RawProjector::Mlp {}) | None => ProjectorKind::Mlp2,
-            Some(RawProjector::PixelShuffle { factor }) => ProjectorKind::PixelShuffle { factor },
-        },
-        vision_feature_layer: vision_feature_layer.unwrap_or(defaults::VISION_FEATURE_LAYER),
-        vision_feature_select: match vision_feature_select {
-            Some(RawFeatureSelect::Full) => FeatureSelect::Full,
-            Some(RawFeatureSelect::Default) | None => FeatureSelect::Default,
-        },
+        projector: kind,
+        vision_feature_layer,
+        vision_feature_select,
         image_token_id: 0,
     });
     ModelChoice::New(Box::new(NewModel {
@@ -94,13 +109,67 @@ pub(super) fn resize_vocabulary(raw: &RawModel, errors: &mut Errors) -> Option<R
     })
 }
 
-fn check_folder(folder: &Path, errors: &mut Errors) {
+/// A model of two imported parts; `choice` lacks their folders.
+fn joined(
+    language: Option<PathBuf>,
+    vision: Option<PathBuf>,
+    choice: JoinedModel,
+    errors: &mut Errors,
+) -> ModelChoice {
+    for (key, from) in [("language", "language_from"), ("vision", "vision_from")] {
+        let reason = format!("model.{from} or its counterpart brings both parts from folders");
+        errors.no_effect(&format!("model.{key}"), &reason);
+    }
+    let mut folder = |path: Option<PathBuf>, key: &str, hint: &str| match path {
+        Some(path) => {
+            check_folder(key, &path, errors);
+            path
+        }
+        None => {
+            errors.refuse(key, "is missing: a model is joined of both parts", Some(hint));
+            PathBuf::new()
+        }
+    };
+    ModelChoice::Join(JoinedModel {
+        language: folder(
+            language,
+            "model.language_from",
+            "write the folder of a language model",
+        ),
+        vision: folder(
+            vision,
+            "model.vision_from",
+            "write the folder of a vision tower; a language model alone is model.from",
+        ),
+        ..choice
+    })
+}
+
+fn projector_kind(raw: Option<RawProjector>) -> ProjectorKind {
+    match raw {
+        Some(RawProjector::Linear {}) => ProjectorKind::Linear,
+        Some(RawProjector::Mlp {}) | None => ProjectorKind::Mlp2,
+        Some(RawProjector::PixelShuffle { factor }) => ProjectorKind::PixelShuffle { factor },
+    }
+}
+
+fn feature_select(raw: Option<RawFeatureSelect>) -> FeatureSelect {
+    match raw {
+        Some(RawFeatureSelect::Full) => FeatureSelect::Full,
+        Some(RawFeatureSelect::Default) | None => FeatureSelect::Default,
+    }
+}
+
+fn check_folder(key: &str, folder: &Path, errors: &mut Errors) {
+    if is_hub_name(folder) {
+        return;
+    }
     if !fs::exists(folder) {
         let hint = "give the folder with config.json and the safetensors files";
-        errors.refuse("model.from", "there is no such folder", Some(hint));
+        errors.refuse(key, "there is no such folder", Some(hint));
     } else if !fs::exists(&folder.join("config.json")) {
         let hint = "give the folder of a model in Hugging Face's format";
-        errors.refuse("model.from", "there is no config.json in this folder", Some(hint));
+        errors.refuse(key, "there is no config.json in this folder", Some(hint));
     }
 }
 

@@ -22,7 +22,7 @@ fn attention_in_chunks_equals_the_kernel() {
     for mask in [
         AttentionMask::Causal,
         AttentionMask::Full,
-        AttentionMask::SlidingWindow { window: 1 },
+        AttentionMask::SlidingWindow { window: 3 },
         AttentionMask::SlidingWindow { window: 70 },
         AttentionMask::SlidingWindow { window: 590 },
     ] {

@@ -1,0 +1,263 @@
+//! Tensors to safetensors files of a chosen size, each tensor read when its turn comes.
+
+use std::{borrow::Cow, cell::RefCell, collections::HashMap, path::Path};
+
+use brazier_models::{HostDtype, HostTensor};
+use safetensors::{Dtype, SafeTensorError, View};
+use serde_json::{Map, json};
+
+use super::{
+    DtypePolicy, ExportOptions, HubError, Result, Weights,
+    names::to_disk,
+    sidecar::write_json,
+    stored::{convert, size_bytes},
+    weights::{INDEX_FILE, SINGLE_FILE, stored_dtype},
+};
+use crate::fs::FsError;
+
+/// A tensor that is going to be written: its form is known, its bytes are read when its turn comes.
+pub struct ExportTensor<'a> {
+    name: String,
+    shape: Vec<usize>,
+    dtype: Dtype,
+    kept_as: Dtype,
+    read: Box<dyn Fn() -> Result<Cow<'a, [u8]>> + 'a>,
+}
+
+impl<'a> ExportTensor<'a> {
+    /// A tensor whose bytes `read` fetches, for instance from a device.
+    pub fn fetched(
+        name: String,
+        shape: Vec<usize>,
+        dtype: HostDtype,
+        read: impl Fn() -> HostTensor + 'a,
+    ) -> Self {
+        let dtype = stored_dtype(dtype);
+        let read = Box::new(move || Ok(Cow::Owned(read().bytes)));
+        Self {
+            name,
+            shape,
+            dtype,
+            kept_as: dtype,
+            read,
+        }
+    }
+
+    /// The values of a tensor in host memory, under another name and shape.
+    pub fn borrowed(name: String, shape: Vec<usize>, tensor: &'a HostTensor) -> Self {
+        let dtype = stored_dtype(tensor.dtype);
+        Self {
+            name,
+            shape,
+            dtype,
+            kept_as: dtype,
+            read: Box::new(|| Ok(Cow::Borrowed(&tensor.bytes))),
+        }
+    }
+
+    /// A tensor of imported files, with their bytes; `None` if they have none of this name.
+    pub fn stored(name: &str, weights: &'a Weights) -> Option<Self> {
+        let info = weights.info(name)?;
+        let owned = name.to_owned();
+        Some(Self {
+            name: name.into(),
+            shape: info.shape.clone(),
+            dtype: info.dtype,
+            kept_as: info.dtype,
+            read: Box::new(move || weights.read_as(&owned, info.dtype).map(Cow::Owned)),
+        })
+    }
+
+    /// The element type it is written in where each tensor keeps its own: that of the tensor it is a new value of.
+    pub fn kept_as(self, dtype: HostDtype) -> Self {
+        Self {
+            kept_as: stored_dtype(dtype),
+            ..self
+        }
+    }
+
+    /// Its name in the model.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    fn num_elements(&self) -> usize {
+        self.shape.iter().product()
+    }
+}
+
+impl From<HostTensor> for ExportTensor<'_> {
+    fn from(tensor: HostTensor) -> Self {
+        let dtype = stored_dtype(tensor.dtype);
+        Self {
+            name: tensor.name,
+            shape: tensor.shape,
+            dtype,
+            kept_as: dtype,
+            read: Box::new(move || Ok(Cow::Owned(tensor.bytes.clone()))),
+        }
+    }
+}
+
+/// What was written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Written {
+    pub(super) num_tensors: usize,
+    pub(super) num_files: usize,
+    pub(super) size_bytes: u64,
+}
+
+/// Writes one file, or shards and their index.
+pub(super) fn write_weights(
+    dir: &Path,
+    has_vision: bool,
+    tensors: Vec<ExportTensor>,
+    options: &ExportOptions,
+) -> Result<Written> {
+    let num_tensors = tensors.len();
+    let mut shards: Vec<Vec<Outgoing>> = Vec::new();
+    let (mut size_bytes, mut shard_bytes, mut num_parameters) = (0, 0, 0);
+    let problem = RefCell::new(None);
+    for tensor in tensors {
+        let outgoing = Outgoing::new(tensor, options, &problem);
+        let num_bytes = outgoing.data_len();
+        size_bytes += num_bytes as u64;
+        num_parameters += outgoing.tensor.num_elements();
+        match shards.last_mut() {
+            Some(shard) if shard_bytes + num_bytes <= options.max_shard_bytes => {
+                shard_bytes += num_bytes;
+                shard.push(outgoing);
+            }
+            _ => {
+                shard_bytes = num_bytes;
+                shards.push(vec![outgoing]);
+            }
+        }
+    }
+    let num_files = shards.len();
+    let mut weight_map = Map::new();
+    for (index, shard) in shards.into_iter().enumerate() {
+        let name = match num_files {
+            1 => SINGLE_FILE.to_string(),
+            _ => format!("model-{:05}-of-{num_files:05}.safetensors", index + 1),
+        };
+        for outgoing in &shard {
+            weight_map.insert(outgoing.disk_name(has_vision).into(), name.as_str().into());
+        }
+        write_shard(&dir.join(name), shard, has_vision, &problem)?;
+    }
+    if num_files > 1 {
+        weight_map.sort_keys();
+        let metadata = json!({"total_size": size_bytes, "total_parameters": num_parameters});
+        write_json(
+            &dir.join(INDEX_FILE),
+            &json!({"metadata": metadata, "weight_map": weight_map}),
+        )?;
+    }
+    Ok(Written {
+        num_tensors,
+        num_files,
+        size_bytes,
+    })
+}
+
+fn write_shard(
+    path: &Path,
+    shard: Vec<Outgoing>,
+    has_vision: bool,
+    problem: &RefCell<Option<HubError>>,
+) -> Result<()> {
+    let names: Vec<String> = shard
+        .iter()
+        .map(|outgoing| outgoing.disk_name(has_vision).to_owned())
+        .collect();
+    // transformers refuses files that do not say which framework's layout they follow.
+    let metadata = HashMap::from([("format".to_string(), "pt".to_string())]);
+    let written = safetensors::serialize_to_file(names.into_iter().zip(shard), Some(metadata), path);
+    // What could not be read went into the file as zeros; the file goes with the folder.
+    if let Some(error) = problem.take() {
+        return Err(error);
+    }
+    written.map_err(|error| match error {
+        SafeTensorError::IoError(source) => HubError::Fs(FsError {
+            operation: "write",
+            path: path.into(),
+            source,
+        }),
+        other => HubError::Damaged {
+            path: path.into(),
+            reason: other.to_string(),
+        },
+    })
+}
+
+/// A tensor in the form in which it is written. safetensors asks for the bytes of one after the other.
+struct Outgoing<'a, 'p> {
+    tensor: ExportTensor<'a>,
+    dtype: Dtype,
+    /// The first error of reading: `View` has no room for one.
+    problem: &'p RefCell<Option<HubError>>,
+}
+
+impl<'a, 'p> Outgoing<'a, 'p> {
+    fn new(
+        tensor: ExportTensor<'a>,
+        options: &ExportOptions,
+        problem: &'p RefCell<Option<HubError>>,
+    ) -> Self {
+        let dtype = match options.dtype_policy {
+            DtypePolicy::Cast => stored_dtype(options.dtype),
+            DtypePolicy::Keep => tensor.kept_as,
+        };
+        Self {
+            tensor,
+            dtype,
+            problem,
+        }
+    }
+
+    fn disk_name(&self, has_vision: bool) -> &str {
+        to_disk(&self.tensor.name, has_vision).unwrap_or(&self.tensor.name)
+    }
+
+    fn bytes(&self) -> Result<Cow<'a, [u8]>> {
+        let bytes = (self.tensor.read)()?;
+        let expected = self.tensor.num_elements() * size_bytes(self.tensor.dtype);
+        if bytes.len() != expected {
+            return Err(HubError::Inexpressible {
+                what: format!("tensor {}", self.tensor.name),
+                reason: format!("{} bytes, expected {expected}", bytes.len()),
+            });
+        }
+        if self.dtype == self.tensor.dtype {
+            return Ok(bytes);
+        }
+        let mut converted = vec![0; self.data_len()];
+        convert(self.tensor.dtype, &bytes, self.dtype, &mut converted);
+        Ok(Cow::Owned(converted))
+    }
+}
+
+impl View for Outgoing<'_, '_> {
+    fn dtype(&self) -> Dtype {
+        self.dtype
+    }
+
+    fn shape(&self) -> &[usize] {
+        &self.tensor.shape
+    }
+
+    fn data(&self) -> Cow<'_, [u8]> {
+        if self.problem.borrow().is_some() {
+            return Cow::Owned(vec![0; self.data_len()]);
+        }
+        self.bytes().unwrap_or_else(|error| {
+            self.problem.replace(Some(error));
+            Cow::Owned(vec![0; self.data_len()])
+        })
+    }
+
+    fn data_len(&self) -> usize {
+        self.tensor.num_elements() * size_bytes(self.dtype)
+    }
+}
