@@ -14,7 +14,7 @@ pub struct ModelConfigError {
     pub reason: String,
 }
 
-fn refuse(key: &str, value: impl ToString, reason: impl Into<String>) -> ModelConfigError {
+pub(crate) fn refuse(key: &str, value: impl ToString, reason: impl Into<String>) -> ModelConfigError {
     ModelConfigError {
         key: key.into(),
         value: value.to_string(),

@@ -12,6 +12,8 @@ use rand_chacha::{
     rand_core::{RngCore, SeedableRng},
 };
 
+use crate::lora::LoraConfig;
+
 /// Where in the model a parameter is made, and how.
 #[derive(Debug, Clone)]
 pub struct Init<'a> {
@@ -20,6 +22,7 @@ pub struct Init<'a> {
     device: &'a Device,
     dtype: DType,
     std: f64,
+    lora: Option<&'a LoraConfig>,
 }
 
 impl<'a> Init<'a> {
@@ -31,7 +34,23 @@ impl<'a> Init<'a> {
             device,
             dtype,
             std: 0.02,
+            lora: None,
         }
+    }
+
+    /// The same, and linear layers that the configuration names get adapters.
+    pub(crate) fn with_lora(&self, lora: Option<&'a LoraConfig>) -> Self {
+        Self { lora, ..self.clone() }
+    }
+
+    /// The adapters that the layer at this place is to have.
+    pub(crate) fn lora(&self) -> Option<&'a LoraConfig> {
+        self.lora.filter(|lora| lora.targets(&self.path))
+    }
+
+    /// Where this is.
+    pub(crate) fn path(&self) -> &str {
+        &self.path
     }
 
     /// The same, one name further down the path.
@@ -51,7 +70,7 @@ impl<'a> Init<'a> {
 
     /// A parameter drawn from `N(0, std²)`.
     pub fn normal<const D: usize>(&self, name: &str, shape: [usize; D]) -> Param<Tensor<D>> {
-        let mut rng = ChaCha8Rng::seed_from_u64(self.seed ^ hash_path(&self.at(name).path));
+        let mut rng = self.rng(name);
         let count = shape.iter().product::<usize>();
         let mut values = Vec::with_capacity(count + 1);
         while values.len() < count {
@@ -61,6 +80,23 @@ impl<'a> Init<'a> {
         }
         values.truncate(count);
         self.param(values, shape)
+    }
+
+    /// A parameter drawn uniformly from `-bound..bound`.
+    pub(crate) fn uniform<const D: usize>(
+        &self,
+        name: &str,
+        shape: [usize; D],
+        bound: f64,
+    ) -> Param<Tensor<D>> {
+        let mut rng = self.rng(name);
+        let count = shape.iter().product::<usize>();
+        let draw = |_| (bound * (2.0 * unit(rng.next_u64()) - 1.0)) as f32;
+        self.param((0..count).map(draw).collect(), shape)
+    }
+
+    fn rng(&self, name: &str) -> ChaCha8Rng {
+        ChaCha8Rng::seed_from_u64(self.seed ^ hash_path(&self.at(name).path))
     }
 
     /// A parameter filled with one value.
@@ -81,14 +117,18 @@ impl<'a> Init<'a> {
 
 /// Two independent standard normal numbers (Box and Muller, 1958).
 fn box_muller(rng: &mut ChaCha8Rng) -> (f64, f64) {
-    let unit = |bits: u64| ((bits >> 11) as f64 + 0.5) / (1u64 << 53) as f64;
     let radius = (-2.0 * unit(rng.next_u64()).ln()).sqrt();
     let angle = std::f64::consts::TAU * unit(rng.next_u64());
     (radius * angle.cos(), radius * angle.sin())
 }
 
+/// Between 0 and 1, never either.
+fn unit(bits: u64) -> f64 {
+    ((bits >> 11) as f64 + 0.5) / (1u64 << 53) as f64
+}
+
 /// FNV-1a: stable across builds, unlike the standard library's hasher.
-fn hash_path(path: &str) -> u64 {
+pub(crate) fn hash_path(path: &str) -> u64 {
     path.bytes().fold(0xcbf2_9ce4_8422_2325, |hash, byte| {
         (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
     })

@@ -8,6 +8,7 @@ use thiserror::Error;
 
 use crate::{
     config::{VisionLanguageConfig, VlmConfig},
+    dropout::{SequenceKeys, mix},
     ops::RopeTable,
 };
 
@@ -113,6 +114,8 @@ pub struct VlmInputs {
     pub num_labelled: usize,
     /// Angles of positions `0..t`.
     pub rope: RopeTable,
+    /// What dropout is drawn from; `None` where nothing is dropped.
+    pub(crate) dropout: Option<SequenceKeys>,
 }
 
 impl VlmInputs {
@@ -146,7 +149,27 @@ impl VlmInputs {
             label_rows_n: ints(rows, device),
             targets_n: ints(targets, device),
             rope: RopeTable::new(0..t, config.text.head_dim, config.text.rope_theta, device),
+            dropout: None,
         })
+    }
+
+    /// The same batch with dropout, for training. What is dropped depends on `seed`, on a row's number in the whole step
+    /// (`first_row` is that of the batch's first row), on the position in the row, and on the layer; not on how a step is
+    /// cut into batches.
+    #[must_use]
+    pub fn with_dropout(self, batch: &HostBatch, config: &VlmConfig, seed: u64, first_row: u64) -> Self {
+        let rows = || (first_row..).take(batch.rows).map(|row| mix(seed, row));
+        let images = match &config.vision {
+            Some(vision) => image_keys(batch, vision, rows()),
+            None => Vec::new(),
+        };
+        Self {
+            dropout: Some(SequenceKeys {
+                texts: rows().collect(),
+                images: images.into(),
+            }),
+            ..self
+        }
     }
 }
 
@@ -241,6 +264,22 @@ fn shifted_labels(batch: &HostBatch) -> (Vec<i32>, Vec<i32>) {
         .filter(|at| at % batch.length != 0 && batch.labels[*at] != IGNORE_INDEX)
         .map(|at| (at as i32 - 1, batch.labels[at]))
         .unzip()
+}
+
+/// One key for each image, from its row's and its place in the row.
+fn image_keys(batch: &HostBatch, vision: &VisionLanguageConfig, rows: impl Iterator<Item = u64>) -> Vec<u64> {
+    let per_image = vision.num_image_tokens().max(1);
+    let is_image = |id: &&i32| **id == vision.image_token_id as i32;
+    let of_row = |(ids, key): (&[i32], u64)| {
+        let num_images = ids.iter().filter(is_image).count() / per_image;
+        (0..num_images as u64).map(move |image| mix(!key, image))
+    };
+    batch
+        .input_ids
+        .chunks(batch.length.max(1))
+        .zip(rows)
+        .flat_map(of_row)
+        .collect()
 }
 
 fn splice_sources(input_ids: &[i32], image_token: i32) -> Vec<i32> {

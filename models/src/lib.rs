@@ -5,10 +5,12 @@
 
 pub mod config;
 pub mod decoder;
+mod dropout;
 pub mod host;
 pub mod init;
 pub mod inputs;
 pub mod layers;
+pub mod lora;
 pub mod ops;
 pub mod params;
 pub mod projector;
@@ -23,6 +25,7 @@ pub use config::{
 pub use decoder::CausalLm;
 pub use host::{HostDtype, HostTensor};
 pub use inputs::{HostBatch, IGNORE_INDEX, InputError, VlmInputs};
+pub use lora::{LoraConfig, LoraParts, LoraTargets};
 pub use segmented::{Segment, Segmented};
 pub use vision::VisionTower;
 pub use vlm::{KvCache, Vlm};

@@ -188,11 +188,24 @@ pub fn from_host_flat(tensor: &HostTensor, device: &burn::tensor::Device, dtype:
 /// # Errors
 /// If the names or shapes differ in any way: the full list, and the model is as it was.
 pub fn load_params<M: Module>(module: M, tensors: Vec<HostTensor>) -> Result<M, (M, LoadError)> {
+    load_some_params(module, tensors, |_| true)
+}
+
+/// Replaces the parameters whose path is `wanted`, as [`load_params`] does; the others keep their values.
+///
+/// # Errors
+/// If the names or shapes differ in any way from those that are wanted: the full list, and the model is as it was.
+pub fn load_some_params<M: Module>(
+    module: M,
+    tensors: Vec<HostTensor>,
+    wanted: impl Fn(&str) -> bool,
+) -> Result<M, (M, LoadError)> {
     let mut given: BTreeMap<String, HostTensor> = tensors
         .into_iter()
         .map(|tensor| (tensor.name.clone(), tensor))
         .collect();
-    let params = list_params(&module);
+    let mut params = list_params(&module);
+    params.retain(|param| wanted(&param.path));
     let mut error = LoadError {
         missing: Vec::new(),
         unexpected: Vec::new(),

@@ -10,8 +10,10 @@ use burn::{
 use crate::{
     config::{ModelConfigError, VisionLanguageConfig, VlmConfig},
     decoder::{CausalLm, LayerCache},
+    dropout,
     init::Init,
     inputs::{ImageInputs, VlmInputs},
+    lora::LoraConfig,
     ops::{self, RopeTable},
     projector::Projector,
     segmented::{Segment, Segmented},
@@ -27,6 +29,8 @@ pub struct Vlm {
     pub language_model: CausalLm,
     #[module(skip)]
     config: VlmConfig,
+    #[module(skip)]
+    lora: Option<LoraConfig>,
     /// Vision blocks that feed the projector; later ones exist in files only.
     num_vision_blocks: usize,
 }
@@ -42,8 +46,25 @@ impl Vlm {
         device: &Device,
         dtype: DType,
     ) -> Result<Self, ModelConfigError> {
+        Self::init_with_lora(config, None, seed, device, dtype)
+    }
+
+    /// As [`Vlm::init`], with adapters on the layers that `lora` names. They change nothing yet.
+    ///
+    /// # Errors
+    /// If a configuration contradicts itself, or they do not fit.
+    pub fn init_with_lora(
+        config: &VlmConfig,
+        lora: Option<&LoraConfig>,
+        seed: u64,
+        device: &Device,
+        dtype: DType,
+    ) -> Result<Self, ModelConfigError> {
         config.validate()?;
-        let init = Init::new(seed, device, dtype);
+        if let Some(lora) = lora {
+            lora.validate(config)?;
+        }
+        let init = Init::new(seed, device, dtype).with_lora(lora);
         let projector = |vision: &VisionLanguageConfig| {
             let init = init
                 .at("multi_modal_projector")
@@ -58,6 +79,7 @@ impl Vlm {
             multi_modal_projector: config.vision.as_ref().map(projector),
             language_model: CausalLm::init(&config.text, &init.at("language_model")),
             config: config.clone(),
+            lora: lora.cloned(),
             num_vision_blocks: match &config.vision {
                 Some(vision) => vision.num_vision_blocks()?,
                 None => 0,
@@ -68,6 +90,11 @@ impl Vlm {
     /// What the model was built from.
     pub fn config(&self) -> &VlmConfig {
         &self.config
+    }
+
+    /// The adapters, if the model has any.
+    pub fn lora(&self) -> Option<&LoraConfig> {
+        self.lora.as_ref()
     }
 
     /// Whether a parameter takes part in the forward pass. The others (CLIP's `post_layernorm`, vision blocks behind
@@ -194,6 +221,26 @@ impl Vlm {
     }
 }
 
+impl Vlm {
+    fn run_segment(&self, segment: Segment, x: Option<Tensor<3>>, inputs: &VlmInputs) -> Tensor<3> {
+        match (segment, &self.vision_tower, &self.multi_modal_projector, x) {
+            (Segment::VisionEmbeddings, Some(tower), _, None) => match &inputs.images {
+                Some(images) => tower.vision_model.embed(images.pixels_mchw.clone()),
+                None => unreachable!("vision segments are listed for batches with images only"),
+            },
+            (Segment::VisionBlock(index), Some(tower), _, Some(x)) => {
+                tower.vision_model.encoder.layers[index].forward(x)
+            }
+            (Segment::Projector, _, Some(projector), Some(x)) => projector.forward(x),
+            (Segment::Embed, _, _, x) => self.embed(x, inputs),
+            (Segment::Block(index), _, _, Some(x)) => {
+                self.language_model.model.layers[index].forward(x, &inputs.rope, None)
+            }
+            (segment, ..) => unreachable!("segment {segment:?} out of order"),
+        }
+    }
+}
+
 /// Keys and values of all blocks.
 #[derive(Debug, Clone)]
 pub struct KvCache {
@@ -228,21 +275,8 @@ impl Segmented for Vlm {
     }
 
     fn forward_segment(&self, segment: Segment, x: Option<Tensor<3>>, inputs: &VlmInputs) -> Tensor<3> {
-        match (segment, &self.vision_tower, &self.multi_modal_projector, x) {
-            (Segment::VisionEmbeddings, Some(tower), _, None) => match &inputs.images {
-                Some(images) => tower.vision_model.embed(images.pixels_mchw.clone()),
-                None => unreachable!("vision segments are listed for batches with images only"),
-            },
-            (Segment::VisionBlock(index), Some(tower), _, Some(x)) => {
-                tower.vision_model.encoder.layers[index].forward(x)
-            }
-            (Segment::Projector, _, Some(projector), Some(x)) => projector.forward(x),
-            (Segment::Embed, _, _, x) => self.embed(x, inputs),
-            (Segment::Block(index), _, _, Some(x)) => {
-                self.language_model.model.layers[index].forward(x, &inputs.rope, None)
-            }
-            (segment, ..) => unreachable!("segment {segment:?} out of order"),
-        }
+        let sequences = inputs.dropout.as_ref().map(|keys| keys.of(segment));
+        dropout::with_sequences(sequences, || self.run_segment(segment, x, inputs))
     }
 
     fn loss_sum(&self, x_btd: Tensor<3>, inputs: &VlmInputs) -> Tensor<1> {

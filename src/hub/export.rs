@@ -20,7 +20,7 @@ use super::{
 use crate::fs::{self, FsError};
 
 /// Marks a folder as written by [`export`]; such a folder may be replaced by the next one.
-const MARKER: &str = "brazier.json";
+pub(super) const MARKER: &str = "brazier.json";
 
 /// What a folder says besides the model itself.
 #[derive(Debug, Clone, PartialEq)]
@@ -79,6 +79,23 @@ pub fn export(
     check_tensors(config, &tensors)?;
     // Refused before anything is written.
     config_json(config, options)?;
+    let layout = Layout::of(config);
+    let mut summary = ExportSummary {
+        dir: dir.into(),
+        architecture: layout.architecture(config),
+        loads_in_transformers: layout != Layout::BrazierVlm,
+        num_tensors: tensors.len(),
+        size_bytes: 0,
+    };
+    summary.size_bytes = write_staged(dir, |partial| {
+        write_folder(partial, config, tensors, tokenizer, options, &summary)
+    })?;
+    Ok(summary)
+}
+
+/// Lets `write` fill a folder beside `dir`, syncs it and renames it to `dir`. What was there is replaced if it has the
+/// marker, which `write` writes last.
+pub(super) fn write_staged<T>(dir: &Path, write: impl FnOnce(&Path) -> Result<T>) -> Result<T> {
     let is_occupied = dir.is_file() || (dir.is_dir() && !fs::read_dir(dir)?.is_empty());
     if is_occupied && !dir.join(MARKER).is_file() {
         return Err(HubError::Occupied {
@@ -94,24 +111,20 @@ pub fn export(
     fs::create_dir_all(parent)?;
     fs::remove_dir_all(&partial)?;
     fs::create_dir_all(&partial)?;
-    let layout = Layout::of(config);
-    let mut summary = ExportSummary {
-        dir: dir.into(),
-        architecture: layout.architecture(config),
-        loads_in_transformers: layout != Layout::BrazierVlm,
-        num_tensors: tensors.len(),
-        size_bytes: 0,
+    let publish_all = |written| {
+        for file in fs::read_dir(&partial)? {
+            fs::sync_file(&file)?;
+        }
+        fs::sync_dir(&partial)?;
+        publish(dir, &partial, parent).map(|()| written)
     };
-    summary.size_bytes = write_folder(&partial, config, tensors, tokenizer, options, &summary)
-        .and_then(|size_bytes| publish(dir, &partial, parent).map(|()| size_bytes))
-        .inspect_err(|_| {
-            // The error that counts is the first one.
-            let _ = fs::remove_dir_all(&partial);
-        })?;
-    Ok(summary)
+    write(&partial).and_then(publish_all).inspect_err(|_| {
+        // The error that counts is the first one.
+        let _ = fs::remove_dir_all(&partial);
+    })
 }
 
-/// Writes and syncs every file, the marker last. Gives the bytes of all tensors.
+/// Writes every file, the marker last. Gives the bytes of all tensors.
 fn write_folder(
     dir: &Path,
     config: &VlmConfig,
@@ -135,10 +148,6 @@ fn write_folder(
         "loads_in_transformers": summary.loads_in_transformers,
     });
     write_json(&dir.join(MARKER), &marker)?;
-    for file in fs::read_dir(dir)? {
-        fs::sync_file(&file)?;
-    }
-    fs::sync_dir(dir)?;
     Ok(size_bytes)
 }
 
@@ -236,7 +245,24 @@ fn write_weights(
 }
 
 fn write_shard(path: &Path, tensors: &[HostTensor], has_vision: bool) -> Result<()> {
-    let damaged = |error: SafeTensorError| match error {
+    let mut views = Vec::with_capacity(tensors.len());
+    for tensor in tensors {
+        let dtype = match tensor.dtype {
+            HostDtype::F32 => Dtype::F32,
+            HostDtype::Bf16 => Dtype::BF16,
+        };
+        let view = TensorView::new(dtype, tensor.shape.clone(), &tensor.bytes)
+            .map_err(|error| write_error(path, error))?;
+        views.push((to_disk(&tensor.name, has_vision).unwrap_or(&tensor.name), view));
+    }
+    // transformers refuses files that do not say which framework's layout they follow.
+    let metadata = HashMap::from([("format".to_string(), "pt".to_string())]);
+    safetensors::serialize_to_file(views, Some(metadata), path).map_err(|error| write_error(path, error))
+}
+
+/// What safetensors says of a file that it could not write.
+pub(super) fn write_error(path: &Path, error: SafeTensorError) -> HubError {
+    match error {
         SafeTensorError::IoError(source) => HubError::Fs(FsError {
             operation: "write",
             path: path.into(),
@@ -246,17 +272,5 @@ fn write_shard(path: &Path, tensors: &[HostTensor], has_vision: bool) -> Result<
             path: path.into(),
             reason: other.to_string(),
         },
-    };
-    let mut views = Vec::with_capacity(tensors.len());
-    for tensor in tensors {
-        let dtype = match tensor.dtype {
-            HostDtype::F32 => Dtype::F32,
-            HostDtype::Bf16 => Dtype::BF16,
-        };
-        let view = TensorView::new(dtype, tensor.shape.clone(), &tensor.bytes).map_err(damaged)?;
-        views.push((to_disk(&tensor.name, has_vision).unwrap_or(&tensor.name), view));
     }
-    // transformers refuses files that do not say which framework's layout they follow.
-    let metadata = HashMap::from([("format".to_string(), "pt".to_string())]);
-    safetensors::serialize_to_file(views, Some(metadata), path).map_err(damaged)
 }

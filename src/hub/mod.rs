@@ -1,4 +1,5 @@
-//! Hugging Face folders: models in ([`read_config`], [`read_weights`]) and out ([`export`]), strictly.
+//! Hugging Face folders: models in ([`read_config`], [`read_weights`]) and out ([`export`]), strictly; adapters in PEFT's
+//! format ([`read_adapter`], [`write_adapter`], [`merge_adapter`]).
 //!
 //! Three kinds of folder are read and written:
 //!
@@ -11,10 +12,13 @@
 //! The third kind exists because transformers' LLaVA knows one projector only; under its name the folder would load there
 //! with random weights in place of what is missing.
 
+mod adapter;
 mod config_in;
 mod config_out;
+mod elements;
 mod error;
 mod export;
+mod merge;
 mod names;
 mod section;
 mod sidecar;
@@ -23,7 +27,9 @@ mod weights;
 #[cfg(test)]
 mod tests;
 
+pub use adapter::{Adapter, read_adapter, write_adapter};
 pub use config_in::read_config;
 pub use error::{HubError, Result};
 pub use export::{ExportOptions, ExportSummary, export};
+pub use merge::{MergeSummary, merge_adapter};
 pub use weights::read_weights;

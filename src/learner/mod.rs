@@ -20,4 +20,4 @@ pub use evaluate::{Answer, Evaluation, Evaluator};
 pub use run::{Outcome, Run, RunEnd, fresh_state, resume_state};
 pub use schedule::lr_factor;
 pub use step::{Learner, StepReport, compute_dtype, upload};
-pub use trainable::{Part, Trainable, Trained};
+pub use trainable::{Part, Trainable, Trained, moves_beside_adapters};

@@ -6,8 +6,8 @@ use std::{
 };
 
 use brazier_models::{
-    DecoderConfig, FeatureSelect, HostBatch, HostDtype, HostTensor, ProjectorKind, VisionActivation,
-    VisionConfig, VisionLanguageConfig, Vlm, VlmConfig, params::load_params,
+    DecoderConfig, FeatureSelect, HostBatch, HostDtype, HostTensor, LoraConfig, ProjectorKind,
+    VisionActivation, VisionConfig, VisionLanguageConfig, Vlm, VlmConfig, params::load_params,
 };
 use burn::tensor::{DType, Device, Tensor, TensorData};
 use safetensors::{Dtype, SafeTensors};
@@ -104,6 +104,22 @@ impl Fixture {
     /// Names of the tensors under `prefix`, without it.
     pub(crate) fn names(&self, prefix: &str) -> Vec<String> {
         self.weights(prefix).into_keys().collect()
+    }
+
+    /// A model with the fixture's weights and the adapters under `prefix`.
+    pub(crate) fn model_with_lora(
+        &self,
+        config: &VlmConfig,
+        lora: &LoraConfig,
+        prefix: &str,
+        device: &Device,
+    ) -> Vlm {
+        let drawn = Vlm::init_with_lora(config, Some(lora), 0, device, DType::F32).unwrap();
+        let mut all = self.weights("");
+        all.extend(self.weights(prefix));
+        load_params(drawn, all.into_values().collect())
+            .map_err(|(_, error)| error)
+            .unwrap()
     }
 
     /// A model with the fixture's weights; parts that the fixture lacks keep the weights they were drawn with.

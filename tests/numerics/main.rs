@@ -12,6 +12,7 @@ mod cache;
 mod differences;
 mod fixture;
 mod inputs;
+mod lora;
 mod models;
 mod optimizer;
 mod parts;

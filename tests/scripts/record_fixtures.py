@@ -4,7 +4,7 @@
     python3 tests/scripts/record_fixtures.py            # writes tests/fixtures
     python3 tests/scripts/record_fixtures.py --check    # records elsewhere and compares, writes nothing
 
-Needs torch, transformers and safetensors; the tests themselves need none of them. Everything is seeded and runs
+Needs torch, transformers, peft and safetensors; the tests themselves need none of them. Everything is seeded and runs
 on one CPU thread in f32.
 """
 
@@ -21,6 +21,7 @@ import safetensors.torch
 import torch
 
 from fixtures_forward import record_decoders, record_projector, record_vision, record_vlm
+from fixtures_lora import record_lora
 from fixtures_training import record_adamw, record_schedules, record_training
 
 RECORDERS: dict[str, Callable[[Path], None]] = {
@@ -28,6 +29,7 @@ RECORDERS: dict[str, Callable[[Path], None]] = {
     "vision": record_vision,
     "projector": record_projector,
     "vlm": record_vlm,
+    "lora": record_lora,
     "adamw": record_adamw,
     "schedules": record_schedules,
     "training": record_training,

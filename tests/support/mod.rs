@@ -52,6 +52,7 @@ pub(crate) fn plain_step(mode: TrainMode) -> StepConfig {
             total_steps: 100,
         },
         max_grad_norm: None,
+        seed: 0,
     }
 }
 
