@@ -64,6 +64,9 @@ fn describe(
     text
 }
 
+/// Values that [`read_heads`] reads of a parameter.
+pub const NUM_HEAD: usize = 64;
+
 /// Joins the names of nested modules into a path. The derive macro of Burn never calls `visit_float_with_path`.
 #[derive(Default)]
 struct PathStack(Vec<String>);
@@ -128,6 +131,39 @@ pub fn read_params(module: &impl Module, wanted: impl Fn(&str) -> bool) -> Vec<H
             let path = self.stack.path();
             if (self.wanted)(&path) {
                 self.read.push(to_host(path, param.val()));
+            }
+        }
+    }
+    let mut reader = Reader {
+        stack: PathStack::default(),
+        wanted,
+        read: Vec::new(),
+    };
+    module.visit(&mut reader);
+    reader.read
+}
+
+/// Reads the first values of parameters, [`NUM_HEAD`] at most, flat, in module order and in the dtype they are stored in.
+pub fn read_heads(module: &impl Module, wanted: impl Fn(&str) -> bool) -> Vec<HostTensor> {
+    struct Reader<F> {
+        stack: PathStack,
+        wanted: F,
+        read: Vec<HostTensor>,
+    }
+    impl<F: Fn(&str) -> bool> ModuleVisitor for Reader<F> {
+        fn enter_module(&mut self, name: &str, _: &str) {
+            self.stack.enter(name);
+        }
+        fn exit_module(&mut self, _: &str, _: &str) {
+            self.stack.exit();
+        }
+        fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
+            let path = self.stack.path();
+            if (self.wanted)(&path) {
+                let value = param.val();
+                let count = value.shape().num_elements();
+                let head = value.reshape([count]).narrow(0, 0, count.min(NUM_HEAD));
+                self.read.push(to_host(path, head));
             }
         }
     }

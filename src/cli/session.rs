@@ -2,21 +2,23 @@
 
 use std::{collections::BTreeMap, path::Path, sync::Arc};
 
-use brazier_models::{HostTensor, Vlm, VlmConfig, params};
+use brazier_models::{HostTensor, LoraConfig, Vlm, VlmConfig, lora::is_adapter, params};
 use burn::tensor::{DType, Device};
 use indicatif::{ProgressBar, ProgressStyle};
 
 use super::{Failure, say, show};
 use crate::{
-    config::{ModelChoice, RunConfig, SynthChoice},
+    config::{LoraChoice, ModelChoice, RunConfig, SynthChoice},
     data::{Dataset, ImageOptions, Split, Tokenizer, synth},
-    hub,
+    hub::{self, Adapter},
+    learner::Part,
 };
 
 /// Tokenizer, rows, and the model they are for.
 pub(super) struct Session {
     pub(super) tokenizer: Arc<Tokenizer>,
     pub(super) model: VlmConfig,
+    pub(super) adapters: Option<Adapters>,
     pub(super) train: Arc<Dataset>,
     pub(super) eval: Option<Arc<Dataset>>,
 }
@@ -29,6 +31,7 @@ impl Session {
         }
         let tokenizer = Arc::new(Tokenizer::load(&run.data.tokenizer)?);
         let model = model_config(run, &tokenizer)?;
+        let adapters = adapters(run, &model)?;
         let images = model
             .vision
             .as_ref()
@@ -46,6 +49,7 @@ impl Session {
         Ok(Self {
             tokenizer,
             model,
+            adapters,
             train,
             eval,
         })
@@ -82,6 +86,48 @@ pub(super) fn model_config(run: &RunConfig, tokenizer: &Tokenizer) -> Result<Vlm
     }
 }
 
+/// Adapters to train or to use: which, and their weights if there are some.
+pub(super) struct Adapters {
+    pub(super) config: LoraConfig,
+    tensors: Vec<HostTensor>,
+}
+
+impl Adapters {
+    /// Those of a folder.
+    pub(super) fn read(dir: &Path, model: &VlmConfig) -> Result<Self, Failure> {
+        let Adapter { config, tensors, .. } = hub::read_adapter(dir, model)?;
+        Ok(Self { config, tensors })
+    }
+
+    /// Puts what was read into a model, in the place of what was drawn.
+    fn load_into(&self, model: Vlm) -> Result<Vlm, Failure> {
+        if self.tensors.is_empty() {
+            return Ok(model);
+        }
+        // Of a module that comes whole, nothing may be missing.
+        let parts: Vec<Part> = self
+            .tensors
+            .iter()
+            .filter(|tensor| !is_adapter(&tensor.name))
+            .map(|tensor| Part::of(&tensor.name))
+            .collect();
+        let comes = |path: &str| is_adapter(path) || parts.contains(&Part::of(path));
+        params::load_some_params(model, self.tensors.clone(), comes)
+            .map_err(|(_, error)| Failure::Input(error.to_string()))
+    }
+}
+
+/// The adapters of a run.
+pub(super) fn adapters(run: &RunConfig, model: &VlmConfig) -> Result<Option<Adapters>, Failure> {
+    let imported = match &run.lora {
+        Some(LoraChoice::Import(dir)) => Some(Adapters::read(dir, model)?),
+        Some(LoraChoice::New { .. }) | None => None,
+    };
+    let config = run.lora_config(model, imported.as_ref().map(|adapters| &adapters.config))?;
+    let tensors = imported.map(|adapters| adapters.tensors).unwrap_or_default();
+    Ok(config.map(|config| Adapters { config, tensors }))
+}
+
 /// Draws the shapes data set unless it is there.
 pub(super) fn draw(choice: &SynthChoice) -> Result<(), Failure> {
     if synth::is_current(&choice.dir, &choice.options) {
@@ -109,18 +155,28 @@ fn style(template: &str) -> ProgressStyle {
     ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar())
 }
 
-/// A model with the weights of a Hugging Face folder.
-pub(super) fn import(dir: &Path, config: &VlmConfig, device: &Device, dtype: DType) -> Result<Vlm, Failure> {
-    let model = Vlm::init(config, 0, device, dtype)?;
+/// A model with the weights of a Hugging Face folder, and adapters on it where there are some; fresh ones are drawn from
+/// `seed`.
+pub(super) fn import(
+    dir: &Path,
+    config: &VlmConfig,
+    adapters: Option<&Adapters>,
+    seed: u64,
+    device: &Device,
+    dtype: DType,
+) -> Result<Vlm, Failure> {
+    let lora = adapters.map(|adapters| &adapters.config);
+    let model = Vlm::init_with_lora(config, lora, seed, device, dtype)?;
     let expected: Vec<(String, Vec<usize>)> = params::list_params(&model)
         .into_iter()
+        .filter(|info| !is_adapter(&info.path))
         .map(|info| (info.path, info.shape))
         .collect();
     let tensors = hub::read_weights(dir, config, &expected, None)?;
-    with_weights(model, tensors)
-}
-
-/// The model with its parameters replaced.
-pub(super) fn with_weights(model: Vlm, tensors: Vec<HostTensor>) -> Result<Vlm, Failure> {
-    params::load_params(model, tensors).map_err(|(_, error)| Failure::Input(error.to_string()))
+    let model = params::load_some_params(model, tensors, |path| !is_adapter(path))
+        .map_err(|(_, error)| Failure::Input(error.to_string()))?;
+    match adapters {
+        Some(adapters) => adapters.load_into(model),
+        None => Ok(model),
+    }
 }

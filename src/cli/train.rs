@@ -1,6 +1,11 @@
 //! `brazier train`
 
-use std::{path::PathBuf, process::ExitCode, sync::Arc, time::Instant};
+use std::{
+    path::{Path, PathBuf},
+    process::ExitCode,
+    sync::Arc,
+    time::Instant,
+};
 
 use brazier_models::Vlm;
 use burn::tensor::Device;
@@ -84,7 +89,8 @@ pub(super) fn train(args: &TrainArgs) -> Result<ExitCode, Failure> {
         ModelChoice::New(_) => None,
     };
     let start = decide_start(&run.checkpoint.resume, &store, import)?;
-    check::describe(&run, &session.model, Some(&plan));
+    let lora = session.adapters.as_ref().map(|adapters| &adapters.config);
+    check::describe(&run, &session.model, lora, Some(&plan));
     say(format_args!("device           {device_choice}"));
 
     let training = prepare(&run, &session, &plan, device, start, store, stop)?;
@@ -123,14 +129,23 @@ fn prepare(
     let dtype = compute_dtype(run.train.precision);
     let yaml = run.to_yaml().map_err(anyhow::Error::from)?;
     let config_hash = format!("{:x}", Sha256::digest(&yaml));
-    let model = match &start {
-        Start::Import(dir) => session::import(dir, &session.model, &device, dtype)?,
-        Start::Scratch | Start::Resume(_) | Start::Other(_) => {
+    let adapters = session.adapters.as_ref();
+    let model = match (&start, &run.model, adapters) {
+        // A checkpoint of adapters does not hold their base model.
+        (Start::Import(dir), _, _) | (_, ModelChoice::Import(dir), Some(_)) => {
+            session::import(dir, &session.model, adapters, run.seed, &device, dtype)?
+        }
+        (Start::Scratch | Start::Resume(_) | Start::Other(_), _, _) => {
             Vlm::init(&session.model, run.seed, &device, dtype)?
         }
     };
     let mut learner = Learner::new(model, plan.options.step.clone(), device)?;
-    let order = session.data_order(run, plan.numbers.samples_per_step);
+    let mut order = session.data_order(run, plan.numbers.samples_per_step);
+    order.extend(
+        learner
+            .base_digest()
+            .map(|digest| ("model.from weights".to_owned(), digest)),
+    );
     let fresh = fresh_state(&learner, config_hash, order);
     let state = match &start {
         Start::Resume(info) | Start::Other(info) => resume(&mut learner, info, fresh)?,
@@ -247,6 +262,11 @@ fn conclude(
     say(format_args!("  report         {}", show(&report)));
     if run.checkpoint.export {
         let dir = run.output.join("export");
+        if let (Some(_), ModelChoice::Import(base)) = (learner.model().lora(), &run.model) {
+            model::export_adapter(learner, base, &dir)?;
+            print_adapter(base, &dir);
+            return Ok(());
+        }
         let summary = model::export_model(learner.model(), &session.tokenizer, &dir)?;
         let reader = if summary.loads_in_transformers {
             "transformers and vLLM load it"
@@ -277,6 +297,16 @@ fn conclude(
         args.config.as_arguments()
     ));
     Ok(())
+}
+
+/// What can be done with adapters.
+fn print_adapter(base: &Path, dir: &Path) {
+    let (base, dir) = (show(base), show(dir));
+    say(format_args!("  exported adapters {dir} (PEFT loads them)"));
+    say(format_args!(
+        "\nnext:\n  brazier generate --model {base} --adapter {dir} --prompt '…'\n  \
+         brazier model merge --base {base} --adapter {dir} --output merged"
+    ));
 }
 
 fn to_sample(answer: &Answer) -> Result<Sample, Failure> {

@@ -1,10 +1,10 @@
 //! What can be checked only once the tokenizer, an imported model or the device is known.
 
-use brazier_models::{ModelConfigError, VlmConfig};
+use brazier_models::{LoraConfig, LoraParts, ModelConfigError, VlmConfig};
 
 use super::{
     error::ConfigError,
-    run::{ModelChoice, NewModel, RunConfig, TrainChoice},
+    run::{LoraChoice, ModelChoice, NewModel, RunConfig, TrainChoice},
     written::Errors,
 };
 use crate::{
@@ -74,6 +74,48 @@ impl RunConfig {
             Ok(())
         } else {
             Err(errors.list)
+        }
+    }
+
+    /// The adapters of this run on that model; `None` without `model.lora`. `imported` are those of `model.lora.from`.
+    ///
+    /// # Errors
+    /// If they fit nothing in the model, or are on parts that the mode leaves as they are.
+    pub fn lora_config(
+        &self,
+        model: &VlmConfig,
+        imported: Option<&LoraConfig>,
+    ) -> Result<Option<LoraConfig>, Vec<ConfigError>> {
+        let trains_vision = self.train.mode == TrainMode::Full;
+        let lora = match (&self.lora, imported) {
+            (None, _) => return Ok(None),
+            (Some(LoraChoice::New { config, parts }), _) => {
+                let own = match trains_vision && model.vision.is_some() {
+                    true => LoraParts::Both,
+                    false => LoraParts::Language,
+                };
+                LoraConfig {
+                    parts: parts.unwrap_or(own),
+                    ..config.clone()
+                }
+            }
+            (Some(LoraChoice::Import(_)), Some(imported)) => imported.clone(),
+            (Some(LoraChoice::Import(_)), None) => return Ok(None),
+        };
+        let mut errors = Errors::new(&self.written);
+        if let Err(error) = lora.validate(model) {
+            errors.refuse_model(&error);
+        } else if lora.parts.has_vision() && !trains_vision {
+            errors.refuse_value(
+                "model.lora.parts",
+                "vision",
+                "train.mode leaves the vision tower as it is",
+                Some("write language, or train.mode: full"),
+            );
+        }
+        match errors.list.is_empty() {
+            true => Ok(Some(lora)),
+            false => Err(errors.list),
         }
     }
 

@@ -68,6 +68,52 @@ pub(super) struct RawModel {
     /// The vision tower's tokens that are used.
     #[schemars(extend("default" = "default"))]
     pub vision_feature_select: Option<RawFeatureSelect>,
+    /// Low-rank adapters (LoRA) instead of the weights themselves: what `train.mode` trains of the language model and of
+    /// the vision tower rests, and adapters on it are trained; the projector is trained in full. Needs `from`. The export
+    /// is a folder that PEFT loads; `brazier model merge` folds it into the base model.
+    pub lora: Option<RawLora>,
+}
+
+/// Adapters, in PEFT's terms.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct RawLora {
+    /// Folder of adapters in PEFT's format to go on from; it says everything that the other keys say.
+    #[schemars(example = "runs/first/export")]
+    pub from: Option<PathBuf>,
+    /// Rank.
+    #[schemars(range(min = 1), extend("default" = defaults::LORA_R), example = 32)]
+    pub r: Option<usize>,
+    /// The update is scaled by `alpha / r`.
+    #[schemars(extend("exclusiveMinimum" = 0, "default" = defaults::LORA_ALPHA), example = 16.0)]
+    pub alpha: Option<f64>,
+    /// Part of an adapter's inputs that is zeroed in training.
+    #[schemars(range(min = 0), extend("exclusiveMaximum" = 1, "default" = defaults::LORA_DROPOUT), example = 0.05)]
+    pub dropout: Option<f64>,
+    /// Whether the update is scaled by `alpha / sqrt(r)` instead.
+    #[schemars(extend("default" = false), example = true)]
+    pub rslora: Option<bool>,
+    /// Names of the linear layers that get an adapter, as they end (`q_proj`) or in full; `[all-linear]` means every
+    /// linear layer but projector and heads.
+    #[schemars(
+        extend("default" = [defaults::ALL_LINEAR]),
+        extend("examples" = [["q_proj", "v_proj"]])
+    )]
+    pub target_modules: Option<Vec<String>>,
+    /// Where these layers are. Left out: in all parts that `train.mode` trains.
+    pub parts: Option<RawLoraParts>,
+}
+
+/// Parts of the model with adapters.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub(super) enum RawLoraParts {
+    /// The language model.
+    Language,
+    /// The vision tower.
+    Vision,
+    /// Both.
+    Both,
 }
 
 /// A decoder, in Hugging Face's names.

@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use brazier_models::VlmConfig;
+use brazier_models::{LoraConfig, LoraParts, VlmConfig};
 
 use super::{raw::RawConfig, written::Written};
 use crate::{
@@ -25,6 +25,8 @@ pub struct RunConfig {
     pub seed: u64,
     /// Where the model comes from.
     pub model: ModelChoice,
+    /// Adapters that are trained in the place of the model's weights.
+    pub lora: Option<LoraChoice>,
     /// The data set that is drawn before training.
     pub synth: Option<SynthChoice>,
     /// Files, tokenizer, lengths, order and threads.
@@ -52,6 +54,20 @@ pub enum ModelChoice {
     Import(PathBuf),
     /// A model with random weights.
     New(NewModel),
+}
+
+/// Where adapters come from.
+#[derive(Debug, Clone, PartialEq)]
+pub enum LoraChoice {
+    /// A folder in PEFT's format.
+    Import(PathBuf),
+    /// Fresh ones, but for what only the model knows; see [`RunConfig::lora_config`].
+    New {
+        /// With parts that stand for nothing if `parts` is `None`.
+        config: LoraConfig,
+        /// The parts that were asked for.
+        parts: Option<LoraParts>,
+    },
 }
 
 /// A model with random weights, but for what only the tokenizer knows; see [`RunConfig::model_config`].

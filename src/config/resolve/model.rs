@@ -3,14 +3,17 @@
 use std::path::Path;
 
 use brazier_models::{
-    DecoderConfig, FeatureSelect, ProjectorKind, VisionActivation, VisionConfig, VisionLanguageConfig,
-    VlmConfig,
+    DecoderConfig, FeatureSelect, LoraConfig, LoraParts, LoraTargets, ProjectorKind, VisionActivation,
+    VisionConfig, VisionLanguageConfig, VlmConfig,
 };
 
 use super::super::{
     defaults,
-    raw::{RawFeatureSelect, RawLanguage, RawModel, RawProjector, RawVision, RawVisionActivation},
-    run::{ModelChoice, NewModel},
+    raw::{
+        RawFeatureSelect, RawLanguage, RawLora, RawLoraParts, RawMode, RawModel, RawProjector, RawVision,
+        RawVisionActivation,
+    },
+    run::{LoraChoice, ModelChoice, NewModel},
     written::Errors,
 };
 use crate::fs;
@@ -38,6 +41,7 @@ pub(super) fn resolve(raw: RawModel, errors: &mut Errors) -> ModelChoice {
         projector,
         vision_feature_layer,
         vision_feature_select,
+        lora: _, // resolved by itself
     } = raw;
     if let Some(folder) = from {
         for key in OF_NEW_MODELS {
@@ -76,6 +80,65 @@ pub(super) fn resolve(raw: RawModel, errors: &mut Errors) -> ModelChoice {
         config: VlmConfig { text, vision },
         vocab_size,
     })
+}
+
+/// `model.lora`, which meets `train.mode`.
+pub(super) fn lora(raw: &RawModel, mode: RawMode, errors: &mut Errors) -> Option<LoraChoice> {
+    let RawLora {
+        from,
+        r,
+        alpha,
+        dropout,
+        rslora,
+        target_modules,
+        parts,
+    } = raw.lora.clone()?;
+    if raw.from.is_none() {
+        let reason = "adapters are for a model that was trained before, and their export does not hold it";
+        errors.refuse(
+            "model.lora",
+            reason,
+            Some("write model.from, or take model.lora out"),
+        );
+    }
+    if matches!(mode, RawMode::Alignment) {
+        errors.no_effect("model.lora", "train.mode = alignment trains the projector alone");
+    }
+    if let Some(folder) = from {
+        for key in ["r", "alpha", "dropout", "rslora", "target_modules", "parts"] {
+            errors.no_effect(
+                &format!("model.lora.{key}"),
+                "model.lora.from brings whole adapters",
+            );
+        }
+        if !fs::exists(&folder.join("adapter_config.json")) {
+            let hint = "give the folder of adapters in PEFT's format";
+            errors.refuse(
+                "model.lora.from",
+                "there is no adapter_config.json in this folder",
+                Some(hint),
+            );
+        }
+        return Some(LoraChoice::Import(folder));
+    }
+    let parts = parts.map(|parts| match parts {
+        RawLoraParts::Language => LoraParts::Language,
+        RawLoraParts::Vision => LoraParts::Vision,
+        RawLoraParts::Both => LoraParts::Both,
+    });
+    let config = LoraConfig {
+        r: r.unwrap_or(defaults::LORA_R),
+        lora_alpha: alpha.unwrap_or(defaults::LORA_ALPHA),
+        lora_dropout: dropout.unwrap_or(defaults::LORA_DROPOUT),
+        use_rslora: rslora.unwrap_or(false),
+        target_modules: match target_modules {
+            None => LoraTargets::AllLinear,
+            Some(names) if names == [defaults::ALL_LINEAR] => LoraTargets::AllLinear,
+            Some(names) => LoraTargets::Named(names),
+        },
+        parts: parts.unwrap_or(LoraParts::Language),
+    };
+    Some(LoraChoice::New { config, parts })
 }
 
 fn check_folder(folder: &Path, errors: &mut Errors) {
