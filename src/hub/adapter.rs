@@ -4,6 +4,8 @@
 //! trained in full beside the adapters (`modules_to_save`) is stored under its own path.
 
 mod config;
+#[cfg(test)]
+mod tests;
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},

@@ -29,7 +29,7 @@ fn decoder(qk_norm: bool, tied: bool) -> DecoderConfig {
     }
 }
 
-fn vlm(projector: ProjectorKind) -> VlmConfig {
+pub(super) fn vlm(projector: ProjectorKind) -> VlmConfig {
     let vision = VisionConfig {
         hidden_size: 6,
         intermediate_size: 10,
@@ -54,7 +54,7 @@ fn vlm(projector: ProjectorKind) -> VlmConfig {
     }
 }
 
-fn lm(qk_norm: bool, tied: bool) -> VlmConfig {
+pub(super) fn lm(qk_norm: bool, tied: bool) -> VlmConfig {
     VlmConfig {
         text: decoder(qk_norm, tied),
         vision: None,
@@ -192,6 +192,16 @@ fn weights(config: &VlmConfig) -> Vec<HostTensor> {
     parameters(config).into_iter().map(tensor).collect()
 }
 
+/// A model folder in shards of at most so many bytes; its tokenizer lies beside it.
+pub(super) fn export_to(dir: &Path, config: &VlmConfig, dtype: HostDtype, max_shard_bytes: usize) {
+    let options = ExportOptions {
+        max_shard_bytes,
+        ..options(dtype)
+    };
+    let tokenizer = tokenizer(dir.parent().unwrap());
+    export(dir, config, weights(config), &tokenizer, &options).unwrap();
+}
+
 fn tokenizer(dir: &Path) -> std::path::PathBuf {
     let source = dir.join("tokenizer");
     fs::create_dir_all(&source).unwrap();
@@ -204,7 +214,7 @@ fn tokenizer(dir: &Path) -> std::path::PathBuf {
     source
 }
 
-fn read_json(path: &Path) -> Value {
+pub(super) fn read_json(path: &Path) -> Value {
     serde_json::from_slice(&fs::read(path).unwrap()).unwrap()
 }
 

@@ -12,5 +12,6 @@ mod bad_input;
 mod commands;
 mod disk;
 mod interruption;
+mod lora;
 mod project;
 mod training;

@@ -9,6 +9,7 @@
 
 mod errors;
 mod groups;
+mod lora;
 mod precision;
 mod resume;
 mod sameness;

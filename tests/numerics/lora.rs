@@ -1,18 +1,23 @@
 //! Adapters against PEFT, and what follows from themselves: which layers get one, how they start, what is refused.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    path::Path,
+};
 
 use brazier::{
     data::Batch,
+    fs,
+    hub::{self, Adapter, ExportOptions},
     learner::{
         Learner,
         options::{OptimizerConfig, StepConfig, TrainMode},
     },
 };
 use brazier_models::{
-    LoraConfig, LoraParts, LoraTargets, Vlm, VlmConfig, VlmInputs,
+    HostDtype, HostTensor, LoraConfig, LoraParts, LoraTargets, Vlm, VlmConfig, VlmInputs,
     lora::{is_adapter, linears},
-    params::list_params,
+    params::{list_params, load_params},
 };
 use burn::tensor::{DType, Device};
 use serde_json::Value;
@@ -77,6 +82,57 @@ fn adapters_agree_with_peft() {
             check_gradients(&fixture, &format!("{prefix}grad."), &gradients, scale);
         }
     }
+}
+
+/// Written as PEFT writes it, and folded into the base model: what is then one plain model gives the same logits, which
+/// are those that PEFT gave.
+#[test]
+fn a_merged_model_is_base_and_adapters() {
+    let fixture = Fixture::open("lora.safetensors");
+    let device = &devices()[0];
+    for (prefix, model) in variants(&fixture, device) {
+        let root = tempfile::tempdir().unwrap();
+        let at = |name: &str| root.path().join(name);
+        let (adapters, base): (Vec<_>, Vec<_>) = weights(&model)
+            .into_iter()
+            .partition(|tensor| is_adapter(&tensor.name));
+        write_base(&at("base"), model.config(), base);
+        let adapter = Adapter {
+            config: model.lora().unwrap().clone(),
+            base: None,
+            tensors: adapters,
+        };
+        hub::write_adapter(&at("adapter"), model.config(), &adapter).unwrap();
+        hub::merge_adapter(&at("base"), &at("adapter"), &at("merged")).unwrap();
+        let config = hub::read_config(&at("merged")).unwrap();
+        let merged = Vlm::init(&config, 0, device, DType::F32).unwrap();
+        let expected: Vec<_> = list_params(&merged)
+            .into_iter()
+            .map(|info| (info.path, info.shape))
+            .collect();
+        let read = hub::read_weights(&at("merged"), &config, &expected, None).unwrap();
+        let merged = load_params(merged, read).map_err(|(_, error)| error).unwrap();
+        let inputs = VlmInputs::new(&Rows::of(&fixture).batch(), &config, device, DType::F32).unwrap();
+        let logits = fixture.f32s(&format!("{prefix}logits"));
+        check("merged logits", &values(merged.logits(&inputs)), &logits, FORWARD);
+    }
+}
+
+fn write_base(dir: &Path, config: &VlmConfig, tensors: Vec<HostTensor>) {
+    let tokenizer = dir.with_file_name("tokenizer.json");
+    fs::write_durable(&tokenizer, b"{}").unwrap();
+    let options = ExportOptions {
+        max_shard_bytes: 1 << 30,
+        dtype: HostDtype::F32,
+        image_mean: [0.5; 3],
+        image_std: [0.5; 3],
+        image_token: "<image>".into(),
+        chat_template: None,
+        bos_token_id: None,
+        eos_token_ids: Vec::new(),
+        pad_token_id: None,
+    };
+    hub::export(dir, config, tensors, &tokenizer, &options).unwrap();
 }
 
 fn recorded_step(fixture: &Fixture) -> StepConfig {
