@@ -19,12 +19,12 @@ pub mod vision;
 pub mod vlm;
 
 pub use config::{
-    DecoderConfig, FeatureSelect, ModelConfigError, ProjectorKind, VisionActivation, VisionConfig,
+    DecoderConfig, FeatureSelect, Head, ModelConfigError, ProjectorKind, VisionActivation, VisionConfig,
     VisionLanguageConfig, VlmConfig,
 };
 pub use decoder::CausalLm;
 pub use host::{HostDtype, HostTensor};
-pub use inputs::{HostBatch, IGNORE_INDEX, InputError, VlmInputs};
+pub use inputs::{HostBatch, HostClasses, IGNORE_INDEX, InputError, VlmInputs};
 pub use lora::{LoraConfig, LoraParts, LoraTargets};
 pub use segmented::{Segment, Segmented};
 pub use vision::VisionTower;

@@ -8,7 +8,7 @@ use burn::{
 };
 
 use crate::{
-    config::{ModelConfigError, VisionLanguageConfig, VlmConfig},
+    config::{Head, ModelConfigError, VisionLanguageConfig, VlmConfig},
     decoder::{CausalLm, LayerCache},
     dropout,
     init::Init,
@@ -77,7 +77,7 @@ impl Vlm {
                 .as_ref()
                 .map(|vision| VisionTower::init(&vision.vision, &init.at("vision_tower"))),
             multi_modal_projector: config.vision.as_ref().map(projector),
-            language_model: CausalLm::init(&config.text, &init.at("language_model")),
+            language_model: CausalLm::init(&config.text, &config.head, &init.at("language_model")),
             config: config.clone(),
             lora: lora.cloned(),
             num_vision_blocks: match &config.vision {
@@ -177,6 +177,19 @@ impl Vlm {
         self.language_model
             .logits(x_btd.reshape([b * t, d]))
             .reshape([b as i32, t as i32, -1])
+    }
+
+    /// Logits of the classes of each row, f32; `x_btd` are its hidden states before the final norm.
+    ///
+    /// # Shapes
+    /// → `[b, labels]`
+    ///
+    /// # Panics
+    /// If the model has no classification head: [`VlmInputs::new`] refuses classes for such a model.
+    pub fn class_logits(&self, x_btd: Tensor<3>, inputs: &VlmInputs) -> Tensor<2> {
+        let [b, t, d] = x_btd.dims();
+        let last_bd = ops::take_rows(x_btd.reshape([b * t, d]), inputs.label_rows_n.clone());
+        self.language_model.logits(last_bd)
     }
 
     /// Runs a prompt and keeps its keys and values.
@@ -280,8 +293,14 @@ impl Segmented for Vlm {
     }
 
     fn loss_sum(&self, x_btd: Tensor<3>, inputs: &VlmInputs) -> Tensor<1> {
-        self.language_model
-            .loss_sum(x_btd, inputs.label_rows_n.clone(), inputs.targets_n.clone())
+        let (rows_n, targets_n) = (inputs.label_rows_n.clone(), inputs.targets_n.clone());
+        match self.config.head {
+            Head::Lm => self.language_model.loss_sum(x_btd, rows_n, targets_n),
+            Head::Classification { .. } => {
+                self.language_model
+                    .class_loss_sum(x_btd, rows_n, targets_n, &inputs.weights)
+            }
+        }
     }
 
     fn owner(path: &str) -> Vec<Segment> {

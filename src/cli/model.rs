@@ -5,7 +5,7 @@ use std::{
     process::ExitCode,
 };
 
-use brazier_models::{HostDtype, Vlm, lora::is_adapter, params};
+use brazier_models::{Head, HostDtype, Vlm, lora::is_adapter, params};
 use clap::{Args, Subcommand};
 
 use super::{Failure, print, show};
@@ -110,15 +110,22 @@ pub(super) fn export_adapter(learner: &Learner, base: &Path, dir: &Path) -> Resu
 pub(super) fn export_model(model: &Vlm, tokenizer: &Tokenizer, dir: &Path) -> Result<ExportSummary, Failure> {
     let tensors = params::read_params(model, |_| true);
     let dtype = tensors.first().map_or(HostDtype::F32, |tensor| tensor.dtype);
+    let (chat_template, eos_token_ids) = match model.config().head {
+        Head::Lm => (
+            Some(CHAT_TEMPLATE_JINJA.to_owned()),
+            ChatTemplate::ChatMl.stop_ids(tokenizer)?,
+        ),
+        Head::Classification { .. } => (None, tokenizer.eos_id().into_iter().collect()),
+    };
     let options = ExportOptions {
         max_shard_bytes: MAX_SHARD_BYTES,
         dtype,
         image_mean: CLIP_MEAN,
         image_std: CLIP_STD,
         image_token: IMAGE_TOKEN.to_owned(),
-        chat_template: Some(CHAT_TEMPLATE_JINJA.to_owned()),
+        chat_template,
         bos_token_id: None,
-        eos_token_ids: ChatTemplate::ChatMl.stop_ids(tokenizer)?,
+        eos_token_ids,
         pad_token_id: Some(tokenizer.pad_id()),
     };
     hub::export(dir, model.config(), tensors, tokenizer.path(), &options).map_err(|error| match error {

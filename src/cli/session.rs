@@ -2,17 +2,22 @@
 
 use std::{collections::BTreeMap, path::Path, sync::Arc};
 
-use brazier_models::{HostTensor, LoraConfig, Vlm, VlmConfig, lora::is_adapter, params};
+use brazier_models::{Head, HostTensor, LoraConfig, Vlm, VlmConfig, lora::is_adapter, params};
 use burn::tensor::{DType, Device};
 use indicatif::{ProgressBar, ProgressStyle};
 
 use super::{Failure, say, show};
 use crate::{
     config::{LoraChoice, ModelChoice, RunConfig, SynthChoice},
-    data::{Dataset, ImageOptions, Split, Tokenizer, synth},
+    data::{DataOptions, Dataset, ImageOptions, Split, Tokenizer, synth},
     hub::{self, Adapter},
     learner::Part,
 };
+
+/// The output projection of a language model.
+const LM_HEAD: &str = "language_model.lm_head.weight";
+/// What a classification head has instead.
+const SCORE: &str = "language_model.score.weight";
 
 /// Tokenizer, rows, and the model they are for.
 pub(super) struct Session {
@@ -36,7 +41,11 @@ impl Session {
             .vision
             .as_ref()
             .map(|vision| ImageOptions::clip(vision.vision.image_size, vision.num_image_tokens()));
-        let open = |split| Dataset::open(split, &run.data, images, tokenizer.clone()).map(Arc::new);
+        let data = DataOptions {
+            classes: run.class_options(&model)?,
+            ..run.data.clone()
+        };
+        let open = |split| Dataset::open(split, &data, images, tokenizer.clone()).map(Arc::new);
         let train = open(Split::Train)?;
         say(format_args!("training data    {}", train.report()));
         let eval = match run.data.eval.is_empty() {
@@ -79,7 +88,8 @@ pub(super) fn model_config(run: &RunConfig, tokenizer: &Tokenizer) -> Result<Vlm
             let ModelChoice::Import(dir) = &run.model else {
                 return Err(anyhow::anyhow!("a model is either new or imported").into());
             };
-            let config = hub::read_config(dir)?;
+            let mut config = hub::read_config(dir)?;
+            config.head = run.head_config(&config.head)?;
             run.check_model(&config)?;
             Ok(config)
         }
@@ -167,13 +177,24 @@ pub(super) fn import(
 ) -> Result<Vlm, Failure> {
     let lora = adapters.map(|adapters| &adapters.config);
     let model = Vlm::init_with_lora(config, lora, seed, device, dtype)?;
-    let expected: Vec<(String, Vec<usize>)> = params::list_params(&model)
+    // A fresh classification head takes the place of the output projection, which the folder has.
+    let stored = hub::read_config(dir)?;
+    let is_fresh = |path: &str| is_adapter(path) || (path == SCORE && stored.head == Head::Lm);
+    let mut expected: Vec<(String, Vec<usize>)> = params::list_params(&model)
         .into_iter()
-        .filter(|info| !is_adapter(&info.path))
+        .filter(|info| !is_fresh(&info.path))
         .map(|info| (info.path, info.shape))
         .collect();
-    let tensors = hub::read_weights(dir, config, &expected, None)?;
-    let model = params::load_some_params(model, tensors, |path| !is_adapter(path))
+    let drops_projection = stored.head != config.head && !config.text.tie_word_embeddings;
+    if drops_projection {
+        expected.push((
+            LM_HEAD.to_owned(),
+            vec![config.text.vocab_size, config.text.hidden_size],
+        ));
+    }
+    let mut tensors = hub::read_weights(dir, &stored, &expected, None)?;
+    tensors.retain(|tensor| !(drops_projection && tensor.name == LM_HEAD));
+    let model = params::load_some_params(model, tensors, |path| !is_fresh(path))
         .map_err(|(_, error)| Failure::Input(error.to_string()))?;
     match adapters {
         Some(adapters) => adapters.load_into(model),

@@ -35,7 +35,8 @@ fn effective(run: &RunConfig) -> RawConfig {
     } = &mut raw;
 
     model.tokenizer.get_or_insert_with(|| run.data.tokenizer.clone());
-    if let (ModelChoice::New(NewModel { config, .. }), Some(language)) = (&run.model, &mut model.language) {
+    if let (ModelChoice::New(new), Some(language)) = (&run.model, &mut model.language) {
+        let NewModel { config, .. } = new.as_ref();
         language
             .num_key_value_heads
             .get_or_insert(config.text.num_key_value_heads);

@@ -24,8 +24,8 @@
 use std::fmt;
 
 use brazier_models::{
-    DecoderConfig, FeatureSelect, LoraConfig, ProjectorKind, VisionConfig, VisionLanguageConfig, VlmConfig,
-    lora::linears,
+    DecoderConfig, FeatureSelect, Head, LoraConfig, ProjectorKind, VisionConfig, VisionLanguageConfig,
+    VlmConfig, lora::linears,
 };
 
 use super::run::RunConfig;
@@ -71,11 +71,11 @@ pub fn num_parameters(model: &VlmConfig) -> ParameterCounts {
     ParameterCounts {
         vision,
         projector,
-        language: language_parameters(&model.text),
+        language: language_parameters(&model.text, &model.head),
     }
 }
 
-fn language_parameters(config: &DecoderConfig) -> u64 {
+fn language_parameters(config: &DecoderConfig, head: &Head) -> u64 {
     let &DecoderConfig {
         vocab_size,
         hidden_size,
@@ -94,8 +94,20 @@ fn language_parameters(config: &DecoderConfig) -> u64 {
     let attention = 2 * hidden_size * head_dim * (num_attention_heads + num_key_value_heads);
     let head_norms = if qk_norm { 2 * head_dim } else { 0 };
     let block = 2 * hidden_size + attention + head_norms + 3 * hidden_size * intermediate_size;
-    let tables = if tie_word_embeddings { 1 } else { 2 };
-    (tables * vocab_size * hidden_size + num_hidden_layers * block + hidden_size) as u64
+    let head_rows = match head {
+        Head::Lm if tie_word_embeddings => 0,
+        Head::Lm => vocab_size,
+        Head::Classification { labels } => labels.len(),
+    };
+    ((vocab_size + head_rows) * hidden_size + num_hidden_layers * block + hidden_size) as u64
+}
+
+/// Of a classification head, which is trained in full beside adapters.
+fn head_parameters(model: &VlmConfig) -> u64 {
+    match &model.head {
+        Head::Lm => 0,
+        Head::Classification { labels } => (labels.len() * model.text.hidden_size) as u64,
+    }
 }
 
 fn vision_parameters(config: &VisionConfig) -> u64 {
@@ -243,7 +255,7 @@ pub fn estimate_memory(
     // The parts whose weights, or else adapters, are trained.
     let moving = match lora {
         Some(_) => ParameterCounts {
-            language,
+            language: language + head_parameters(model),
             vision,
             ..counts
         },
@@ -260,7 +272,10 @@ pub fn estimate_memory(
         Precision::Bf16 => 12,
     };
     let tokens = (shape.rows * shape.length) as u64;
-    let logits = (shape.logit_rows * model.text.vocab_size) as u64;
+    let logits = match &model.head {
+        Head::Lm => shape.logit_rows * model.text.vocab_size,
+        Head::Classification { labels } => shape.rows * labels.len(),
+    } as u64;
     let side = model.vision.as_ref().map_or(0, |vision| vision.vision.image_size);
     let pixels = (shape.images * 3 * side * side) as u64;
     MemoryEstimate {
@@ -471,6 +486,7 @@ mod tests {
         VlmConfig {
             text: llama_7b(32064),
             vision: Some(vision),
+            head: Head::Lm,
         }
     }
 
@@ -502,7 +518,8 @@ mod tests {
         assert_eq!(
             num_parameters(&VlmConfig {
                 text: llama,
-                vision: None
+                vision: None,
+                head: Head::Lm
             })
             .total(),
             8_030_261_248
@@ -520,7 +537,8 @@ mod tests {
         assert_eq!(
             num_parameters(&VlmConfig {
                 text: qwen,
-                vision: None
+                vision: None,
+                head: Head::Lm
             })
             .total(),
             596_049_920

@@ -27,6 +27,8 @@ pub struct RunConfig {
     pub model: ModelChoice,
     /// Adapters that are trained in the place of the model's weights.
     pub lora: Option<LoraChoice>,
+    /// What the model is for.
+    pub head: HeadChoice,
     /// The data set that is drawn before training.
     pub synth: Option<SynthChoice>,
     /// Files, tokenizer, lengths, order and threads.
@@ -53,7 +55,23 @@ pub enum ModelChoice {
     /// A folder in Hugging Face's format.
     Import(PathBuf),
     /// A model with random weights.
-    New(NewModel),
+    New(Box<NewModel>),
+}
+
+/// What the model is for.
+#[derive(Debug, Clone, PartialEq)]
+pub enum HeadChoice {
+    /// What an imported model has; the next token for a new one.
+    Own,
+    /// The next token.
+    Lm,
+    /// Classes of rows.
+    Classification {
+        /// Their names, if the run says them.
+        labels: Option<Vec<String>>,
+        /// Factors of their losses.
+        class_weights: Option<Vec<f32>>,
+    },
 }
 
 /// Where adapters come from.

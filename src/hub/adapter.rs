@@ -36,7 +36,10 @@ const MAX_CONFIG_BYTES: u64 = 16 << 20;
 /// What PEFT puts before every path.
 const PREFIX: &str = "base_model.model.";
 /// Modules that may be stored in full, as they begin in our names and as PEFT names them.
-const SAVED_MODULES: [(&str, &str); 1] = [("multi_modal_projector.", "multi_modal_projector")];
+const SAVED_MODULES: [(&str, &str); 2] = [
+    ("multi_modal_projector.", "multi_modal_projector"),
+    ("language_model.score.", "score"),
+];
 
 /// Adapters, and what was trained in full beside them.
 #[derive(Debug, Clone, PartialEq)]

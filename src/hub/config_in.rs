@@ -7,7 +7,7 @@ mod vision;
 
 use std::path::Path;
 
-use brazier_models::{FeatureSelect, ProjectorKind, VisionLanguageConfig, VlmConfig};
+use brazier_models::{FeatureSelect, Head, ProjectorKind, VisionLanguageConfig, VlmConfig};
 use serde_json::{Map, Value, json};
 
 use self::{decoder::decoder, vision::vision};
@@ -66,10 +66,10 @@ pub(super) fn parse_config(map: &Map<String, Value>) -> std::result::Result<VlmC
             } else {
                 "Qwen3ForCausalLM"
             };
-            architecture(root, head);
             VlmConfig {
                 text: decoder(root),
                 vision: None,
+                head: output(root, head),
             }
         }
         other => {
@@ -87,6 +87,37 @@ pub(super) fn parse_config(map: &Map<String, Value>) -> std::result::Result<VlmC
         Ok(config)
     } else {
         Err(problems)
+    }
+}
+
+/// A decoder's head, by the class that the folder is for.
+fn output(root: Section, language_model: &str) -> Head {
+    let classifier = language_model.replace("ForCausalLM", "ForSequenceClassification");
+    if root.value("architectures") != Some(&json!([classifier])) {
+        architecture(root, language_model);
+        return Head::Lm;
+    }
+    root.only(
+        "problem_type",
+        &json!("single_label_classification"),
+        "a row has one class; regression and several labels for a row are not built in",
+    );
+    let Some(names) = root.child("id2label", "id2label.") else {
+        // transformers' default, and its names for classes without.
+        let count = root.size("num_labels").unwrap_or(2);
+        let labels = (0..count).map(|id| format!("LABEL_{id}")).collect();
+        return Head::Classification { labels };
+    };
+    let labels = (0..names.map.len()).map(|id| match names.text(&id.to_string()) {
+        Some(label) => label.to_owned(),
+        None => {
+            let reason = format!("expected a name for each class from 0 to {}", names.map.len() - 1);
+            names.refuse(&id.to_string(), &Value::Null, &reason);
+            String::new()
+        }
+    });
+    Head::Classification {
+        labels: labels.collect(),
     }
 }
 
@@ -161,6 +192,7 @@ fn vlm(root: Section, model_type: &str) -> VlmConfig {
     VlmConfig {
         text,
         vision: Some(vision),
+        head: Head::Lm,
     }
 }
 

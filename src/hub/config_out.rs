@@ -3,7 +3,7 @@
 mod decoder;
 mod vision;
 
-use brazier_models::{FeatureSelect, HostDtype, ProjectorKind, VisionLanguageConfig, VlmConfig};
+use brazier_models::{FeatureSelect, Head, HostDtype, ProjectorKind, VisionLanguageConfig, VlmConfig};
 use serde_json::{Map, Value, json};
 
 use self::{decoder::text_json, vision::vision_json};
@@ -29,8 +29,12 @@ impl Layout {
     /// Class that loads the folder.
     pub(super) fn architecture(self, config: &VlmConfig) -> &'static str {
         match self {
-            Layout::Decoder if config.text.qk_norm => "Qwen3ForCausalLM",
-            Layout::Decoder => "LlamaForCausalLM",
+            Layout::Decoder => match (config.text.qk_norm, &config.head) {
+                (true, Head::Lm) => "Qwen3ForCausalLM",
+                (false, Head::Lm) => "LlamaForCausalLM",
+                (true, Head::Classification { .. }) => "Qwen3ForSequenceClassification",
+                (false, Head::Classification { .. }) => "LlamaForSequenceClassification",
+            },
             Layout::Llava => "LlavaForConditionalGeneration",
             Layout::BrazierVlm => "BrazierVlm",
         }
@@ -49,6 +53,17 @@ pub(super) fn config_json(config: &VlmConfig, options: &ExportOptions) -> Result
         Some(vision) => vision_language_json(vision, text, config, layout),
     };
     root.insert("architectures".into(), json!([layout.architecture(config)]));
+    if let Head::Classification { labels } = &config.head {
+        let ids = labels.iter().enumerate();
+        let names: Map<String, Value> = ids
+            .clone()
+            .map(|(id, label)| (id.to_string(), json!(label)))
+            .collect();
+        let back: Map<String, Value> = ids.map(|(id, label)| (label.clone(), json!(id))).collect();
+        root.insert("id2label".into(), Value::Object(names));
+        root.insert("label2id".into(), Value::Object(back));
+        root.insert("problem_type".into(), "single_label_classification".into());
+    }
     root.insert("dtype".into(), dtype_name(options.dtype).into());
     // The name of the same key before transformers 4.56.
     root.insert("torch_dtype".into(), dtype_name(options.dtype).into());

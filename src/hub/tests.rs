@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use brazier_models::{
-    DecoderConfig, FeatureSelect, HostDtype, HostTensor, ProjectorKind, VisionActivation, VisionConfig,
+    DecoderConfig, FeatureSelect, Head, HostDtype, HostTensor, ProjectorKind, VisionActivation, VisionConfig,
     VisionLanguageConfig, VlmConfig,
 };
 use serde_json::{Map, Value, json};
@@ -51,6 +51,7 @@ pub(super) fn vlm(projector: ProjectorKind) -> VlmConfig {
     VlmConfig {
         text: decoder(true, true),
         vision: Some(vision),
+        head: Head::Lm,
     }
 }
 
@@ -58,6 +59,7 @@ pub(super) fn lm(qk_norm: bool, tied: bool) -> VlmConfig {
     VlmConfig {
         text: decoder(qk_norm, tied),
         vision: None,
+        head: Head::Lm,
     }
 }
 

@@ -2,7 +2,7 @@
 
 use std::time::Instant;
 
-use brazier_models::{HostBatch, Vlm, VlmInputs, ops};
+use brazier_models::{HostBatch, HostClasses, Vlm, VlmInputs, ops};
 use burn::{
     module::Module,
     tensor::{DType, Device, Tensor},
@@ -32,7 +32,7 @@ pub struct StepReport {
     pub lr: f64,
     /// Tokens without padding.
     pub tokens: u64,
-    /// Tokens that were trained on.
+    /// Tokens, or classified rows, that were trained on.
     pub labelled_tokens: u64,
     /// Rows.
     pub samples: u64,
@@ -134,8 +134,10 @@ impl Learner {
         }
         let (losses, gradients) = self.accumulate(batches)?;
         let (losses, grad_norm) = read_norms(losses, &gradients);
-        let loss = losses.iter().sum::<f64>() / labelled_tokens as f64;
-        let grad_norm = grad_norm / labelled_tokens as f64;
+        // As many as there are labelled tokens, unless classes have weights.
+        let loss_weight: f64 = batches.iter().map(Batch::loss_weight).sum();
+        let loss = losses.iter().sum::<f64>() / loss_weight;
+        let grad_norm = grad_norm / loss_weight;
         if !(loss.is_finite() && grad_norm.is_finite()) {
             return Err(self.not_finite(batches, &losses, loss, grad_norm));
         }
@@ -145,7 +147,7 @@ impl Learner {
         };
         let forward_backward_seconds = started.elapsed().as_secs_f64();
         let factor = lr_factor(&self.config.schedule, step);
-        self.update(gradients, factor, clip / labelled_tokens as f64);
+        self.update(gradients, factor, clip / loss_weight);
         Ok(StepReport {
             loss: loss as f32,
             grad_norm: grad_norm as f32,
@@ -273,6 +275,11 @@ fn to_host_batch(batch: &Batch) -> HostBatch<'_> {
         labels: &batch.labels,
         pixels,
         num_images,
+        classes: batch.classes.as_ref().map(|classes| HostClasses {
+            classes: &classes.ids,
+            lengths: &classes.lengths,
+            weights: &classes.weights,
+        }),
     }
 }
 

@@ -57,9 +57,12 @@ impl Part {
     }
 }
 
+/// A head for classes is new with its task: it is never at rest while the rest of the language model learns.
+const CLASSIFICATION_HEAD: &str = "language_model.score.weight";
+
 /// What is trained where adapters are: they themselves, and in full what is too small to need them.
 pub fn moves_beside_adapters(path: &str) -> bool {
-    is_adapter(path) || Part::of(path) == Part::Projector
+    is_adapter(path) || Part::of(path) == Part::Projector || path == CLASSIFICATION_HEAD
 }
 
 /// A parameter that moves.

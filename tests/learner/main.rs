@@ -58,6 +58,7 @@ fn example(line: usize, num_images: usize, prompt: usize, answer: usize) -> Exam
         input_ids,
         labels,
         images: (0..num_images).map(image).collect(),
+        class: None,
     }
 }
 

@@ -6,7 +6,7 @@ use std::{
 };
 
 use brazier_models::{
-    DecoderConfig, FeatureSelect, HostBatch, HostDtype, HostTensor, LoraConfig, ProjectorKind,
+    DecoderConfig, FeatureSelect, Head, HostBatch, HostDtype, HostTensor, LoraConfig, ProjectorKind,
     VisionActivation, VisionConfig, VisionLanguageConfig, Vlm, VlmConfig, params::load_params,
 };
 use burn::tensor::{DType, Device, Tensor, TensorData};
@@ -155,6 +155,7 @@ impl Fixture {
                 vision_feature_select: FeatureSelect::Default,
                 image_token_id: self.about["image_token_id"].as_u64().unwrap() as u32,
             }),
+            head: Head::Lm,
         }
     }
 }
@@ -244,6 +245,7 @@ impl Rows {
             labels: &self.labels,
             pixels: &self.pixels,
             num_images: self.num_images,
+            classes: None,
         }
     }
 }

@@ -50,6 +50,7 @@ fn variants(fixture: &Fixture, device: &Device) -> Vec<(String, Vlm)> {
     let config = VlmConfig {
         text: fixture.decoder_config(),
         vision: None,
+        head: brazier_models::Head::Lm,
     };
     let variants = fixture.about["variants"].as_object().unwrap().iter();
     variants
@@ -160,6 +161,7 @@ fn recorded_batch(fixture: &Fixture) -> Batch {
         input_ids: rows.input_ids,
         labels: rows.labels,
         images: None,
+        classes: None,
         samples: (1..=rows.rows).map(sample).collect(),
     }
 }

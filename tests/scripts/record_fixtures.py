@@ -20,6 +20,7 @@ from pathlib import Path
 import safetensors.torch
 import torch
 
+from fixtures_classification import record_classification
 from fixtures_forward import record_decoders, record_projector, record_vision, record_vlm
 from fixtures_lora import record_lora
 from fixtures_training import record_adamw, record_schedules, record_training
@@ -30,6 +31,7 @@ RECORDERS: dict[str, Callable[[Path], None]] = {
     "projector": record_projector,
     "vlm": record_vlm,
     "lora": record_lora,
+    "classification": record_classification,
     "adamw": record_adamw,
     "schedules": record_schedules,
     "training": record_training,

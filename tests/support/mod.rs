@@ -11,7 +11,7 @@ use brazier::{
     },
 };
 use brazier_models::{
-    DecoderConfig, FeatureSelect, HostTensor, ProjectorKind, VisionActivation, VisionConfig,
+    DecoderConfig, FeatureSelect, Head, HostTensor, ProjectorKind, VisionActivation, VisionConfig,
     VisionLanguageConfig, Vlm, VlmConfig, params::read_params,
 };
 use burn::tensor::{DType, Device};
@@ -112,6 +112,7 @@ pub(crate) fn tiny_vlm() -> VlmConfig {
             vision_feature_select: FeatureSelect::Default,
             image_token_id: IMAGE,
         }),
+        head: Head::Lm,
     }
 }
 

@@ -56,6 +56,7 @@ pub fn resolve(loaded: &Loaded, world: World) -> Result<RunConfig, Vec<ConfigErr
     let run = RunConfig {
         device: device_choice(&device, &mut errors),
         seed,
+        head: model::head(model.head.clone(), &mut errors),
         lora: model::lora(&model, train.mode, &mut errors),
         model: model::resolve(model, &mut errors),
         synth,

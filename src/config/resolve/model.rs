@@ -3,17 +3,17 @@
 use std::path::Path;
 
 use brazier_models::{
-    DecoderConfig, FeatureSelect, LoraConfig, LoraParts, LoraTargets, ProjectorKind, VisionActivation,
+    DecoderConfig, FeatureSelect, Head, LoraConfig, LoraParts, LoraTargets, ProjectorKind, VisionActivation,
     VisionConfig, VisionLanguageConfig, VlmConfig,
 };
 
 use super::super::{
     defaults,
     raw::{
-        RawFeatureSelect, RawLanguage, RawLora, RawLoraParts, RawMode, RawModel, RawProjector, RawVision,
-        RawVisionActivation,
+        RawFeatureSelect, RawHead, RawLanguage, RawLora, RawLoraParts, RawMode, RawModel, RawProjector,
+        RawVision, RawVisionActivation,
     },
-    run::{LoraChoice, ModelChoice, NewModel},
+    run::{HeadChoice, LoraChoice, ModelChoice, NewModel},
     written::Errors,
 };
 use crate::fs;
@@ -42,6 +42,7 @@ pub(super) fn resolve(raw: RawModel, errors: &mut Errors) -> ModelChoice {
         vision_feature_layer,
         vision_feature_select,
         lora: _, // resolved by itself
+        head: _, // the same
     } = raw;
     if let Some(folder) = from {
         for key in OF_NEW_MODELS {
@@ -76,10 +77,40 @@ pub(super) fn resolve(raw: RawModel, errors: &mut Errors) -> ModelChoice {
         },
         image_token_id: 0,
     });
-    ModelChoice::New(NewModel {
-        config: VlmConfig { text, vision },
+    ModelChoice::New(Box::new(NewModel {
+        config: VlmConfig {
+            text,
+            vision,
+            head: Head::Lm,
+        },
         vocab_size,
-    })
+    }))
+}
+
+/// `model.head`.
+pub(super) fn head(raw: Option<RawHead>, errors: &mut Errors) -> HeadChoice {
+    let (labels, num_labels, class_weights) = match raw {
+        None => return HeadChoice::Own,
+        Some(RawHead::Lm {}) => return HeadChoice::Lm,
+        Some(RawHead::Classification {
+            labels,
+            num_labels,
+            class_weights,
+        }) => (labels, num_labels, class_weights),
+    };
+    errors.exclusive("model.head.labels", "model.head.num_labels");
+    let is_weight = |weight: &f32| weight.is_finite() && *weight > 0.0;
+    if class_weights
+        .as_ref()
+        .is_some_and(|weights| !weights.iter().all(is_weight))
+    {
+        errors.refuse("model.head.class_weights", "each must be above 0", None);
+    }
+    HeadChoice::Classification {
+        // transformers' names for classes that have none.
+        labels: labels.or(num_labels.map(|count| (0..count).map(|id| format!("LABEL_{id}")).collect())),
+        class_weights,
+    }
 }
 
 /// `model.lora`, which meets `train.mode`.

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use brazier_models::{LoraConfig, VlmConfig, lora::linears};
+use brazier_models::{Head, LoraConfig, VlmConfig, lora::linears};
 use serde_json::{Map, Value, json};
 
 use super::{Adapter, SAVED_MODULES, transformers_path};
@@ -125,7 +125,10 @@ pub(super) fn config_json(model: &VlmConfig, adapter: &Adapter, saved: &BTreeSet
     } = adapter.config;
     json!({
         "peft_type": "LORA",
-        "task_type": "CAUSAL_LM",
+        "task_type": match model.head {
+            Head::Lm => "CAUSAL_LM",
+            Head::Classification { .. } => "SEQ_CLS",
+        },
         "base_model_name_or_path": adapter.base,
         "revision": null,
         "inference_mode": true,
