@@ -7,7 +7,7 @@ use std::{
     time::Instant,
 };
 
-use brazier_models::Vlm;
+use brazier_models::{Head, Vlm};
 use burn::tensor::Device;
 use clap::Args;
 use sha2::{Digest, Sha256};
@@ -248,6 +248,7 @@ fn conclude(
             .map(to_sample)
             .collect::<Result<_, _>>()?;
         track::write_samples(&run.output, &samples)?;
+        write_predictions(run, session, evaluation)?;
         print_answers(&spread(SHOWN_ANSWERS));
         for (name, value) in &evaluation.metrics {
             say(format_args!("{name:<32} {value:.4}"));
@@ -287,10 +288,10 @@ fn conclude(
             })
         });
         let example = image.unwrap_or_else(|| " --prompt '…'".to_owned());
-        say(format_args!(
-            "\nnext:\n  brazier generate --model {}{example}",
-            show(&dir)
-        ));
+        say("\nnext:");
+        if session.model.head == Head::Lm {
+            say(format_args!("  brazier generate --model {}{example}", show(&dir)));
+        }
     }
     say(format_args!(
         "  brazier train{} --set train.…    the same run with other settings: choose another --output",
@@ -307,6 +308,26 @@ fn print_adapter(base: &Path, dir: &Path) {
         "\nnext:\n  brazier generate --model {base} --adapter {dir} --prompt '…'\n  \
          brazier model merge --base {base} --adapter {dir} --output merged"
     ));
+}
+
+/// `predictions.jsonl`: what a classification head says of each held-out row.
+fn write_predictions(run: &RunConfig, session: &Session, evaluation: &Evaluation) -> Result<(), Failure> {
+    let Head::Classification { labels } = &session.model.head else {
+        return Ok(());
+    };
+    let lines = evaluation.predictions.iter().map(|row| {
+        let line = serde_json::json!({
+            "file": row.sample.file.display().to_string(),
+            "line": row.sample.line,
+            "label": labels[row.class],
+            "predicted": labels[row.predicted()],
+            "probabilities": row.probabilities,
+        });
+        format!("{line}\n")
+    });
+    let text: String = lines.collect();
+    fs::write_atomic(&run.output.join("predictions.jsonl"), text.as_bytes())?;
+    Ok(())
 }
 
 fn to_sample(answer: &Answer) -> Result<Sample, Failure> {

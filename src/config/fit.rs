@@ -192,15 +192,15 @@ impl RunConfig {
             (Some(LoraChoice::Import(_)), None) => return Ok(None),
         };
         let mut errors = Errors::new(&self.written);
-        if let Err(error) = lora.validate(model) {
-            errors.refuse_model(&error);
-        } else if lora.parts.has_vision() && !trains_vision {
+        if lora.parts.has_vision() && !trains_vision {
             errors.refuse_value(
                 "model.lora.parts",
                 "vision",
                 "train.mode leaves the vision tower as it is",
                 Some("write language, or train.mode: full"),
             );
+        } else if let Err(error) = lora.validate(model) {
+            errors.refuse_model(&error);
         }
         match errors.list.is_empty() {
             true => Ok(Some(lora)),

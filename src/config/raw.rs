@@ -105,7 +105,7 @@ pub(super) struct RawLora {
     /// Folder of adapters in PEFT's format to go on from; it says everything that the other keys say.
     #[schemars(example = "runs/first/export")]
     pub from: Option<PathBuf>,
-    /// Rank.
+    /// Rank of the adapters.
     #[schemars(range(min = 1), extend("default" = defaults::LORA_R), example = 32)]
     pub r: Option<usize>,
     /// The update is scaled by `alpha / r`.

@@ -98,6 +98,59 @@ pub fn parse_classified(line: &[u8], options: &ClassOptions) -> Result<Classifie
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::data::{Dataset, TooLong, dataset::fixtures::Folder};
+
+    #[test]
+    fn rows_become_tokens_and_a_class() {
+        let lines = "{\"text\": \"ab<|im_end|>\", \"label\": \"large\"}\n\n{\"input_ids\": [5, 6, 7, 8], \"label\": 0}\n";
+        let mut folder = Folder::new(lines, 0);
+        folder.options.classes = Some(ClassOptions {
+            labels: vec!["small".into(), "large".into()],
+            weights: Some(vec![0.5, 2.0]),
+        });
+        let dataset = folder.open().unwrap();
+        let text = dataset.example(0).unwrap();
+        // A document's special tokens are tokens.
+        let ids: Vec<u32> = text.input_ids.iter().map(|&id| id as u32).collect();
+        assert_eq!(
+            folder.tokenizer.decode_with_special(&ids).unwrap(),
+            "ab<|im_end|>"
+        );
+        assert!(
+            text.labels
+                .iter()
+                .all(|&label| label == crate::data::IGNORE_LABEL)
+        );
+        let class = text.class.unwrap();
+        assert_eq!((class.id, class.weight), (1, 2.0));
+        let tokens = dataset.example(1).unwrap();
+        assert_eq!(tokens.input_ids, [5, 6, 7, 8]);
+        let batch = crate::data::collate(&[text, tokens], 0);
+        let classes = batch.classes.as_ref().unwrap();
+        assert_eq!(
+            (classes.ids.as_slice(), classes.weights.as_slice()),
+            ([1, 0].as_slice(), [2.0, 0.5].as_slice())
+        );
+        assert_eq!(classes.lengths, [dataset.num_tokens(0), 4]);
+        assert_eq!((batch.num_labelled, batch.loss_weight()), (2, 2.5));
+        assert_eq!(dataset.report().labelled_tokens, 2);
+
+        let open = |too_long: TooLong, limit: usize| -> Result<Dataset, _> {
+            let mut options = folder.options.clone();
+            (options.too_long, options.sequence_length) = (too_long, limit);
+            Dataset::open(
+                crate::data::Split::Train,
+                &options,
+                None,
+                folder.tokenizer.clone(),
+            )
+        };
+        let cut = open(TooLong::Truncate, 2).unwrap();
+        assert_eq!(cut.example(1).unwrap().input_ids, [5, 6]);
+        assert_eq!(open(TooLong::Drop, 3).unwrap().report().dropped, 1);
+        let refused = open(TooLong::Error, 3).err().unwrap().to_string();
+        assert!(refused.contains("rows.jsonl:3: 4 tokens, more than"), "{refused}");
+    }
 
     fn parse(line: &str) -> Result<ClassifiedRow, String> {
         let options = ClassOptions {

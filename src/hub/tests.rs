@@ -204,6 +204,98 @@ pub(super) fn export_to(dir: &Path, config: &VlmConfig, dtype: HostDtype, max_sh
     export(dir, config, weights(config), &tokenizer, &options).unwrap();
 }
 
+/// With both families, and read back with its classes.
+#[test]
+fn a_classification_head_has_transformers_layout() {
+    for qk_norm in [false, true] {
+        let root = tempfile::tempdir().unwrap();
+        let dir = root.path().join("export");
+        let config = VlmConfig {
+            head: Head::Classification {
+                labels: vec!["no".into(), "maybe".into(), "yes".into()],
+            },
+            ..lm(qk_norm, false)
+        };
+        let mut tensors = weights(&lm(qk_norm, true));
+        tensors.push(HostTensor {
+            name: "language_model.score.weight".into(),
+            shape: vec![3, 8],
+            dtype: HostDtype::F32,
+            bytes: [0.5f32.to_le_bytes(); 24].concat(),
+        });
+        let options = options(HostDtype::F32);
+        export(&dir, &config, tensors.clone(), &tokenizer(root.path()), &options).unwrap();
+        assert_eq!(read_config(&dir).unwrap(), config);
+        let json = read_json(&dir.join("config.json"));
+        let family = if qk_norm { "Qwen3" } else { "Llama" };
+        assert_eq!(
+            json["architectures"],
+            json!([format!("{family}ForSequenceClassification")])
+        );
+        assert_eq!(json["id2label"], json!({"0": "no", "1": "maybe", "2": "yes"}));
+        assert_eq!(json["label2id"], json!({"no": 0, "maybe": 1, "yes": 2}));
+        let expected: Vec<_> = tensors
+            .iter()
+            .map(|tensor| (tensor.name.clone(), tensor.shape.clone()))
+            .collect();
+        assert_eq!(read_weights(&dir, &config, &expected, None).unwrap(), tensors);
+        let bytes = fs::read(&dir.join("model.safetensors")).unwrap();
+        assert!(
+            safetensors::SafeTensors::deserialize(&bytes)
+                .unwrap()
+                .names()
+                .contains(&"score.weight")
+        );
+    }
+}
+
+#[test]
+fn other_problems_than_one_class_a_row_are_refused() {
+    let check = |change: Value, expected: &str| {
+        let mut map = Map::from_iter([
+            ("model_type".to_owned(), json!("llama")),
+            (
+                "architectures".to_owned(),
+                json!(["LlamaForSequenceClassification"]),
+            ),
+        ]);
+        map.extend(change.as_object().unwrap().clone());
+        let problems = super::config_in::parse_config(&map).unwrap_err();
+        assert!(problems.join("\n").contains(expected), "{problems:?}");
+    };
+    check(
+        json!({"problem_type": "multi_label_classification"}),
+        "problem_type = \"multi_label_classification\"",
+    );
+    check(
+        json!({"problem_type": "regression", "num_labels": 1}),
+        "problem_type = \"regression\"",
+    );
+    check(
+        json!({"id2label": {"0": "x"}}),
+        "head.num_labels = 1: a classification needs two classes",
+    );
+    check(
+        json!({"id2label": {"0": "x", "2": "y"}}),
+        "id2label.1 = null: expected a name for each class",
+    );
+    check(json!({"model_type": "qwen3"}), "only Qwen3ForCausalLM is read");
+    let two = Map::from_iter([
+        ("model_type".to_owned(), json!("llama")),
+        (
+            "architectures".to_owned(),
+            json!(["LlamaForSequenceClassification"]),
+        ),
+    ]);
+    let head = super::config_in::parse_config(&two).unwrap().head;
+    assert_eq!(
+        head,
+        Head::Classification {
+            labels: vec!["LABEL_0".into(), "LABEL_1".into()]
+        }
+    );
+}
+
 fn tokenizer(dir: &Path) -> std::path::PathBuf {
     let source = dir.join("tokenizer");
     fs::create_dir_all(&source).unwrap();

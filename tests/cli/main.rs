@@ -9,6 +9,7 @@
 )]
 
 mod bad_input;
+mod classification;
 mod commands;
 mod disk;
 mod interruption;

@@ -7,6 +7,7 @@
     reason = "a test stops at the first surprise"
 )]
 
+mod classification;
 mod errors;
 mod groups;
 mod lora;

@@ -9,6 +9,7 @@
 )]
 
 mod cache;
+mod classification;
 mod differences;
 mod fixture;
 mod inputs;

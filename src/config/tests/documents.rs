@@ -103,6 +103,11 @@ fn compare_defaults(
 #[test]
 fn documented_defaults_are_the_ones_in_effect() {
     let mut seen = BTreeMap::new();
+    let folder = tempfile::tempdir().unwrap();
+    for name in ["config.json", "tokenizer.json"] {
+        fs::write_atomic(&folder.path().join(name), b"{}").unwrap();
+    }
+    let adapters = format!("model={{from: {}, lora: {{}}}}", folder.path().display());
     for (sets, given) in [
         (&[][..], &[][..]),
         (&["eval.exact_match=true"], &["eval.exact_match"]),
@@ -110,6 +115,7 @@ fn documented_defaults_are_the_ones_in_effect() {
         (&["train.schedule={name: linear}"], &[]),
         (&["train.schedule={name: wsd, decay_steps: 5}"], &[]),
         (&["train.schedule={name: inverse_sqrt}"], &[]),
+        (&[adapters.as_str(), "data.synth.image_size=32"], &[]),
     ] {
         let yaml = resolve_base(sets).unwrap().to_yaml().unwrap();
         let tree = yaml::parse(&"effective.yaml".into(), &yaml, &no_env).unwrap();

@@ -104,8 +104,8 @@ fn adapters_are_written_as_peft_does_and_read_back() {
             lora(&["layers.1.self_attn.q_proj"], LoraParts::Both),
             false,
             json!([
-                "model.vision_tower.encoder.layers.1.self_attn.q_proj",
-                "model.language_model.layers.1.self_attn.q_proj"
+                "model.language_model.layers.1.self_attn.q_proj",
+                "model.vision_tower.encoder.layers.1.self_attn.q_proj"
             ]),
         ),
     ];
