@@ -265,7 +265,7 @@ fn conclude(
         let dir = run.output.join("export");
         if let (Some(_), ModelChoice::Import(base)) = (learner.model().lora(), &run.model) {
             model::export_adapter(learner, base, &dir)?;
-            print_adapter(base, &dir);
+            print_adapter(base, &dir, &session.model.head);
             return Ok(());
         }
         let summary = model::export_model(learner.model(), &session.tokenizer, &dir)?;
@@ -301,9 +301,13 @@ fn conclude(
 }
 
 /// What can be done with adapters.
-fn print_adapter(base: &Path, dir: &Path) {
+fn print_adapter(base: &Path, dir: &Path, head: &Head) {
     let (base, dir) = (show(base), show(dir));
     say(format_args!("  exported adapters {dir} (PEFT loads them)"));
+    // The base model has no head for classes into which that of the adapters could be put.
+    if *head != Head::Lm {
+        return;
+    }
     say(format_args!(
         "\nnext:\n  brazier generate --model {base} --adapter {dir} --prompt '…'\n  \
          brazier model merge --base {base} --adapter {dir} --output merged"

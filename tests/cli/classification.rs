@@ -21,12 +21,12 @@ data:
   sequence_length: 16
 train:
   mode: lm_only
-  steps: 60
+  steps: 200
   micro_batch_size: 8
   optimizer:
     lr: 0.02
 eval:
-  every: {steps: 30}
+  every: {steps: 100}
   batch_size: 3
   best: {metric: eval_auroc}
 track:
