@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """The rival: a plain PyTorch loop that trains the model of a Brazier configuration on the same data.
 
-    python3 benches/pytorch/train.py --config configs/demo.yaml --steps 100 --threads 2
+    python3 benches/compare/train.py --config configs/demo.yaml --steps 100 --threads 2
 
 Prints one JSON object per step, with the names of Brazier's metrics.jsonl, and a summary. benches/README.md says how
 the two are compared. Needs torch, transformers, tokenizers, pillow, numpy and pyyaml.

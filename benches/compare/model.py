@@ -6,6 +6,8 @@ from typing import Any
 
 import torch
 from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
     CLIPVisionConfig,
     LlamaConfig,
     LlamaForCausalLM,
@@ -23,6 +25,14 @@ PARTS = {"projector": "multi_modal_projector", "vision": "vision_tower", "langua
 
 def image_tokens(model: dict[str, Any]) -> tuple[int, int]:
     """Side of an image in pixels and tokens of one image; 0 and 0 for a model without eyes."""
+    if model.get("from"):
+        config = AutoConfig.from_pretrained(model["from"])
+        if config.model_type != "llava":
+            return 0, 0
+        vision = config.vision_config
+        patches = (vision.image_size // vision.patch_size) ** 2
+        has_class = vision.model_type == "clip_vision_model"
+        return vision.image_size, patches + (has_class and config.vision_feature_select_strategy == "full")
     vision = model.get("vision")
     if not vision:
         return 0, 0
@@ -89,9 +99,9 @@ def make_projector(projector: dict[str, Any], width: int, text_width: int, std: 
 def build_model(model: dict[str, Any], vocabulary: Vocabulary, attention: str) -> PreTrainedModel:
     """Fresh weights, f32. The same dimensions as Brazier builds from this section of the configuration."""
     if model.get("from"):
-        return LlavaForConditionalGeneration.from_pretrained(
-            model["from"], dtype=torch.float32, attn_implementation=attention
-        )
+        has_vision = AutoConfig.from_pretrained(model["from"]).model_type == "llava"
+        kind = LlavaForConditionalGeneration if has_vision else AutoModelForCausalLM
+        return kind.from_pretrained(model["from"], dtype=torch.float32, attn_implementation=attention)
     text = text_config(model["language"], vocabulary.size)
     if not model.get("vision"):
         kind = Qwen3ForCausalLM if isinstance(text, Qwen3Config) else LlamaForCausalLM
