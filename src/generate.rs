@@ -127,6 +127,7 @@ fn upload(
         input_ids: &input_ids,
         pixels: &pixels,
         num_images: images.len(),
+        classes: None,
     };
     VlmInputs::new(&batch, model.config(), device, dtype)
 }

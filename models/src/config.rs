@@ -20,7 +20,7 @@ pub struct ModelConfigError {
     pub reason: String,
 }
 
-fn refuse(key: &str, value: impl ToString, reason: impl Into<String>) -> ModelConfigError {
+pub(crate) fn refuse(key: &str, value: impl ToString, reason: impl Into<String>) -> ModelConfigError {
     ModelConfigError {
         key: key.into(),
         value: value.to_string(),
@@ -439,6 +439,18 @@ impl VisionLanguageConfig {
     }
 }
 
+/// What the decoder's last hidden states are for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Head {
+    /// The next token, at every position.
+    Lm,
+    /// One of several classes, at a row's last token: Hugging Face's `*ForSequenceClassification`.
+    Classification {
+        /// Names of the classes, in the order of their ids; at least two.
+        labels: Vec<String>,
+    },
+}
+
 /// A language model, with eyes if `vision` is there.
 #[derive(Debug, Clone, PartialEq)]
 pub struct VlmConfig {
@@ -446,15 +458,39 @@ pub struct VlmConfig {
     pub text: DecoderConfig,
     /// Vision tower and projector; `None` for a plain language model.
     pub vision: Option<VisionLanguageConfig>,
+    /// The output.
+    pub head: Head,
 }
 
 impl VlmConfig {
     /// Checks every part and how they fit; [`crate::Vlm::init`] relies on it.
     pub fn validate(&self) -> Result<(), ModelConfigError> {
         self.text.validate()?;
+        if let Head::Classification { labels } = &self.head {
+            validate_labels(labels)?;
+            if self.vision.is_some() {
+                let reason = "Hugging Face has no layout for a classification head on a model that sees";
+                return Err(refuse("head", "classification", reason));
+            }
+        }
         match &self.vision {
             Some(vision) => vision.validate(self.text.vocab_size),
             None => Ok(()),
         }
+    }
+}
+
+fn validate_labels(labels: &[String]) -> Result<(), ModelConfigError> {
+    if labels.len() < 2 {
+        let reason = "a classification needs two classes or more; regression is not built in";
+        return Err(refuse("head.num_labels", labels.len(), reason));
+    }
+    let twice = labels
+        .iter()
+        .enumerate()
+        .find(|(at, label)| labels[..*at].contains(label));
+    match twice {
+        Some((_, label)) => Err(refuse("head.labels", label, "two classes have this name")),
+        None => Ok(()),
     }
 }

@@ -6,12 +6,12 @@
 
 use burn::{
     module::{Module, Param},
-    tensor::{Int, Tensor},
+    tensor::{Int, Tensor, TensorData, activation::log_softmax},
 };
 
 use crate::{
     cache::{Past, attend_seen},
-    config::{AttentionBias, DecoderConfig, LanguageModelType, MlpKind},
+    config::{AttentionBias, DecoderConfig, Head, LanguageModelType, MlpKind},
     init::Init,
     layers::{Embedding, Linear, RmsNorm},
     ops::{self, AttentionMask, RopeTable},
@@ -239,14 +239,20 @@ pub struct Decoder {
 pub struct CausalLm {
     /// The decoder.
     pub model: Decoder,
-    /// `None` where the token table is the output projection.
+    /// `None` where the token table is the output projection, or a classification head is in its place.
     pub lm_head: Option<Linear>,
+    /// The classification head, `[labels, d]`.
+    score: Option<Linear>,
 }
 
 impl CausalLm {
     /// Fresh weights; the configuration must have been validated.
-    pub fn init(config: &DecoderConfig, init: &Init) -> Self {
+    pub fn init(config: &DecoderConfig, head: &Head, init: &Init) -> Self {
         let init = init.with_std(config.initializer_range);
+        let (untied, num_labels) = match head {
+            Head::Lm => (!config.tie_word_embeddings, None),
+            Head::Classification { labels } => (false, Some(labels.len())),
+        };
         let model_init = init.at("model");
         let layer_init = model_init.at("layers");
         let (v, d) = (config.vocab_size, config.hidden_size);
@@ -258,13 +264,14 @@ impl CausalLm {
                     .collect(),
                 norm: RmsNorm::init(&model_init, d, config.rms_norm_eps),
             },
-            lm_head: (!config.tie_word_embeddings).then(|| Linear::init(&init.at("lm_head"), d, v)),
+            lm_head: untied.then(|| Linear::init(&init.at("lm_head"), d, v)),
+            score: num_labels.map(|labels| Linear::init(&init.at("score"), d, labels)),
         }
     }
 
-    /// The output projection, `[v, d]`.
+    /// The output projection, `[v, d]`; of a classification head `[labels, d]`.
     pub fn head_weight(&self) -> Tensor<2> {
-        match &self.lm_head {
+        match self.lm_head.as_ref().or(self.score.as_ref()) {
             Some(head) => head.weight.val(),
             None => self.model.embed_tokens.weight.val(),
         }
@@ -282,6 +289,25 @@ impl CausalLm {
             self.head_weight(),
             targets_n,
         )
+    }
+
+    /// Sum of the cross-entropies of classes at chosen rows, each times its weight, f32.
+    ///
+    /// # Shapes
+    /// `x_btd` out of the last block; `rows_n` index `b*t`; `classes_n` class ids; `weights` n numbers → `[1]`.
+    pub fn class_loss_sum(
+        &self,
+        x_btd: Tensor<3>,
+        rows_n: Tensor<1, Int>,
+        classes_n: Tensor<1, Int>,
+        weights: &[f32],
+    ) -> Tensor<1> {
+        let [b, t, d] = x_btd.dims();
+        let n = weights.len();
+        let logits_nv = self.logits(ops::take_rows(x_btd.reshape([b * t, d]), rows_n));
+        let weights_n = Tensor::<1>::from_data(TensorData::new(weights.to_vec(), [n]), &logits_nv.device());
+        let losses_n1 = log_softmax(logits_nv, 1).gather(1, classes_n.reshape([n, 1]));
+        (losses_n1.reshape([n]) * weights_n).sum().neg()
     }
 
     /// Logits of chosen rows in f32. For generation and tests; training uses [`CausalLm::loss_sum`].

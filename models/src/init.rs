@@ -12,6 +12,8 @@ use rand_chacha::{
     rand_core::{RngCore, SeedableRng},
 };
 
+use crate::lora::LoraConfig;
+
 /// Where in the model a parameter is made, and how.
 #[derive(Debug, Clone)]
 pub struct Init<'a> {
@@ -20,6 +22,7 @@ pub struct Init<'a> {
     device: &'a Device,
     dtype: DType,
     std: f64,
+    lora: Option<&'a LoraConfig>,
     moment: Moment,
 }
 
@@ -41,6 +44,7 @@ impl<'a> Init<'a> {
             device,
             dtype,
             std: 0.02,
+            lora: None,
             moment: Moment::Now,
         }
     }
@@ -51,6 +55,21 @@ impl<'a> Init<'a> {
             moment: Moment::FirstUse,
             ..self.clone()
         }
+    }
+
+    /// The same, and linear layers that the configuration names get adapters.
+    pub(crate) fn with_lora(&self, lora: Option<&'a LoraConfig>) -> Self {
+        Self { lora, ..self.clone() }
+    }
+
+    /// The adapters that the layer at this place is to have.
+    pub(crate) fn lora(&self) -> Option<&'a LoraConfig> {
+        self.lora.filter(|lora| lora.targets(&self.path))
+    }
+
+    /// Where this is.
+    pub(crate) fn path(&self) -> &str {
+        &self.path
     }
 
     /// The same, one name further down the path.
@@ -73,6 +92,21 @@ impl<'a> Init<'a> {
         let seed = self.seed ^ hash_path(&self.at(name).path);
         let std = self.std;
         self.param(shape, move |count| draw(seed, std, count))
+    }
+
+    /// A parameter drawn uniformly from `-bound..bound`.
+    pub(crate) fn uniform<const D: usize>(
+        &self,
+        name: &str,
+        shape: [usize; D],
+        bound: f64,
+    ) -> Param<Tensor<D>> {
+        let seed = self.seed ^ hash_path(&self.at(name).path);
+        self.param(shape, move |count| {
+            let mut rng = ChaCha8Rng::seed_from_u64(seed);
+            let draw = |_| (bound * (2.0 * unit(rng.next_u64()) - 1.0)) as f32;
+            (0..count).map(draw).collect()
+        })
     }
 
     /// A parameter filled with one value.
@@ -129,14 +163,18 @@ fn draw(seed: u64, std: f64, count: usize) -> Vec<f32> {
 
 /// Two independent standard normal numbers (Box and Muller, 1958).
 fn box_muller(rng: &mut ChaCha8Rng) -> (f64, f64) {
-    let unit = |bits: u64| ((bits >> 11) as f64 + 0.5) / (1u64 << 53) as f64;
     let radius = (-2.0 * unit(rng.next_u64()).ln()).sqrt();
     let angle = std::f64::consts::TAU * unit(rng.next_u64());
     (radius * angle.cos(), radius * angle.sin())
 }
 
+/// Between 0 and 1, never either.
+fn unit(bits: u64) -> f64 {
+    ((bits >> 11) as f64 + 0.5) / (1u64 << 53) as f64
+}
+
 /// FNV-1a: stable across builds, unlike the standard library's hasher.
-fn hash_path(path: &str) -> u64 {
+pub(crate) fn hash_path(path: &str) -> u64 {
     path.bytes().fold(0xcbf2_9ce4_8422_2325, |hash, byte| {
         (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
     })

@@ -7,7 +7,8 @@ use burn::tensor::{DType, Device, Int, Tensor, TensorData};
 use thiserror::Error;
 
 use crate::{
-    config::{VisionLanguageConfig, VlmConfig},
+    config::{Head, VisionLanguageConfig, VlmConfig},
+    dropout::{SequenceKeys, mix},
     ops::RopeTable,
 };
 
@@ -30,6 +31,19 @@ pub struct HostBatch<'a> {
     pub pixels: &'a [f32],
     /// Number of images.
     pub num_images: usize,
+    /// Classes of the rows, for a model with a classification head; `labels` then say nothing.
+    pub classes: Option<HostClasses<'a>>,
+}
+
+/// What rows are to be classified as. All of them as long as there are rows.
+#[derive(Debug, Clone, Copy)]
+pub struct HostClasses<'a> {
+    /// Class ids.
+    pub classes: &'a [i32],
+    /// Tokens of each row without padding: the last of them is where the head looks.
+    pub lengths: &'a [usize],
+    /// Factor of each row's loss.
+    pub weights: &'a [f32],
 }
 
 /// A batch no model can run.
@@ -76,6 +90,27 @@ pub enum InputError {
         /// The model's limit.
         limit: usize,
     },
+    /// Classes for a model without a head for them, or none for one with it.
+    #[error(
+        "the batch has {found}, but the model's head is {head}\n  \
+         hint: set model.head to what the data is for"
+    )]
+    Head {
+        /// What the batch is labelled with.
+        found: &'static str,
+        /// What the model predicts.
+        head: &'static str,
+    },
+    /// A class that the head does not know.
+    #[error("row {row}: class {class} is not one of the head's {num_labels}")]
+    Class {
+        /// Row of the batch.
+        row: usize,
+        /// The class.
+        class: i32,
+        /// Classes of the head.
+        num_labels: usize,
+    },
     /// A field whose length does not follow from the others.
     #[error("{field} has {found} values, expected {expected}")]
     Length {
@@ -105,14 +140,18 @@ pub struct VlmInputs {
     pub input_ids_bt: Tensor<2, Int>,
     /// `None` for a batch of text.
     pub images: Option<ImageInputs>,
-    /// Positions (row-major in `[b, t]`) whose **next** token is labelled. `[n]`
+    /// Positions (row-major in `[b, t]`) whose **next** token is labelled; with classes, the last one of each row. `[n]`
     pub label_rows_n: Tensor<1, Int>,
-    /// Those next tokens. `[n]`
+    /// Those next tokens, or the classes. `[n]`
     pub targets_n: Tensor<1, Int>,
-    /// Number of labelled tokens, `n`.
+    /// Factors of the rows' losses; empty without classes.
+    pub(crate) weights: Vec<f32>,
+    /// Number of labelled tokens or rows, `n`.
     pub num_labelled: usize,
     /// Angles of positions `0..t`.
     pub rope: RopeTable,
+    /// What dropout is drawn from; `None` where nothing is dropped.
+    pub(crate) dropout: Option<SequenceKeys>,
 }
 
 impl VlmInputs {
@@ -128,7 +167,16 @@ impl VlmInputs {
     ) -> Result<Self, InputError> {
         check(batch, config)?;
         let (b, t) = (batch.rows, batch.length);
-        let (rows, targets) = shifted_labels(batch);
+        let (rows, targets) = match batch.classes {
+            Some(HostClasses { classes, lengths, .. }) => {
+                let last = lengths
+                    .iter()
+                    .enumerate()
+                    .map(|(row, length)| (row * t + length - 1) as i32);
+                (last.collect(), classes.to_vec())
+            }
+            None => shifted_labels(batch),
+        };
         let images = match &config.vision {
             Some(vision) if batch.num_images > 0 => Some(ImageInputs {
                 pixels_mchw: pixels(batch, vision, device, dtype),
@@ -142,11 +190,34 @@ impl VlmInputs {
         Ok(Self {
             input_ids_bt: ints(batch.input_ids.to_vec(), device).reshape([b, t]),
             images,
+            weights: batch
+                .classes
+                .map_or(Vec::new(), |classes| classes.weights.to_vec()),
             num_labelled: rows.len(),
             label_rows_n: ints(rows, device),
             targets_n: ints(targets, device),
             rope: config.text.rope_table(0..t, device),
+            dropout: None,
         })
+    }
+
+    /// The same batch with dropout, for training. What is dropped depends on `seed`, on a row's number in the whole step
+    /// (`first_row` is that of the batch's first row), on the position in the row, and on the layer; not on how a step is
+    /// cut into batches.
+    #[must_use]
+    pub fn with_dropout(self, batch: &HostBatch, config: &VlmConfig, seed: u64, first_row: u64) -> Self {
+        let rows = || (first_row..).take(batch.rows).map(|row| mix(seed, row));
+        let images = match &config.vision {
+            Some(vision) => image_keys(batch, vision, rows()),
+            None => Vec::new(),
+        };
+        Self {
+            dropout: Some(SequenceKeys {
+                texts: rows().collect(),
+                images: images.into(),
+            }),
+            ..self
+        }
     }
 }
 
@@ -207,6 +278,7 @@ fn check(batch: &HostBatch, config: &VlmConfig) -> Result<(), InputError> {
             vocab_size,
         });
     }
+    check_head(batch, &config.head)?;
     match &config.vision {
         None if batch.num_images > 0 => Err(InputError::NoVision {
             num_images: batch.num_images,
@@ -235,12 +307,76 @@ fn check(batch: &HostBatch, config: &VlmConfig) -> Result<(), InputError> {
     }
 }
 
+fn check_head(batch: &HostBatch, head: &Head) -> Result<(), InputError> {
+    let (classes, labels) = match (&batch.classes, head) {
+        (None, Head::Lm) => return Ok(()),
+        (Some(classes), Head::Classification { labels }) => (classes, labels),
+        (Some(_), Head::Lm) => {
+            let (found, head) = ("classes", "a language model's");
+            return Err(InputError::Head { found, head });
+        }
+        (None, Head::Classification { .. }) => {
+            let (found, head) = ("labels of tokens", "for classification");
+            return Err(InputError::Head { found, head });
+        }
+    };
+    let expected = batch.rows;
+    for (field, found) in [
+        ("classes", classes.classes.len()),
+        ("lengths", classes.lengths.len()),
+        ("weights", classes.weights.len()),
+        // A row without a token has no last one.
+        (
+            "lengths between 1 and the batch's",
+            classes
+                .lengths
+                .iter()
+                .filter(|length| (1..=batch.length).contains(*length))
+                .count(),
+        ),
+    ] {
+        if found != expected {
+            return Err(InputError::Length {
+                field,
+                found,
+                expected,
+            });
+        }
+    }
+    let num_labels = labels.len();
+    let outside = |class: &i32| usize::try_from(*class).map_or(true, |class| class >= num_labels);
+    match classes.classes.iter().position(outside) {
+        Some(row) => Err(InputError::Class {
+            row,
+            class: classes.classes[row],
+            num_labels,
+        }),
+        None => Ok(()),
+    }
+}
+
 /// The token at position `p` is predicted at position `p - 1` of the same row.
 fn shifted_labels(batch: &HostBatch) -> (Vec<i32>, Vec<i32>) {
     (0..batch.rows * batch.length)
         .filter(|at| at % batch.length != 0 && batch.labels[*at] != IGNORE_INDEX)
         .map(|at| (at as i32 - 1, batch.labels[at]))
         .unzip()
+}
+
+/// One key for each image, from its row's and its place in the row.
+fn image_keys(batch: &HostBatch, vision: &VisionLanguageConfig, rows: impl Iterator<Item = u64>) -> Vec<u64> {
+    let per_image = vision.num_image_tokens().max(1);
+    let is_image = |id: &&i32| **id == vision.image_token_id as i32;
+    let of_row = |(ids, key): (&[i32], u64)| {
+        let num_images = ids.iter().filter(is_image).count() / per_image;
+        (0..num_images as u64).map(move |image| mix(!key, image))
+    };
+    batch
+        .input_ids
+        .chunks(batch.length.max(1))
+        .zip(rows)
+        .flat_map(of_row)
+        .collect()
 }
 
 fn splice_sources(input_ids: &[i32], image_token: i32) -> Vec<i32> {
@@ -271,6 +407,7 @@ mod tests {
             labels: &[9, -100, 3, 7, 5, -100],
             pixels: &[],
             num_images: 0,
+            classes: None,
         };
         // The first label of a row has no position before it that could predict it.
         assert_eq!(shifted_labels(&batch), (vec![1, 3], vec![3, 5]));

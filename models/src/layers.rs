@@ -1,27 +1,55 @@
 //! Layers shared by the decoder, the vision tower and the projector. Parameters have Hugging Face's names and layouts.
 
+#![expect(non_snake_case, reason = "fields are parameter paths, and PEFT writes lora_A")]
+
 use burn::{
     module::{Module, Param},
     tensor::{Int, Tensor},
 };
 
-use crate::{init::Init, ops};
+use crate::{dropout::Dropout, init::Init, lora::LoraConfig, ops};
 
-/// `x · weightᵀ + bias`, the weight in Hugging Face's `[out, in]` layout.
+/// `x · weightᵀ + bias`, the weight in Hugging Face's `[out, in]` layout, with a low-rank update where the layer has an
+/// adapter; see [`crate::lora`].
 #[derive(Module, Debug)]
 pub struct Linear {
     /// `[out, in]`
     pub weight: Param<Tensor<2>>,
     /// `[out]`
     pub bias: Option<Param<Tensor<1>>>,
+    /// `[r, in]`
+    lora_A: Option<LoraMatrix>,
+    /// `[out, r]`
+    lora_B: Option<LoraMatrix>,
+    /// Factor of the update.
+    scaling: f64,
+    #[module(skip)]
+    dropout: Option<Dropout>,
+}
+
+/// One factor of a low-rank update.
+#[derive(Module, Debug)]
+pub struct LoraMatrix {
+    weight: Param<Tensor<2>>,
 }
 
 impl Linear {
-    /// Weight from `N(0, std²)`, no bias.
+    /// Weight from `N(0, std²)`, no bias. An adapter starts as PEFT's do: `A` as a fresh `torch.nn.Linear`, `B` 0.
     pub fn init(init: &Init, d_in: usize, d_out: usize) -> Self {
+        let lora = init.lora();
+        // kaiming_uniform_ with a = sqrt(5): the bound is sqrt(6 / (1 + 5) / in).
+        let bound = (d_in as f64).sqrt().recip();
         Self {
             weight: init.normal("weight", [d_out, d_in]),
             bias: None,
+            lora_A: lora.map(|lora| LoraMatrix {
+                weight: init.at("lora_A").uniform("weight", [lora.r, d_in], bound),
+            }),
+            lora_B: lora.map(|lora| LoraMatrix {
+                weight: init.constant(0.0, [d_out, lora.r]),
+            }),
+            scaling: lora.map_or(0.0, LoraConfig::scaling),
+            dropout: lora.map(|lora| Dropout::new(init.path(), lora.lora_dropout)),
         }
     }
 
@@ -45,7 +73,18 @@ impl Linear {
     /// # Shapes
     /// `[n, in]` → `[n, out]`
     pub fn forward(&self, x_ni: Tensor<2>) -> Tensor<2> {
-        ops::linear(x_ni, self.weight.val(), self.bias.as_ref().map(Param::val))
+        let bias = self.bias.as_ref().map(Param::val);
+        let (Some(a), Some(b)) = (&self.lora_A, &self.lora_B) else {
+            return ops::linear(x_ni, self.weight.val(), bias);
+        };
+        let y_no = ops::linear(x_ni.clone(), self.weight.val(), bias);
+        let dropped_ni = match &self.dropout {
+            Some(dropout) => dropout.apply(x_ni),
+            None => x_ni,
+        };
+        // The scaling where the tensor is narrowest.
+        let low_nr = ops::linear(dropped_ni, a.weight.val(), None).mul_scalar(self.scaling);
+        y_no + ops::linear(low_nr, b.weight.val(), None)
     }
 }
 

@@ -6,10 +6,12 @@
 pub mod cache;
 pub mod config;
 pub mod decoder;
+mod dropout;
 pub mod host;
 pub mod init;
 pub mod inputs;
 pub mod layers;
+pub mod lora;
 pub mod ops;
 pub mod params;
 pub mod projector;
@@ -20,12 +22,13 @@ pub mod vlm;
 
 pub use cache::KvCache;
 pub use config::{
-    AttentionBias, DecoderConfig, FeatureSelect, LanguageModelType, MlpKind, ModelConfigError, ProjectorKind,
-    SlidingWindow, VisionActivation, VisionConfig, VisionLanguageConfig, VlmConfig,
+    AttentionBias, DecoderConfig, FeatureSelect, Head, LanguageModelType, MlpKind, ModelConfigError,
+    ProjectorKind, SlidingWindow, VisionActivation, VisionConfig, VisionLanguageConfig, VlmConfig,
 };
 pub use decoder::CausalLm;
 pub use host::{HostDtype, HostTensor};
-pub use inputs::{HostBatch, IGNORE_INDEX, InputError, VlmInputs};
+pub use inputs::{HostBatch, HostClasses, IGNORE_INDEX, InputError, VlmInputs};
+pub use lora::{LoraConfig, LoraParts, LoraTargets};
 pub use rope::{Llama3Scaling, RopeScaling, YarnScaling};
 pub use segmented::{Segment, Segmented};
 pub use vision::VisionTower;

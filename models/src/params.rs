@@ -64,6 +64,9 @@ fn describe(
     text
 }
 
+/// Values that [`read_heads`] reads of a parameter.
+pub const NUM_HEAD: usize = 64;
+
 /// Joins the names of nested modules into a path. The derive macro of Burn never calls `visit_float_with_path`.
 #[derive(Default)]
 struct PathStack(Vec<String>);
@@ -183,6 +186,39 @@ fn host_dtype(dtype: DType) -> HostDtype {
     }
 }
 
+/// Reads the first values of parameters, [`NUM_HEAD`] at most, flat, in module order and in the dtype they are stored in.
+pub fn read_heads(module: &impl Module, wanted: impl Fn(&str) -> bool) -> Vec<HostTensor> {
+    struct Reader<F> {
+        stack: PathStack,
+        wanted: F,
+        read: Vec<HostTensor>,
+    }
+    impl<F: Fn(&str) -> bool> ModuleVisitor for Reader<F> {
+        fn enter_module(&mut self, name: &str, _: &str) {
+            self.stack.enter(name);
+        }
+        fn exit_module(&mut self, _: &str, _: &str) {
+            self.stack.exit();
+        }
+        fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
+            let path = self.stack.path();
+            if (self.wanted)(&path) {
+                let value = param.val();
+                let count = value.shape().num_elements();
+                let head = value.reshape([count]).narrow(0, 0, count.min(NUM_HEAD));
+                self.read.push(to_host(path, head));
+            }
+        }
+    }
+    let mut reader = Reader {
+        stack: PathStack::default(),
+        wanted,
+        read: Vec::new(),
+    };
+    module.visit(&mut reader);
+    reader.read
+}
+
 /// Copies a tensor to host memory under a name.
 ///
 /// # Panics
@@ -233,11 +269,24 @@ pub fn from_host_flat(tensor: &HostTensor, device: &burn::tensor::Device, dtype:
 /// # Errors
 /// If the names or shapes differ in any way: the full list, and the model is as it was.
 pub fn load_params<M: Module>(module: M, tensors: Vec<HostTensor>) -> Result<M, (M, LoadError)> {
+    load_some_params(module, tensors, |_| true)
+}
+
+/// Replaces the parameters whose path is `wanted`, as [`load_params`] does; the others keep their values.
+///
+/// # Errors
+/// If the names or shapes differ in any way from those that are wanted: the full list, and the model is as it was.
+pub fn load_some_params<M: Module>(
+    module: M,
+    tensors: Vec<HostTensor>,
+    wanted: impl Fn(&str) -> bool,
+) -> Result<M, (M, LoadError)> {
     let mut given: BTreeMap<String, HostTensor> = tensors
         .into_iter()
         .map(|tensor| (tensor.name.clone(), tensor))
         .collect();
-    let params = list_params(&module);
+    let mut params = list_params(&module);
+    params.retain(|param| wanted(&param.path));
     let mut error = LoadError {
         missing: Vec::new(),
         unexpected: Vec::new(),

@@ -9,10 +9,12 @@ use burn::{
 
 use crate::{
     cache::{KvCache, Past},
-    config::{ModelConfigError, VisionLanguageConfig, VlmConfig},
+    config::{Head, ModelConfigError, VisionLanguageConfig, VlmConfig},
     decoder::CausalLm,
+    dropout,
     init::Init,
     inputs::{ImageInputs, VlmInputs},
+    lora::LoraConfig,
     ops,
     projector::Projector,
     segmented::{Segment, Segmented},
@@ -28,6 +30,8 @@ pub struct Vlm {
     pub language_model: CausalLm,
     #[module(skip)]
     config: VlmConfig,
+    #[module(skip)]
+    lora: Option<LoraConfig>,
     /// Vision blocks that feed the projector; later ones exist in files only.
     num_vision_blocks: usize,
 }
@@ -43,25 +47,44 @@ impl Vlm {
         device: &Device,
         dtype: DType,
     ) -> Result<Self, ModelConfigError> {
-        Self::build(config, &Init::new(seed, device, dtype))
+        Self::init_with_lora(config, None, seed, device, dtype)
     }
 
-    /// As [`Vlm::init`], but a weight is drawn when it is first asked for. For a model whose weights are read from files
-    /// next ([`crate::params::fill_params`]): it costs neither the time nor the memory of random numbers.
+    /// As [`Vlm::init`], with adapters on the layers that `lora` names. They change nothing yet.
     ///
     /// # Errors
-    /// If the configuration contradicts itself.
-    pub fn init_deferred(
+    /// If a configuration contradicts itself, or they do not fit.
+    pub fn init_with_lora(
         config: &VlmConfig,
+        lora: Option<&LoraConfig>,
         seed: u64,
         device: &Device,
         dtype: DType,
     ) -> Result<Self, ModelConfigError> {
-        Self::build(config, &Init::new(seed, device, dtype).deferred())
+        Self::build(config, lora, &Init::new(seed, device, dtype))
     }
 
-    fn build(config: &VlmConfig, init: &Init) -> Result<Self, ModelConfigError> {
+    /// As [`Vlm::init_with_lora`], but a weight is drawn when it is first asked for. For a model whose weights are read from
+    /// files next ([`crate::params::fill_params`]): it costs neither the time nor the memory of random numbers.
+    ///
+    /// # Errors
+    /// If a configuration contradicts itself, or they do not fit.
+    pub fn init_deferred(
+        config: &VlmConfig,
+        lora: Option<&LoraConfig>,
+        seed: u64,
+        device: &Device,
+        dtype: DType,
+    ) -> Result<Self, ModelConfigError> {
+        Self::build(config, lora, &Init::new(seed, device, dtype).deferred())
+    }
+
+    fn build(config: &VlmConfig, lora: Option<&LoraConfig>, init: &Init) -> Result<Self, ModelConfigError> {
         config.validate()?;
+        if let Some(lora) = lora {
+            lora.validate(config)?;
+        }
+        let init = init.with_lora(lora);
         let projector = |vision: &VisionLanguageConfig| {
             let init = init
                 .at("multi_modal_projector")
@@ -74,8 +97,9 @@ impl Vlm {
                 .as_ref()
                 .map(|vision| VisionTower::init(&vision.vision, &init.at("vision_tower"))),
             multi_modal_projector: config.vision.as_ref().map(projector),
-            language_model: CausalLm::init(&config.text, &init.at("language_model")),
+            language_model: CausalLm::init(&config.text, &config.head, &init.at("language_model")),
             config: config.clone(),
+            lora: lora.cloned(),
             num_vision_blocks: match &config.vision {
                 Some(vision) => vision.num_vision_blocks()?,
                 None => 0,
@@ -86,6 +110,11 @@ impl Vlm {
     /// What the model was built from.
     pub fn config(&self) -> &VlmConfig {
         &self.config
+    }
+
+    /// The adapters, if the model has any.
+    pub fn lora(&self) -> Option<&LoraConfig> {
+        self.lora.as_ref()
     }
 
     /// Whether a parameter takes part in the forward pass. The others (CLIP's `post_layernorm`, vision blocks behind
@@ -170,6 +199,19 @@ impl Vlm {
             .reshape([b as i32, t as i32, -1])
     }
 
+    /// Logits of the classes of each row, f32; `x_btd` are its hidden states before the final norm.
+    ///
+    /// # Shapes
+    /// → `[b, labels]`
+    ///
+    /// # Panics
+    /// If the model has no classification head: [`VlmInputs::new`] refuses classes for such a model.
+    pub fn class_logits(&self, x_btd: Tensor<3>, inputs: &VlmInputs) -> Tensor<2> {
+        let [b, t, d] = x_btd.dims();
+        let last_bd = ops::take_rows(x_btd.reshape([b * t, d]), inputs.label_rows_n.clone());
+        self.language_model.logits(last_bd)
+    }
+
     /// Runs prompts, padded on the right, and keeps their keys and values.
     ///
     /// # Shapes
@@ -221,6 +263,24 @@ impl Vlm {
         let rows_nd = ops::take_rows(x_btd.reshape([b * t, d]), rows_n);
         self.language_model.logits(rows_nd)
     }
+
+    fn run_segment(&self, segment: Segment, x: Option<Tensor<3>>, inputs: &VlmInputs) -> Tensor<3> {
+        match (segment, &self.vision_tower, &self.multi_modal_projector, x) {
+            (Segment::VisionEmbeddings, Some(tower), _, None) => match &inputs.images {
+                Some(images) => tower.vision_model.embed(images.pixels_mchw.clone()),
+                None => unreachable!("vision segments are listed for batches with images only"),
+            },
+            (Segment::VisionBlock(index), Some(tower), _, Some(x)) => {
+                tower.vision_model.encoder.layers[index].forward(x)
+            }
+            (Segment::Projector, _, Some(projector), Some(x)) => projector.forward(x),
+            (Segment::Embed, _, _, x) => self.embed(x, inputs),
+            (Segment::Block(index), _, _, Some(x)) => {
+                self.language_model.model.layers[index].forward(x, &inputs.rope, None)
+            }
+            (segment, ..) => unreachable!("segment {segment:?} out of order"),
+        }
+    }
 }
 
 impl Segmented for Vlm {
@@ -239,26 +299,19 @@ impl Segmented for Vlm {
     }
 
     fn forward_segment(&self, segment: Segment, x: Option<Tensor<3>>, inputs: &VlmInputs) -> Tensor<3> {
-        match (segment, &self.vision_tower, &self.multi_modal_projector, x) {
-            (Segment::VisionEmbeddings, Some(tower), _, None) => match &inputs.images {
-                Some(images) => tower.vision_model.embed(images.pixels_mchw.clone()),
-                None => unreachable!("vision segments are listed for batches with images only"),
-            },
-            (Segment::VisionBlock(index), Some(tower), _, Some(x)) => {
-                tower.vision_model.encoder.layers[index].forward(x)
-            }
-            (Segment::Projector, _, Some(projector), Some(x)) => projector.forward(x),
-            (Segment::Embed, _, _, x) => self.embed(x, inputs),
-            (Segment::Block(index), _, _, Some(x)) => {
-                self.language_model.model.layers[index].forward(x, &inputs.rope, None)
-            }
-            (segment, ..) => unreachable!("segment {segment:?} out of order"),
-        }
+        let sequences = inputs.dropout.as_ref().map(|keys| keys.of(segment));
+        dropout::with_sequences(sequences, || self.run_segment(segment, x, inputs))
     }
 
     fn loss_sum(&self, x_btd: Tensor<3>, inputs: &VlmInputs) -> Tensor<1> {
-        self.language_model
-            .loss_sum(x_btd, inputs.label_rows_n.clone(), inputs.targets_n.clone())
+        let (rows_n, targets_n) = (inputs.label_rows_n.clone(), inputs.targets_n.clone());
+        match self.config.head {
+            Head::Lm => self.language_model.loss_sum(x_btd, rows_n, targets_n),
+            Head::Classification { .. } => {
+                self.language_model
+                    .class_loss_sum(x_btd, rows_n, targets_n, &inputs.weights)
+            }
+        }
     }
 
     fn owner(path: &str) -> Vec<Segment> {

@@ -2,7 +2,7 @@
 
 use std::process::ExitCode;
 
-use brazier_models::VlmConfig;
+use brazier_models::{LoraConfig, VlmConfig};
 
 use super::{ConfigArgs, Failure, print, say, session};
 use crate::{
@@ -34,8 +34,13 @@ pub(super) fn check(args: &ConfigArgs) -> Result<ExitCode, Failure> {
     }
     let tokenizer = Tokenizer::load(&session::locate(&run.data.tokenizer)?)?;
     let model = session::model_config(&run, &tokenizer)?;
+    let adapters = session::adapters(&run, &model)?;
     print(plan.numbers);
-    print(run.memory(&model, logit_rows(&run, &model)));
+    print(run.memory(
+        &model,
+        adapters.as_ref().map(|adapters| &adapters.config),
+        logit_rows(&run, &model),
+    ));
     Ok(ExitCode::SUCCESS)
 }
 
@@ -53,7 +58,12 @@ fn count_rows(run: &RunConfig) -> Result<usize, Failure> {
 }
 
 /// Prints what a run is about to do.
-pub(super) fn describe(run: &RunConfig, model: &VlmConfig, plan: Option<&RunPlan>) {
+pub(super) fn describe(
+    run: &RunConfig,
+    model: &VlmConfig,
+    lora: Option<&LoraConfig>,
+    plan: Option<&RunPlan>,
+) {
     let counts = num_parameters(model);
     say(format_args!(
         "parameters       {} (vision {}, projector {}, language {})",
@@ -65,5 +75,5 @@ pub(super) fn describe(run: &RunConfig, model: &VlmConfig, plan: Option<&RunPlan
     if let Some(plan) = plan {
         say(plan.numbers);
     }
-    say(run.memory(model, logit_rows(run, model)));
+    say(run.memory(model, lora, logit_rows(run, model)));
 }

@@ -19,6 +19,9 @@ pub(super) struct GenerateArgs {
     /// A model folder in Hugging Face's format, for instance RUN/export
     #[arg(long, short, value_name = "DIR")]
     model: PathBuf,
+    /// A folder of adapters for that model, for instance the export of a run with model.lora
+    #[arg(long, short, value_name = "DIR")]
+    adapter: Option<PathBuf>,
     /// The question
     #[arg(long, short, value_name = "TEXT")]
     prompt: String,
@@ -107,7 +110,11 @@ pub(super) fn generate(args: &GenerateArgs) -> Result<ExitCode, Failure> {
         content,
     };
     let input_ids = encode_prompt(&tokenizer, ChatTemplate::ChatMl, &[message], num_image_tokens)?;
-    let model = session::import(&folder, &config, &device, DType::F32)?;
+    let adapters = match &args.adapter {
+        Some(dir) => Some(session::Adapters::read(dir, &config)?),
+        None => None,
+    };
+    let model = session::import(&folder, &config, adapters.as_ref(), &device, DType::F32)?;
     let options = GenerateOptions {
         max_new_tokens: args.max_new_tokens,
         stop_ids: ChatTemplate::ChatMl.stop_ids(&tokenizer)?,

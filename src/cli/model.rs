@@ -4,10 +4,15 @@ mod folders;
 mod info;
 mod init;
 
-use std::{path::Path, process::ExitCode, time::Duration};
+use std::{
+    path::{Path, PathBuf},
+    process::ExitCode,
+    time::Duration,
+};
 
 use brazier_models::{
-    HostDtype, Vlm,
+    Head, HostDtype, Vlm, VlmConfig,
+    lora::is_adapter,
     params::{self, ParamInfo},
 };
 use clap::{Args, Subcommand, ValueEnum};
@@ -16,7 +21,9 @@ use super::{Failure, say, session, show};
 use crate::{
     config::ModelChoice,
     data::{CHAT_TEMPLATE_JINJA, CLIP_MEAN, CLIP_STD, ChatTemplate, IMAGE_TOKEN, Tokenizer},
-    hub::{self, DtypePolicy, ExportOptions, ExportSummary, ExportTensor, HubError, TokenIds},
+    fs,
+    hub::{self, Adapter, DtypePolicy, ExportOptions, ExportSummary, ExportTensor, HubError, TokenIds},
+    learner::Learner,
     track::process_memory,
 };
 
@@ -33,6 +40,8 @@ pub(super) enum ModelCommand {
     Import(folders::ImportArgs),
     /// Write the model of a run's checkpoint as a Hugging Face folder
     Export(folders::ExportArgs),
+    /// Fold adapters (LoRA) into the model they were trained on
+    Merge(MergeArgs),
 }
 
 /// How a folder is written.
@@ -40,7 +49,7 @@ pub(super) enum ModelCommand {
 struct OutputArgs {
     /// Folder to write; an earlier export there is replaced, anything else is left alone
     #[arg(long, short, value_name = "DIR")]
-    out: std::path::PathBuf,
+    out: PathBuf,
     /// Element type of the tensors; keep leaves each as it is, byte for byte
     #[arg(long, value_enum, default_value_t = DtypeArg::Keep)]
     dtype: DtypeArg,
@@ -80,13 +89,65 @@ impl OutputArgs {
     }
 }
 
+/// Writes a copy of the base model whose weights are W + s·B·A where the adapter has a layer, computed in f32 and rounded
+/// once. Every other tensor and file comes along byte for byte.
+#[derive(Args)]
+pub(super) struct MergeArgs {
+    /// Folder of the model that the adapters were trained on
+    #[arg(long, value_name = "DIR")]
+    base: PathBuf,
+    /// Folder of adapters in PEFT's format, for instance RUN/export
+    #[arg(long, value_name = "DIR")]
+    adapter: PathBuf,
+    /// The new model's folder
+    #[arg(long, short, value_name = "DIR")]
+    output: PathBuf,
+}
+
 pub(super) fn model(command: &ModelCommand) -> Result<ExitCode, Failure> {
     match command {
         ModelCommand::Info(args) => info::info(args),
         ModelCommand::Init(args) => init::init(args),
         ModelCommand::Import(args) => folders::import(args),
         ModelCommand::Export(args) => folders::export(args),
+        ModelCommand::Merge(args) => merge(args),
     }
+}
+
+fn merge(args: &MergeArgs) -> Result<ExitCode, Failure> {
+    let summary = hub::merge_adapter(&args.base, &args.adapter, &args.output)?;
+    say(format_args!(
+        "{}: {} tensors, {} of them with an adapter folded in, {} replaced",
+        show(&summary.dir),
+        summary.num_tensors,
+        summary.num_layers,
+        summary.num_replaced
+    ));
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Writes the adapters of a learner, and what it trained in full beside them, as PEFT does.
+pub(super) fn export_adapter(learner: &Learner, base: &Path, dir: &Path) -> Result<(), Failure> {
+    let model = learner.model();
+    let Some(config) = model.lora().cloned() else {
+        return Err(anyhow::anyhow!("the model has no adapters").into());
+    };
+    let trained = &learner.trainable().params;
+    let is_trained = |path: &str| trained.iter().any(|param| param.info.path == path);
+    // A name on the hub stays what it is; a folder can be named from everywhere.
+    let base = match fs::exists(base) {
+        true => fs::canonicalize(base)?,
+        false => base.to_owned(),
+    };
+    let adapter = Adapter {
+        config,
+        base: Some(base.to_string_lossy().into_owned()),
+        tensors: params::read_params(model, |path| is_adapter(path) || is_trained(path)),
+    };
+    hub::write_adapter(dir, model.config(), &adapter).map_err(|error| match error {
+        HubError::Fs(error) => error.into(),
+        error => error.into(),
+    })
 }
 
 /// Writes a trained model as a Hugging Face folder, in the dtype its parameters have.
@@ -111,12 +172,22 @@ pub(super) fn export_model(
 
 /// Options for a model that was trained here: in f32, with the chat template of training, and with what the folder it was
 /// imported from says besides.
-pub(super) fn trained_options(tokenizer: &Tokenizer, choice: &ModelChoice) -> Result<ExportOptions, Failure> {
+pub(super) fn trained_options(
+    config: &VlmConfig,
+    tokenizer: &Tokenizer,
+    choice: &ModelChoice,
+) -> Result<ExportOptions, Failure> {
     let (source, language) = session::sources(choice)?;
     let TokenIds { bos, eos, .. } = language
         .as_deref()
         .map_or(Ok(TokenIds::default()), hub::token_ids)?;
-    let mut stop_ids = ChatTemplate::ChatMl.stop_ids(tokenizer)?;
+    let (chat_template, mut stop_ids) = match config.head {
+        Head::Lm => (
+            Some(CHAT_TEMPLATE_JINJA.to_owned()),
+            ChatTemplate::ChatMl.stop_ids(tokenizer)?,
+        ),
+        Head::Classification { .. } => (None, tokenizer.eos_id().into_iter().collect()),
+    };
     // Whoever stopped at a token before does so still.
     stop_ids.extend(eos);
     stop_ids.sort_unstable();
@@ -129,7 +200,7 @@ pub(super) fn trained_options(tokenizer: &Tokenizer, choice: &ModelChoice) -> Re
         image_mean: CLIP_MEAN,
         image_std: CLIP_STD,
         image_token: IMAGE_TOKEN.to_owned(),
-        chat_template: Some(CHAT_TEMPLATE_JINJA.to_owned()),
+        chat_template,
         bos_token_id: bos,
         eos_token_ids: stop_ids,
         pad_token_id: Some(tokenizer.pad_id()),

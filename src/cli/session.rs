@@ -6,21 +6,28 @@ use std::{
     sync::Arc,
 };
 
-use brazier_models::{HostDtype, Vlm, VlmConfig, params};
+use brazier_models::{Head, HostDtype, HostTensor, LoraConfig, Vlm, VlmConfig, lora::is_adapter, params};
 use burn::tensor::{DType, Device};
 use indicatif::{ProgressBar, ProgressStyle};
 
 use super::{Failure, say, show};
 use crate::{
-    config::{JoinedModel, ModelChoice, RunConfig, SynthChoice},
-    data::{Dataset, ImageOptions, Split, Tokenizer, synth},
-    hub::{self, HubError, JoinOptions, Part, ResizeOptions, Table, Weights},
+    config::{JoinedModel, LoraChoice, ModelChoice, RunConfig, SynthChoice},
+    data::{DataOptions, Dataset, ImageOptions, Split, Tokenizer, synth},
+    hub::{self, Adapter, HubError, JoinOptions, ResizeOptions, Table, Weights},
+    learner::Part,
 };
+
+/// The output projection of a language model.
+const LM_HEAD: &str = "language_model.lm_head.weight";
+/// What a classification head has instead.
+const SCORE: &str = "language_model.score.weight";
 
 /// Tokenizer, rows, and the model they are for.
 pub(super) struct Session {
     pub(super) tokenizer: Arc<Tokenizer>,
     pub(super) model: VlmConfig,
+    pub(super) adapters: Option<Adapters>,
     pub(super) train: Arc<Dataset>,
     pub(super) eval: Option<Arc<Dataset>>,
 }
@@ -33,11 +40,16 @@ impl Session {
         }
         let tokenizer = Arc::new(Tokenizer::load(&locate(&run.data.tokenizer)?)?);
         let model = model_config(run, &tokenizer)?;
+        let adapters = adapters(run, &model)?;
         let images = model
             .vision
             .as_ref()
             .map(|vision| ImageOptions::clip(vision.vision.image_size, vision.num_image_tokens()));
-        let open = |split| Dataset::open(split, &run.data, images, tokenizer.clone()).map(Arc::new);
+        let data = DataOptions {
+            classes: run.class_options(&model)?,
+            ..run.data.clone()
+        };
+        let open = |split| Dataset::open(split, &data, images, tokenizer.clone()).map(Arc::new);
         let train = open(Split::Train)?;
         say(format_args!("training data    {}", train.report()));
         let eval = match run.data.eval.is_empty() {
@@ -50,6 +62,7 @@ impl Session {
         Ok(Self {
             tokenizer,
             model,
+            adapters,
             train,
             eval,
         })
@@ -81,8 +94,9 @@ pub(super) fn model_config(run: &RunConfig, tokenizer: &Tokenizer) -> Result<Vlm
                 ModelChoice::Join(parts) => joined_config(parts, tokenizer)?,
                 ModelChoice::New(_) => return Err(anyhow::anyhow!("a new model has its own shape").into()),
             };
-            let config =
+            let mut config =
                 run.fit_vocabulary(config, tokenizer.vocab_size(), tokenizer.image_token_id().ok())?;
+            config.head = run.head_config(&config.head)?;
             run.check_model(&config)?;
             Ok(config)
         }
@@ -114,10 +128,10 @@ pub(super) fn imported(
         Ok(Weights::open(&locate(dir)?, part, config, expected)?)
     };
     match choice {
-        ModelChoice::Import(dir) => Ok(vec![open(dir, Part::Whole)?]),
+        ModelChoice::Import(dir) => Ok(vec![open(dir, hub::Part::Whole)?]),
         ModelChoice::Join(parts) => Ok(vec![
-            open(&parts.language, Part::Language)?,
-            open(&parts.vision, Part::Vision)?,
+            open(&parts.language, hub::Part::Language)?,
+            open(&parts.vision, hub::Part::Vision)?,
         ]),
         ModelChoice::New(_) => Ok(Vec::new()),
     }
@@ -133,6 +147,48 @@ pub(super) fn sources(choice: &ModelChoice) -> Result<(Option<PathBuf>, Option<P
         ModelChoice::Join(parts) => Ok((None, Some(locate(&parts.language)?))),
         ModelChoice::New(_) => Ok((None, None)),
     }
+}
+
+/// Adapters to train or to use: which, and their weights if there are some.
+pub(super) struct Adapters {
+    pub(super) config: LoraConfig,
+    tensors: Vec<HostTensor>,
+}
+
+impl Adapters {
+    /// Those of a folder.
+    pub(super) fn read(dir: &Path, model: &VlmConfig) -> Result<Self, Failure> {
+        let Adapter { config, tensors, .. } = hub::read_adapter(dir, model)?;
+        Ok(Self { config, tensors })
+    }
+
+    /// Puts what was read into a model, in the place of what was drawn.
+    fn load_into(&self, model: Vlm) -> Result<Vlm, Failure> {
+        if self.tensors.is_empty() {
+            return Ok(model);
+        }
+        // Of a module that comes whole, nothing may be missing.
+        let parts: Vec<Part> = self
+            .tensors
+            .iter()
+            .filter(|tensor| !is_adapter(&tensor.name))
+            .map(|tensor| Part::of(&tensor.name))
+            .collect();
+        let comes = |path: &str| is_adapter(path) || parts.contains(&Part::of(path));
+        params::load_some_params(model, self.tensors.clone(), comes)
+            .map_err(|(_, error)| Failure::Input(error.to_string()))
+    }
+}
+
+/// The adapters of a run.
+pub(super) fn adapters(run: &RunConfig, model: &VlmConfig) -> Result<Option<Adapters>, Failure> {
+    let imported = match &run.lora {
+        Some(LoraChoice::Import(dir)) => Some(Adapters::read(dir, model)?),
+        Some(LoraChoice::New { .. }) | None => None,
+    };
+    let config = run.lora_config(model, imported.as_ref().map(|adapters| &adapters.config))?;
+    let tensors = imported.map(|adapters| adapters.tensors).unwrap_or_default();
+    Ok(config.map(|config| Adapters { config, tensors }))
 }
 
 /// Draws the shapes data set unless it is there.
@@ -167,31 +223,44 @@ pub(super) fn locate(path: &Path) -> Result<PathBuf, Failure> {
     Ok(hub::locate(path, &|name| std::env::var(name).ok())?)
 }
 
-/// A model with the weights of a Hugging Face folder, one tensor after the other: beside the parameters no more than one
-/// is in host memory.
-pub(super) fn import(dir: &Path, config: &VlmConfig, device: &Device, dtype: DType) -> Result<Vlm, Failure> {
+/// A model with the weights of a Hugging Face folder, and adapters on it where there are some; one tensor after the other:
+/// beside the parameters no more than one is in host memory.
+pub(super) fn import(
+    dir: &Path,
+    config: &VlmConfig,
+    adapters: Option<&Adapters>,
+    device: &Device,
+    dtype: DType,
+) -> Result<Vlm, Failure> {
     let choice = ModelChoice::Import(dir.into());
-    import_choice(&choice, config, None, 0, device, dtype)
+    import_choice(&choice, config, adapters, None, 0, device, dtype)
 }
 
 /// As [`import`], of whatever a run's model comes from; what the files lack is drawn from the seed.
 pub(super) fn import_choice(
     choice: &ModelChoice,
     config: &VlmConfig,
+    adapters: Option<&Adapters>,
     resize: Option<ResizeOptions>,
     seed: u64,
     device: &Device,
     dtype: DType,
 ) -> Result<Vlm, Failure> {
-    let model = Vlm::init_deferred(config, seed, device, dtype)?;
-    let mut stored = expected(&model);
+    let lora = adapters.map(|adapters| &adapters.config);
+    let model = Vlm::init_deferred(config, lora, seed, device, dtype)?;
+    let head = stored_head(choice)?;
+    let mut stored = stored_params(&model, config, &head);
     if resize.is_some() {
         let rows = stored_rows(choice, config)?;
         for (_, shape) in stored.iter_mut().filter(|(path, _)| hub::is_vocabulary(path)) {
             shape[0] = rows;
         }
     }
-    let weights = imported(choice, config, &stored)?;
+    let stored_config = VlmConfig {
+        head,
+        ..config.clone()
+    };
+    let weights = imported(choice, &stored_config, &stored)?;
     let (std, dtype) = (config.text.initializer_range, host_dtype(dtype));
     let filled = params::fill_params(model, dtype, |info, bytes| {
         let Some(weights) = weights.iter().find(|weights| weights.contains(&info.path)) else {
@@ -214,7 +283,31 @@ pub(super) fn import_choice(
         resize.fill(&mut table, old_rows, std, seed);
         Ok(true)
     });
-    Ok(filled?)
+    match adapters {
+        Some(adapters) => adapters.load_into(filled?),
+        None => Ok(filled?),
+    }
+}
+
+/// What the model in the files is for.
+fn stored_head(choice: &ModelChoice) -> Result<Head, Failure> {
+    match choice {
+        ModelChoice::Import(dir) => Ok(hub::read_config(&locate(dir)?)?.head),
+        ModelChoice::Join(_) | ModelChoice::New(_) => Ok(Head::Lm),
+    }
+}
+
+/// Parameters that the files must have. A fresh classification head takes the place of the output projection, which they
+/// have, and adapters come from elsewhere.
+fn stored_params(model: &Vlm, config: &VlmConfig, head: &Head) -> Vec<(String, Vec<usize>)> {
+    let is_fresh = |path: &str| is_adapter(path) || (path == SCORE && *head == Head::Lm);
+    let mut stored = expected(model);
+    stored.retain(|(path, _)| !is_fresh(path));
+    if *head != config.head && !config.text.tie_word_embeddings {
+        let shape = vec![config.text.vocab_size, config.text.hidden_size];
+        stored.push((LM_HEAD.to_owned(), shape));
+    }
+    stored
 }
 
 /// Rows of the vocabulary's tables in the files that a run's model comes from.

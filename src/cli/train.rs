@@ -1,8 +1,13 @@
 //! `brazier train`
 
-use std::{path::PathBuf, process::ExitCode, sync::Arc, time::Instant};
+use std::{
+    path::{Path, PathBuf},
+    process::ExitCode,
+    sync::Arc,
+    time::Instant,
+};
 
-use brazier_models::Vlm;
+use brazier_models::{Head, Vlm};
 use burn::tensor::Device;
 use clap::Args;
 use sha2::{Digest, Sha256};
@@ -85,7 +90,8 @@ pub(super) fn train(args: &TrainArgs) -> Result<ExitCode, Failure> {
         ModelChoice::New(_) => None,
     };
     let start = decide_start(&run.checkpoint.resume, &store, import)?;
-    check::describe(&run, &session.model, Some(&plan));
+    let lora = session.adapters.as_ref().map(|adapters| &adapters.config);
+    check::describe(&run, &session.model, lora, Some(&plan));
     say(format_args!("device           {device_choice}"));
 
     let training = prepare(&run, &session, &plan, device, start, store, stop)?;
@@ -124,21 +130,29 @@ fn prepare(
     let dtype = compute_dtype(run.train.precision);
     let yaml = run.to_yaml().map_err(anyhow::Error::from)?;
     let config_hash = format!("{:x}", Sha256::digest(&yaml));
-    let model = match &start {
-        Start::Import(_) => session::import_choice(
+    let adapters = session.adapters.as_ref();
+    let model = match (&start, adapters) {
+        // A checkpoint of adapters does not hold their base model.
+        (Start::Import(_), _) | (_, Some(_)) => session::import_choice(
             &run.model,
             &session.model,
+            adapters,
             run.resize_vocabulary,
             run.seed,
             &device,
             dtype,
         )?,
-        Start::Scratch | Start::Resume(_) | Start::Other(_) => {
+        (Start::Scratch | Start::Resume(_) | Start::Other(_), None) => {
             Vlm::init(&session.model, run.seed, &device, dtype)?
         }
     };
     let mut learner = Learner::new(model, plan.options.step.clone(), device)?;
-    let order = session.data_order(run, plan.numbers.samples_per_step);
+    let mut order = session.data_order(run, plan.numbers.samples_per_step);
+    order.extend(
+        learner
+            .base_digest()
+            .map(|digest| ("model.from weights".to_owned(), digest)),
+    );
     let fresh = fresh_state(&learner, config_hash, order);
     let state = match &start {
         Start::Resume(info) | Start::Other(info) => resume(&mut learner, info, fresh)?,
@@ -241,6 +255,7 @@ fn conclude(
             .map(to_sample)
             .collect::<Result<_, _>>()?;
         track::write_samples(&run.output, &samples)?;
+        write_predictions(run, session, evaluation)?;
         print_answers(&spread(SHOWN_ANSWERS));
         for (name, value) in &evaluation.metrics {
             say(format_args!("{name:<32} {value:.4}"));
@@ -255,7 +270,12 @@ fn conclude(
     say(format_args!("  report         {}", show(&report)));
     if run.checkpoint.export {
         let dir = run.output.join("export");
-        let options = model::trained_options(&session.tokenizer, &run.model)?;
+        if let (Some(_), ModelChoice::Import(base)) = (learner.model().lora(), &run.model) {
+            model::export_adapter(learner, base, &dir)?;
+            print_adapter(base, &dir, &session.model.head);
+            return Ok(());
+        }
+        let options = model::trained_options(&session.model, &session.tokenizer, &run.model)?;
         let summary = model::export_model(learner.model(), &session.tokenizer, options, &dir)?;
         let reader = if summary.loads_in_transformers {
             "transformers and vLLM load it"
@@ -276,15 +296,49 @@ fn conclude(
             })
         });
         let example = image.unwrap_or_else(|| " --prompt '…'".to_owned());
-        say(format_args!(
-            "\nnext:\n  brazier generate --model {}{example}",
-            show(&dir)
-        ));
+        say("\nnext:");
+        if session.model.head == Head::Lm {
+            say(format_args!("  brazier generate --model {}{example}", show(&dir)));
+        }
     }
     say(format_args!(
         "  brazier train{} --set train.…    the same run with other settings: choose another --output",
         args.config.as_arguments()
     ));
+    Ok(())
+}
+
+/// What can be done with adapters.
+fn print_adapter(base: &Path, dir: &Path, head: &Head) {
+    let (base, dir) = (show(base), show(dir));
+    say(format_args!("  exported adapters {dir} (PEFT loads them)"));
+    // The base model has no head for classes into which that of the adapters could be put.
+    if *head != Head::Lm {
+        return;
+    }
+    say(format_args!(
+        "\nnext:\n  brazier generate --model {base} --adapter {dir} --prompt '…'\n  \
+         brazier model merge --base {base} --adapter {dir} --output merged"
+    ));
+}
+
+/// `predictions.jsonl`: what a classification head says of each held-out row.
+fn write_predictions(run: &RunConfig, session: &Session, evaluation: &Evaluation) -> Result<(), Failure> {
+    let Head::Classification { labels } = &session.model.head else {
+        return Ok(());
+    };
+    let lines = evaluation.predictions.iter().map(|row| {
+        let line = serde_json::json!({
+            "file": row.sample.file.display().to_string(),
+            "line": row.sample.line,
+            "label": labels[row.class],
+            "predicted": labels[row.predicted()],
+            "probabilities": row.probabilities,
+        });
+        format!("{line}\n")
+    });
+    let text: String = lines.collect();
+    fs::write_atomic(&run.output.join("predictions.jsonl"), text.as_bytes())?;
     Ok(())
 }
 

@@ -21,6 +21,14 @@ pub(super) const WARMUP_STEPS: u64 = 0;
 pub(super) const MIN_LR: f64 = 0.0;
 /// Tokens of a generated answer.
 pub(super) const MAX_NEW_TOKENS: usize = 32;
+/// Rank of adapters, as in PEFT.
+pub(super) const LORA_R: usize = 8;
+/// Numerator of their scaling, as in PEFT.
+pub(super) const LORA_ALPHA: f64 = 8.0;
+/// No dropout, as in PEFT.
+pub(super) const LORA_DROPOUT: f64 = 0.0;
+/// PEFT's word for every linear layer.
+pub(super) const ALL_LINEAR: &str = "all-linear";
 /// Best checkpoints that stay.
 pub(super) const KEEP_BEST: usize = 1;
 

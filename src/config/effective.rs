@@ -7,7 +7,7 @@ use serde_json::Value as Json;
 use super::{
     defaults,
     raw::{RawConfig, RawEvery, RawFeatureSelect, RawModelType, RawProjector, RawRows, RawSchedule},
-    run::{ModelChoice, NewModel, RunConfig},
+    run::{LoraChoice, ModelChoice, NewModel, RunConfig},
 };
 use crate::learner::options::EvalConfig;
 
@@ -37,7 +37,7 @@ fn effective(run: &RunConfig) -> RawConfig {
 
     model.tokenizer.get_or_insert_with(|| run.data.tokenizer.clone());
     if let (ModelChoice::New(new), Some(language)) = (&run.model, &mut model.language) {
-        let NewModel { config, .. } = &**new;
+        let NewModel { config, .. } = new.as_ref();
         language
             .num_key_value_heads
             .get_or_insert(config.text.num_key_value_heads);
@@ -78,6 +78,14 @@ fn effective(run: &RunConfig) -> RawConfig {
         model
             .vision_feature_select
             .get_or_insert(RawFeatureSelect::Default);
+    }
+    if let (Some(LoraChoice::New { config, .. }), Some(lora)) = (&run.lora, &mut model.lora) {
+        lora.r.get_or_insert(config.r);
+        lora.alpha.get_or_insert(config.lora_alpha);
+        lora.dropout.get_or_insert(config.lora_dropout);
+        lora.rslora.get_or_insert(config.use_rslora);
+        lora.target_modules
+            .get_or_insert_with(|| vec![defaults::ALL_LINEAR.to_owned()]);
     }
 
     let rows = |paths: &[std::path::PathBuf]| paths.iter().cloned().map(|path| RawRows { path }).collect();

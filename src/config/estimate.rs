@@ -4,6 +4,8 @@
 //! pass:
 //!
 //! * parameters: all of them, in the compute dtype (`p` bytes each: 4 for f32, 2 for bf16);
+//! * adapters (LoRA): their parameters besides; each one keeps the `r` columns between its factors, and with dropout its
+//!   input as it was dropped, and the mask;
 //! * gradients: 4 bytes for each trained parameter, since accumulation is in f32;
 //! * optimizer: two moments of 4 bytes for each trained parameter, and under bf16 a master of 4 bytes; under
 //!   f32 the parameter is its own master;
@@ -22,8 +24,8 @@
 use std::fmt;
 
 use brazier_models::{
-    AttentionBias, DecoderConfig, FeatureSelect, MlpKind, ProjectorKind, VisionConfig, VisionLanguageConfig,
-    VlmConfig,
+    AttentionBias, DecoderConfig, FeatureSelect, Head, LoraConfig, MlpKind, ProjectorKind, VisionConfig,
+    VisionLanguageConfig, VlmConfig, lora::linears,
 };
 
 use super::run::RunConfig;
@@ -69,11 +71,11 @@ pub fn num_parameters(model: &VlmConfig) -> ParameterCounts {
     ParameterCounts {
         vision,
         projector,
-        language: language_parameters(&model.text),
+        language: language_parameters(&model.text, &model.head),
     }
 }
 
-fn language_parameters(config: &DecoderConfig) -> u64 {
+fn language_parameters(config: &DecoderConfig, head: &Head) -> u64 {
     let &DecoderConfig {
         vocab_size,
         hidden_size,
@@ -112,8 +114,20 @@ fn language_parameters(config: &DecoderConfig) -> u64 {
     };
     let mlp = (inner + 1) * hidden_size * intermediate_size + alphas + mlp_biases;
     let block = 2 * hidden_size + attention + head_norms + mlp;
-    let tables = if tie_word_embeddings { 1 } else { 2 };
-    (tables * vocab_size * hidden_size + num_hidden_layers * block + hidden_size) as u64
+    let head_rows = match head {
+        Head::Lm if tie_word_embeddings => 0,
+        Head::Lm => vocab_size,
+        Head::Classification { labels } => labels.len(),
+    };
+    ((vocab_size + head_rows) * hidden_size + num_hidden_layers * block + hidden_size) as u64
+}
+
+/// Of a classification head, which is trained in full beside adapters.
+fn head_parameters(model: &VlmConfig) -> u64 {
+    match &model.head {
+        Head::Lm => 0,
+        Head::Classification { labels } => (labels.len() * model.text.hidden_size) as u64,
+    }
 }
 
 fn vision_parameters(config: &VisionConfig) -> u64 {
@@ -165,7 +179,9 @@ pub struct BatchShape {
 pub struct MemoryEstimate {
     /// Numbers of parameters.
     pub counts: ParameterCounts,
-    /// How many of them are trained.
+    /// Parameters of adapters, which come on top.
+    pub adapters: u64,
+    /// How many parameters are trained.
     pub trained: u64,
     /// Parameters in the compute dtype.
     pub parameters_bytes: u64,
@@ -210,7 +226,8 @@ impl fmt::Display for MemoryEstimate {
             ("vision", vision),
             ("projector", projector),
             ("language", language),
-            ("all", self.counts.total()),
+            ("adapters", self.adapters),
+            ("all", self.counts.total() + self.adapters),
             ("trained", self.trained),
         ] {
             writeln!(f, "parameters, {part:<10} {count:>16}")?;
@@ -242,6 +259,7 @@ fn readable(bytes: u64) -> String {
 /// What a step of this model holds in memory; see the head of this file for the formulas.
 pub fn estimate_memory(
     model: &VlmConfig,
+    lora: Option<&LoraConfig>,
     mode: TrainMode,
     precision: Precision,
     recompute: Recompute,
@@ -252,22 +270,42 @@ pub fn estimate_memory(
         Precision::Bf16 => 2,
     };
     let counts = num_parameters(model);
-    let trained = counts.trained(mode);
+    let (language, vision) = lora.map_or((0, 0), |lora| lora.num_parameters(model));
+    let adapters = language + vision;
+    // The parts whose weights, or else adapters, are trained.
+    let moving = match lora {
+        Some(_) => ParameterCounts {
+            language: language + head_parameters(model),
+            vision,
+            ..counts
+        },
+        None => counts,
+    };
+    let trained = moving.trained(mode);
+    // A tower without adapters rests beside them, as it does in that mode.
+    let mode = match (lora, mode) {
+        (Some(lora), TrainMode::Full) if !lora.parts.has_vision() => TrainMode::EndToEnd,
+        _ => mode,
+    };
     let optimizer_width = match precision {
         Precision::F32 => 8,
         Precision::Bf16 => 12,
     };
     let tokens = (shape.rows * shape.length) as u64;
-    let logits = (shape.logit_rows * model.text.vocab_size) as u64;
+    let logits = match &model.head {
+        Head::Lm => shape.logit_rows * model.text.vocab_size,
+        Head::Classification { labels } => shape.rows * labels.len(),
+    } as u64;
     let side = model.vision.as_ref().map_or(0, |vision| vision.vision.image_size);
     let pixels = (shape.images * 3 * side * side) as u64;
     MemoryEstimate {
         counts,
+        adapters,
         trained,
-        parameters_bytes: width * counts.total(),
+        parameters_bytes: width * (counts.total() + adapters),
         gradients_bytes: 4 * trained,
         optimizer_bytes: optimizer_width * trained,
-        activations_bytes: activations(model, mode, width, recompute, shape),
+        activations_bytes: activations(model, lora, mode, width, recompute, shape),
         logits_bytes: 2 * 4 * logits,
         batch_bytes: 2 * 4 * tokens + 4 * pixels + width * tokens * model.text.hidden_size as u64,
     }
@@ -293,16 +331,26 @@ impl Blocks {
 
 fn activations(
     model: &VlmConfig,
+    lora: Option<&LoraConfig>,
     mode: TrainMode,
     width: u64,
     recompute: Recompute,
     shape: BatchShape,
 ) -> u64 {
-    let text = decoder_blocks(&model.text, width, shape);
+    let kept_by_adapters = |prefix: &str, num_blocks: usize| {
+        lora.map_or(0, |lora| {
+            adapter_columns(lora, model, prefix) / num_blocks.max(1) as u64
+        })
+    };
+    let mut text = decoder_blocks(&model.text, width, shape);
+    let tokens = (shape.rows * shape.length) as u64;
+    text.whole += tokens * width * kept_by_adapters("language_model.", model.text.num_hidden_layers);
     let Some(vision) = &model.vision else {
         return text.kept(recompute) + transient(recompute, &[&text]);
     };
-    let tower = vision_blocks(vision, width, shape);
+    let mut tower = vision_blocks(vision, width, shape);
+    let tokens = (shape.images * (vision.vision.num_patches() + 1)) as u64;
+    tower.whole += tokens * width * kept_by_adapters("vision_tower.", vision.vision.num_hidden_layers);
     let projector = match mode {
         TrainMode::LmOnly => 0,
         TrainMode::Alignment | TrainMode::EndToEnd | TrainMode::Full => {
@@ -318,6 +366,21 @@ fn activations(
             text.kept(recompute) + projector + transient(recompute, &[&text])
         }
     }
+}
+
+/// Numbers that all adapters of a part keep for one token.
+fn adapter_columns(lora: &LoraConfig, model: &VlmConfig, prefix: &str) -> u64 {
+    let layers = linears(model).into_iter();
+    let layers = layers.filter(|layer| layer.path.starts_with(prefix) && lora.targets(&layer.path));
+    let columns = layers.map(|layer| {
+        let dropped = if lora.lora_dropout > 0.0 {
+            2 * layer.d_in
+        } else {
+            0
+        };
+        (lora.r + dropped) as u64
+    });
+    columns.sum()
 }
 
 /// The block that is being computed again.
@@ -381,7 +444,7 @@ fn projector_bytes(
 
 impl RunConfig {
     /// Memory of a step with the longest samples this run allows and one image in each.
-    pub fn memory(&self, model: &VlmConfig, logit_rows: usize) -> MemoryEstimate {
+    pub fn memory(&self, model: &VlmConfig, lora: Option<&LoraConfig>, logit_rows: usize) -> MemoryEstimate {
         let rows = self.train.micro_batch_size;
         let images = if model.vision.is_some() { rows } else { 0 };
         let shape = BatchShape {
@@ -392,6 +455,7 @@ impl RunConfig {
         };
         estimate_memory(
             model,
+            lora,
             self.train.mode,
             self.train.precision,
             self.train.recompute,
@@ -402,7 +466,7 @@ impl RunConfig {
 
 #[cfg(test)]
 mod tests {
-    use brazier_models::{LanguageModelType, RopeScaling, VisionActivation};
+    use brazier_models::{LanguageModelType, LoraParts, LoraTargets, RopeScaling, VisionActivation};
 
     use super::*;
 
@@ -452,6 +516,7 @@ mod tests {
         VlmConfig {
             text: llama_7b(32064),
             vision: Some(vision),
+            head: Head::Lm,
         }
     }
 
@@ -484,7 +549,8 @@ mod tests {
         assert_eq!(
             num_parameters(&VlmConfig {
                 text: llama,
-                vision: None
+                vision: None,
+                head: Head::Lm
             })
             .total(),
             8_030_261_248
@@ -503,7 +569,8 @@ mod tests {
         assert_eq!(
             num_parameters(&VlmConfig {
                 text: qwen,
-                vision: None
+                vision: None,
+                head: Head::Lm
             })
             .total(),
             596_049_920
@@ -519,7 +586,8 @@ mod tests {
         assert_eq!(
             num_parameters(&VlmConfig {
                 text: apertus,
-                vision: None
+                vision: None,
+                head: Head::Lm,
             })
             .total(),
             8_053_338_176
@@ -539,7 +607,8 @@ mod tests {
         assert_eq!(
             num_parameters(&VlmConfig {
                 text: qwen2,
-                vision: None
+                vision: None,
+                head: Head::Lm,
             })
             .total(),
             494_032_768
@@ -553,7 +622,71 @@ mod tests {
             images: 2,
             logit_rows: 256,
         };
-        estimate_memory(&llava_7b(), mode, precision, recompute, shape)
+        estimate_memory(&llava_7b(), None, mode, precision, recompute, shape)
+    }
+
+    /// Seven layers of each decoder block, and the projector in full: the rest has neither gradients nor moments.
+    #[test]
+    fn adapters_alone_have_optimizer_state() {
+        let shape = BatchShape {
+            rows: 2,
+            length: 1024,
+            images: 2,
+            logit_rows: 256,
+        };
+        let estimate = |dropout: f64, parts: LoraParts, mode: TrainMode| {
+            let lora = LoraConfig {
+                r: 16,
+                lora_alpha: 32.0,
+                lora_dropout: dropout,
+                use_rslora: false,
+                target_modules: LoraTargets::AllLinear,
+                parts,
+            };
+            estimate_memory(
+                &llava_7b(),
+                Some(&lora),
+                mode,
+                Precision::Bf16,
+                Recompute::None,
+                shape,
+            )
+        };
+        let language = estimate(0.0, LoraParts::Language, TrainMode::EndToEnd);
+        let adapters = 32 * 16 * (4 * (4096 + 4096) + 3 * (4096 + 11008));
+        assert_eq!(language.adapters, adapters);
+        assert_eq!(language.trained, adapters + 20_979_712);
+        assert_eq!(language.parameters_bytes, 2 * (7_063_427_072 + adapters));
+        assert_eq!(language.gradients_bytes, 4 * language.trained);
+        assert_eq!(language.optimizer_bytes, 12 * language.trained);
+        let whole = super::estimate_memory(
+            &llava_7b(),
+            None,
+            TrainMode::EndToEnd,
+            Precision::Bf16,
+            Recompute::None,
+            shape,
+        );
+        assert_eq!(
+            language.activations_bytes - whole.activations_bytes,
+            2048 * 32 * 2 * 7 * 16
+        );
+        let dropped = estimate(0.1, LoraParts::Language, TrainMode::EndToEnd);
+        assert_eq!(
+            dropped.activations_bytes - language.activations_bytes,
+            2048 * 32 * 2 * 2 * (6 * 4096 + 11008)
+        );
+        // Beside a tower that rests, full is no more than end_to_end.
+        assert_eq!(estimate(0.0, LoraParts::Language, TrainMode::Full), language);
+        let both = estimate(0.0, LoraParts::Both, TrainMode::Full);
+        assert_eq!(both.adapters - adapters, 24 * 16 * (4 * 2048 + 2 * (1024 + 4096)));
+        assert!(both.activations_bytes > language.activations_bytes);
+        assert!(
+            language
+                .to_string()
+                .contains("parameters, adapters           39976960\n"),
+            "{language}"
+        );
     }
 
     #[test]

@@ -1,16 +1,16 @@
 //! What can be checked only once the tokenizer, an imported model or the device is known.
 
-use brazier_models::{ModelConfigError, VlmConfig};
+use brazier_models::{Head, LoraConfig, LoraParts, ModelConfigError, VlmConfig};
 
 use super::{
     error::ConfigError,
-    run::{ModelChoice, NewModel, RunConfig, TrainChoice},
+    run::{HeadChoice, LoraChoice, ModelChoice, NewModel, RunConfig, TrainChoice},
     written::Errors,
 };
 use crate::{
-    data::IMAGE_TOKEN,
+    data::{ClassOptions, IMAGE_TOKEN},
     device_choice::DeviceChoice,
-    learner::options::{Precision, TrainMode},
+    learner::options::{EvalConfig, Precision, TrainMode},
 };
 
 impl RunConfig {
@@ -29,9 +29,10 @@ impl RunConfig {
         let ModelChoice::New(new) = &self.model else {
             return Ok(None);
         };
-        let NewModel { config, vocab_size } = &**new;
+        let NewModel { config, vocab_size } = new.as_ref();
         let mut errors = Errors::new(&self.written);
         let mut config = config.clone();
+        config.head = self.head_config(&Head::Lm)?;
         config.text.vocab_size = vocab_size.unwrap_or(num_tokens);
         if config.text.vocab_size < num_tokens {
             let reason = format!("smaller than the tokenizer, which has {num_tokens} tokens");
@@ -117,10 +118,139 @@ impl RunConfig {
     pub fn check_model(&self, model: &VlmConfig) -> Result<(), Vec<ConfigError>> {
         let mut errors = Errors::new(&self.written);
         check_model(model, &self.train, self.data.sequence_length, &mut errors);
+        check_metrics(&model.head, &self.eval, &mut errors);
         if errors.list.is_empty() {
             Ok(())
         } else {
             Err(errors.list)
+        }
+    }
+
+    /// What the run's model is for, if an import or a new model is for `own`.
+    ///
+    /// # Errors
+    /// If `model.head` contradicts that, or says no classes.
+    pub fn head_config(&self, own: &Head) -> Result<Head, Vec<ConfigError>> {
+        let mut errors = Errors::new(&self.written);
+        match (&self.head, own) {
+            (HeadChoice::Own, _) | (HeadChoice::Lm, Head::Lm) => return Ok(own.clone()),
+            (HeadChoice::Lm, Head::Classification { .. }) => {
+                let reason =
+                    "the model in model.from has a classification head in the place of its output projection";
+                errors.refuse(
+                    "model.head.kind",
+                    reason,
+                    Some("take model.head out, or import a language model"),
+                );
+            }
+            (HeadChoice::Classification { labels: None, .. }, Head::Lm) => {
+                let hint = "write model.head.labels or model.head.num_labels";
+                errors.refuse("model.head", "says no classes for the fresh head", Some(hint));
+            }
+            (
+                HeadChoice::Classification {
+                    labels: Some(labels), ..
+                },
+                Head::Lm,
+            ) => {
+                return Ok(Head::Classification {
+                    labels: labels.clone(),
+                });
+            }
+            (HeadChoice::Classification { labels, .. }, Head::Classification { labels: known }) => {
+                if labels.as_ref().is_none_or(|labels| labels == known) {
+                    return Ok(own.clone());
+                }
+                let key = match errors.given("model.head.labels") {
+                    true => "model.head.labels",
+                    false => "model.head.num_labels",
+                };
+                let reason = format!(
+                    "the head of the model in model.from has the classes {}",
+                    known.join(", ")
+                );
+                errors.refuse(
+                    key,
+                    &reason,
+                    Some("take it out, or import a language model for a fresh head"),
+                );
+            }
+        }
+        Err(errors.list)
+    }
+
+    /// The classes of the rows, for a model with a head for them.
+    ///
+    /// # Errors
+    /// If there is not one weight for each class.
+    pub fn class_options(&self, model: &VlmConfig) -> Result<Option<ClassOptions>, Vec<ConfigError>> {
+        let Head::Classification { labels } = &model.head else {
+            return Ok(None);
+        };
+        let weights = match &self.head {
+            HeadChoice::Classification { class_weights, .. } => class_weights.clone(),
+            HeadChoice::Own | HeadChoice::Lm => None,
+        };
+        if let Some(weights) = weights.as_ref().filter(|weights| weights.len() != labels.len()) {
+            let mut errors = Errors::new(&self.written);
+            let reason = format!(
+                "{} weights for {} classes: {}",
+                weights.len(),
+                labels.len(),
+                labels.join(", ")
+            );
+            errors.refuse(
+                "model.head.class_weights",
+                &reason,
+                Some("write one for each class, in this order"),
+            );
+            return Err(errors.list);
+        }
+        Ok(Some(ClassOptions {
+            labels: labels.clone(),
+            weights,
+        }))
+    }
+
+    /// The adapters of this run on that model; `None` without `model.lora`. `imported` are those of `model.lora.from`.
+    ///
+    /// # Errors
+    /// If they fit nothing in the model, or are on parts that the mode leaves as they are.
+    pub fn lora_config(
+        &self,
+        model: &VlmConfig,
+        imported: Option<&LoraConfig>,
+    ) -> Result<Option<LoraConfig>, Vec<ConfigError>> {
+        let trains_vision = self.train.mode == TrainMode::Full;
+        let lora = match (&self.lora, imported) {
+            (None, _) => return Ok(None),
+            (Some(LoraChoice::New { config, parts }), _) => {
+                let own = match trains_vision && model.vision.is_some() {
+                    true => LoraParts::Both,
+                    false => LoraParts::Language,
+                };
+                LoraConfig {
+                    parts: parts.unwrap_or(own),
+                    ..config.clone()
+                }
+            }
+            (Some(LoraChoice::Import(_)), Some(imported)) => imported.clone(),
+            (Some(LoraChoice::Import(_)), None) => return Ok(None),
+        };
+        let mut errors = Errors::new(&self.written);
+        if lora.parts.has_vision() && !trains_vision {
+            errors.refuse_value(
+                "model.lora.parts",
+                "vision",
+                "train.mode leaves the vision tower as it is",
+                Some("write language, or train.mode: full"),
+            );
+        } else if let Err(error) = lora.validate(model) {
+            errors.refuse_model(&error);
+        }
+        match errors.list.is_empty() {
+            true => Ok(Some(lora)),
+            false => Err(errors.list),
         }
     }
 
@@ -200,6 +330,32 @@ pub(super) fn check_model(
             }
         }
         None => check_without_vision(train, errors),
+    }
+}
+
+/// Metrics are those of the head.
+fn check_metrics(head: &Head, eval: &EvalConfig, errors: &mut Errors) {
+    let of_tokens = ["eval_perplexity", "eval_exact_match"];
+    let of_two_classes = ["eval_f1", "eval_auroc"];
+    let metric = eval.best.name.as_str();
+    let not_computed = match head {
+        Head::Lm => !of_tokens.contains(&metric) && metric != "eval_loss",
+        Head::Classification { labels } => {
+            if eval.exact_match {
+                let reason = "generates answers, and the model has a classification head";
+                errors.refuse("eval.exact_match", reason, Some("take it out"));
+            }
+            of_tokens.contains(&metric) || (of_two_classes.contains(&metric) && labels.len() != 2)
+        }
+    };
+    if not_computed {
+        let hint = match head {
+            Head::Lm => "write eval_loss, eval_perplexity or eval_exact_match",
+            Head::Classification { .. } => {
+                "write eval_loss, eval_accuracy or eval_macro_f1; for two classes also eval_f1 or eval_auroc"
+            }
+        };
+        errors.refuse("eval.best.metric", "is not computed for this head", Some(hint));
     }
 }
 

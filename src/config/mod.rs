@@ -33,8 +33,8 @@ pub use plan::{DerivedNumbers, RunPlan};
 pub use readme::readme;
 pub use resolve::resolve;
 pub use run::{
-    CheckpointChoice, JoinedModel, Length, ModelChoice, NewModel, Part, RunConfig, ScheduleChoice, Shape,
-    SynthChoice, TrainChoice,
+    CheckpointChoice, HeadChoice, JoinedModel, Length, LoraChoice, ModelChoice, NewModel, Part, RunConfig,
+    ScheduleChoice, Shape, SynthChoice, TrainChoice,
 };
 
 use crate::fs;

@@ -158,6 +158,7 @@ impl RunConfig {
             optimizer: optimizer.clone(),
             schedule,
             max_grad_norm,
+            seed: self.seed,
         };
         let options = RunOptions {
             step,

@@ -81,6 +81,76 @@ pub(super) struct RawModel {
     /// The vision tower's tokens that are used.
     #[schemars(extend("default" = "default"))]
     pub vision_feature_select: Option<RawFeatureSelect>,
+    /// Low-rank adapters (LoRA) instead of the weights themselves: what `train.mode` trains of the language model and of
+    /// the vision tower rests, and adapters on it are trained; the projector is trained in full. Needs `from`. The export
+    /// is a folder that PEFT loads; `brazier model merge` folds it into the base model.
+    pub lora: Option<RawLora>,
+    /// What the model is for. Left out: what `from` has, and the next token for a new model.
+    pub head: Option<RawHead>,
+}
+
+/// The output of the model.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(tag = "kind", rename_all = "snake_case", deny_unknown_fields)]
+pub(super) enum RawHead {
+    /// The next token.
+    Lm {},
+    /// The class of a row, read at its last token (Hugging Face's `*ForSequenceClassification`). The rows are
+    /// `{"text": …, "label": …}` or `{"input_ids": […], "label": …}`, the label being a class's name or id. A language
+    /// model gets a fresh head; one with a head of this kind brings its own classes.
+    Classification {
+        /// Names of the classes, in the order of their ids.
+        #[schemars(extend("examples" = [["negative", "positive"]]))]
+        labels: Option<Vec<String>>,
+        /// Number of classes without names; either this or `labels`.
+        #[schemars(range(min = 2), example = 2)]
+        num_labels: Option<usize>,
+        /// A factor for the losses of each class. The loss is divided by the sum of the factors of its rows.
+        #[schemars(extend("examples" = [[1.0, 4.0]]))]
+        class_weights: Option<Vec<f32>>,
+    },
+}
+
+/// Adapters, in PEFT's terms.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct RawLora {
+    /// Folder of adapters in PEFT's format to go on from; it says everything that the other keys say.
+    #[schemars(example = "runs/first/export")]
+    pub from: Option<PathBuf>,
+    /// Rank of the adapters.
+    #[schemars(range(min = 1), extend("default" = defaults::LORA_R), example = 32)]
+    pub r: Option<usize>,
+    /// The update is scaled by `alpha / r`.
+    #[schemars(extend("exclusiveMinimum" = 0, "default" = defaults::LORA_ALPHA), example = 16.0)]
+    pub alpha: Option<f64>,
+    /// Part of an adapter's inputs that is zeroed in training.
+    #[schemars(range(min = 0), extend("exclusiveMaximum" = 1, "default" = defaults::LORA_DROPOUT), example = 0.05)]
+    pub dropout: Option<f64>,
+    /// Whether the update is scaled by `alpha / sqrt(r)` instead.
+    #[schemars(extend("default" = false), example = true)]
+    pub rslora: Option<bool>,
+    /// Names of the linear layers that get an adapter, as they end (`q_proj`) or in full; `[all-linear]` means every
+    /// linear layer but projector and heads.
+    #[schemars(
+        extend("default" = [defaults::ALL_LINEAR]),
+        extend("examples" = [["q_proj", "v_proj"]])
+    )]
+    pub target_modules: Option<Vec<String>>,
+    /// Where these layers are. Left out: in all parts that `train.mode` trains.
+    pub parts: Option<RawLoraParts>,
+}
+
+/// Parts of the model with adapters.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub(super) enum RawLoraParts {
+    /// The language model.
+    Language,
+    /// The vision tower.
+    Vision,
+    /// Both.
+    Both,
 }
 
 /// Fresh rows of the embedding table and of the output projection, in the names of transformers'
@@ -373,7 +443,8 @@ pub(super) struct RawSynth {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct RawRows {
-    /// JSONL file of chat rows, `{"messages": […], "images": […]}`; image paths are relative to it.
+    /// JSONL file of chat rows, `{"messages": […], "images": […]}`; image paths are relative to it. For a classification
+    /// head see `model.head`.
     #[schemars(example = "data/train.jsonl")]
     pub path: PathBuf,
 }
@@ -677,6 +748,18 @@ pub(super) enum RawMetric {
     /// Part of the answers that are exactly the reference; needs `exact_match`.
     #[serde(rename = "eval_exact_match")]
     ExactMatch,
+    /// Part of the rows whose class is right; needs a classification head, as do those below.
+    #[serde(rename = "eval_accuracy")]
+    Accuracy,
+    /// Mean over the classes of F1.
+    #[serde(rename = "eval_macro_f1")]
+    MacroF1,
+    /// F1 of the second of two classes.
+    #[serde(rename = "eval_f1")]
+    F1,
+    /// Area under the ROC curve of the second of two classes.
+    #[serde(rename = "eval_auroc")]
+    Auroc,
 }
 
 /// Which way is better.

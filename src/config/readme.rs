@@ -236,6 +236,7 @@ fn type_words(schema: &Json, of_objects: &[Json]) -> String {
         Some("integer") => "whole number",
         Some("number") => "number",
         Some("array") if items(schema).is_some() => "list of mappings",
+        Some("array") if type_name(&schema["items"]) == Some("string") => "list of texts",
         Some("array") => "list of numbers",
         _ => "mapping",
     };

@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use brazier_models::{FeatureSelect, ProjectorKind, VlmConfig};
+use brazier_models::{FeatureSelect, LoraConfig, LoraParts, ProjectorKind, VlmConfig};
 
 use super::{raw::RawConfig, written::Written};
 use crate::{
@@ -28,6 +28,10 @@ pub struct RunConfig {
     pub model: ModelChoice,
     /// How an imported model's vocabulary grows; `None` if it must not.
     pub resize_vocabulary: Option<ResizeOptions>,
+    /// Adapters that are trained in the place of the model's weights.
+    pub lora: Option<LoraChoice>,
+    /// What the model is for.
+    pub head: HeadChoice,
     /// The data set that is drawn before training.
     pub synth: Option<SynthChoice>,
     /// Files, tokenizer, lengths, order and threads.
@@ -72,6 +76,36 @@ pub struct JoinedModel {
     pub vision_feature_layer: i64,
     /// Tokens of the tower that are used.
     pub vision_feature_select: FeatureSelect,
+}
+
+/// What the model is for.
+#[derive(Debug, Clone, PartialEq)]
+pub enum HeadChoice {
+    /// What an imported model has; the next token for a new one.
+    Own,
+    /// The next token.
+    Lm,
+    /// Classes of rows.
+    Classification {
+        /// Their names, if the run says them.
+        labels: Option<Vec<String>>,
+        /// Factors of their losses.
+        class_weights: Option<Vec<f32>>,
+    },
+}
+
+/// Where adapters come from.
+#[derive(Debug, Clone, PartialEq)]
+pub enum LoraChoice {
+    /// A folder in PEFT's format.
+    Import(PathBuf),
+    /// Fresh ones, but for what only the model knows; see [`RunConfig::lora_config`].
+    New {
+        /// With parts that stand for nothing if `parts` is `None`.
+        config: LoraConfig,
+        /// The parts that were asked for.
+        parts: Option<LoraParts>,
+    },
 }
 
 /// A model with random weights, but for what only the tokenizer knows; see [`RunConfig::model_config`].

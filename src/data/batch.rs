@@ -36,6 +36,28 @@ pub struct Example {
     pub labels: Vec<i32>,
     /// In the order of their placeholders.
     pub images: Vec<PixelImage>,
+    /// What the row is, if rows are classified; no label counts then.
+    pub class: Option<Class>,
+}
+
+/// What a row is.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Class {
+    /// Id of the class.
+    pub id: i32,
+    /// Factor of its loss.
+    pub weight: f32,
+}
+
+/// Classes of a batch, one value for each row.
+#[derive(Debug, Clone, PartialEq)]
+pub struct ClassBatch {
+    /// Class ids.
+    pub ids: Vec<i32>,
+    /// Tokens without padding.
+    pub lengths: Vec<usize>,
+    /// Factors of the losses.
+    pub weights: Vec<f32>,
 }
 
 /// The images of a batch.
@@ -66,8 +88,10 @@ pub struct Batch {
     pub samples: Vec<SampleId>,
     /// Tokens without padding.
     pub num_tokens: usize,
-    /// Labels that count in the loss: those not ignored, from the second position on.
+    /// Labels that count in the loss: those not ignored, from the second position on; with classes, rows.
     pub num_labelled: usize,
+    /// Classes of the rows, if they have some.
+    pub classes: Option<ClassBatch>,
 }
 
 /// What the model can take; see [`Batch::check`].
@@ -81,7 +105,18 @@ pub struct BatchLimits {
     pub image_tokens: Option<(u32, usize)>,
 }
 
-/// Joins rows into one batch.
+impl Batch {
+    /// By what the sum of the losses of a step is divided: the number of labels, or the sum of their weights, as
+    /// `torch.nn.CrossEntropyLoss` does.
+    pub fn loss_weight(&self) -> f64 {
+        match &self.classes {
+            Some(classes) => classes.weights.iter().map(|&weight| f64::from(weight)).sum(),
+            None => self.num_labelled as f64,
+        }
+    }
+}
+
+/// Joins rows into one batch. Either all of them have a class or none.
 pub fn collate(examples: &[Example], pad_id: u32) -> Batch {
     let rows = examples.len();
     let length = examples
@@ -98,6 +133,7 @@ pub fn collate(examples: &[Example], pad_id: u32) -> Batch {
         labels.extend_from_slice(&example.labels);
         labels.resize(end, IGNORE_LABEL);
     }
+    let classes = collate_classes(examples);
     Batch {
         rows,
         length,
@@ -106,8 +142,24 @@ pub fn collate(examples: &[Example], pad_id: u32) -> Batch {
         images: collate_images(examples),
         samples: examples.iter().map(|example| example.sample.clone()).collect(),
         num_tokens: examples.iter().map(|example| example.input_ids.len()).sum(),
-        num_labelled: examples.iter().map(|example| num_labelled(&example.labels)).sum(),
+        num_labelled: match &classes {
+            Some(classes) => classes.ids.len(),
+            None => examples.iter().map(|example| num_labelled(&example.labels)).sum(),
+        },
+        classes,
     }
+}
+
+fn collate_classes(examples: &[Example]) -> Option<ClassBatch> {
+    let classes: Vec<Class> = examples
+        .iter()
+        .map(|example| example.class)
+        .collect::<Option<_>>()?;
+    Some(ClassBatch {
+        ids: classes.iter().map(|class| class.id).collect(),
+        lengths: examples.iter().map(|example| example.input_ids.len()).collect(),
+        weights: classes.iter().map(|class| class.weight).collect(),
+    })
 }
 
 fn collate_images(examples: &[Example]) -> Option<ImageBatch> {
@@ -204,6 +256,7 @@ mod tests {
             input_ids: input_ids.into(),
             labels: labels.into(),
             images,
+            class: None,
         }
     }
 

@@ -87,13 +87,7 @@ pub fn parse_row(line: &[u8]) -> Result<ChatRow, RowProblem> {
         messages,
         images,
         tags,
-    } = serde_json::from_slice(line).map_err(|error| {
-        let place = format!(" at line {} column {}", error.line(), error.column());
-        RowProblem::Json {
-            column: error.column(),
-            reason: error.to_string().replace(&place, ""),
-        }
-    })?;
+    } = serde_json::from_slice(line).map_err(RowProblem::json)?;
     if messages.is_empty() {
         return Err(RowProblem::NoMessages);
     }

@@ -1,4 +1,4 @@
-//! Chat rows as tokens and labels, ready to be joined into batches.
+//! Rows as tokens and labels, ready to be joined into batches.
 //!
 //! Opening reads and encodes every row once: what is wrong with any of them is known before the first step, and a step
 //! later only decodes images. Encoded rows stay in memory, images as one token each; the files stay mapped for the text.
@@ -9,8 +9,9 @@ use memmap2::Mmap;
 use rayon::prelude::*;
 
 use super::{
-    batch::{Example, IGNORE_LABEL, PixelImage, SampleId},
+    batch::{Class, Example, IGNORE_LABEL, PixelImage, SampleId},
     chat::{ChatRow, Message, Role, parse_row},
+    classified::{ClassOptions, ClassifiedRow, Content, parse_classified},
     error::{DataError, RowError, RowProblem},
     image::load_image,
     options::{DataOptions, ImageOptions, Split, TooLong},
@@ -37,7 +38,7 @@ pub struct DatasetReport {
     pub images: usize,
     /// Tokens of the rows that are used, image tokens included.
     pub tokens: usize,
-    /// Tokens that are trained.
+    /// Tokens that are trained; of rows to classify, the rows.
     pub labelled_tokens: usize,
     /// Tokens of the longest row that is used.
     pub longest: usize,
@@ -110,11 +111,13 @@ struct Row {
     images: Box<[PathBuf]>,
     /// Tokens once images are expanded.
     length: usize,
+    class: Option<Class>,
 }
 
 /// All that turns a row into tokens.
 struct Encoder {
     tokenizer: Arc<Tokenizer>,
+    classes: Option<ClassOptions>,
     template: ChatTemplate,
     images: Option<ImageOptions>,
     image_id: Option<u32>,
@@ -250,6 +253,7 @@ impl Dataset {
             input_ids,
             labels,
             images,
+            class: row.class,
         })
     }
 
@@ -406,7 +410,10 @@ fn prepare_all(files: &[MappedFile], encoder: &Encoder) -> Result<(Vec<Row>, Dat
                 report.truncated += usize::from(truncated);
                 report.images += row.images.len();
                 report.tokens += row.length;
-                report.labelled_tokens += row.trained.iter().map(Range::len).sum::<usize>();
+                report.labelled_tokens += match row.class {
+                    Some(_) => 1,
+                    None => row.trained.iter().map(Range::len).sum::<usize>(),
+                };
                 report.longest = report.longest.max(row.length);
                 rows.push(row);
             }
@@ -422,7 +429,9 @@ impl Encoder {
         tokenizer: Arc<Tokenizer>,
     ) -> Result<Self, DataError> {
         let template = ChatTemplate::ChatMl;
-        template.stop_ids(&tokenizer)?;
+        if options.classes.is_none() {
+            template.stop_ids(&tokenizer)?;
+        }
         let image_id = images.as_ref().map(|_| tokenizer.image_token_id()).transpose()?;
         let DataOptions {
             sequence_length,
@@ -431,6 +440,7 @@ impl Encoder {
         } = *options;
         Ok(Self {
             tokenizer,
+            classes: options.classes.clone(),
             template,
             images,
             image_id,
@@ -452,7 +462,50 @@ impl Encoder {
         tokens.len() - num_images + num_images * self.num_image_tokens()
     }
 
+    /// A row to classify. It has no labels; its class is one.
+    fn prepare_classified(
+        &self,
+        bytes: &[u8],
+        line: Line,
+        classes: &ClassOptions,
+    ) -> Result<Prepared, RowProblem> {
+        let ClassifiedRow { content, class } = parse_classified(bytes, classes)?;
+        let mut tokens = match content {
+            Content::Text(text) => self.tokenizer.encode_document(&text)?,
+            Content::Tokens(tokens) => tokens,
+        };
+        let (length, limit) = (tokens.len(), self.sequence_length);
+        if length == 0 {
+            return Err(RowProblem::NoToken);
+        }
+        if length > limit {
+            match self.too_long {
+                TooLong::Drop => return Ok(Prepared::TooLong),
+                TooLong::Error => return Err(RowProblem::TooLong { length, limit }),
+                TooLong::Truncate => tokens.truncate(limit),
+            }
+        }
+        let row = Row {
+            line,
+            length: tokens.len(),
+            tokens: tokens.into(),
+            trained: [].into(),
+            images: [].into(),
+            class: Some(Class {
+                id: class as i32,
+                weight: classes.weight(class),
+            }),
+        };
+        Ok(Prepared::Kept {
+            row,
+            truncated: length > limit,
+        })
+    }
+
     fn prepare(&self, bytes: &[u8], file: &Path, line: Line) -> Result<Prepared, RowProblem> {
+        if let Some(classes) = &self.classes {
+            return self.prepare_classified(bytes, line, classes);
+        }
         let ChatRow { messages, images, .. } = parse_row(bytes)?;
         if self.images.is_none() && !images.is_empty() {
             return Err(RowProblem::NoVision);
@@ -488,6 +541,7 @@ impl Encoder {
             tokens: encoded.tokens.into(),
             trained: encoded.trained.into(),
             images: images.into(),
+            class: None,
         };
         Ok(Prepared::Kept { row, truncated })
     }
@@ -555,6 +609,7 @@ pub(crate) mod fixtures {
                 train: vec![rows.clone()],
                 eval: vec![rows],
                 tokenizer: dir.path().into(),
+                classes: None,
                 sequence_length: 1000,
                 too_long: TooLong::Error,
                 shuffle: true,

@@ -164,6 +164,29 @@ pub enum RowProblem {
         /// What the parser says.
         reason: String,
     },
+    /// Nothing to classify, or two things.
+    #[error(
+        "the row has {}\n  hint: a row to classify has one of them, and a \"label\"",
+        match *found { "both" => "both \"text\" and \"input_ids\"", _ => "neither \"text\" nor \"input_ids\"" }
+    )]
+    Content {
+        /// `both` or `neither`.
+        found: &'static str,
+    },
+    /// No class.
+    #[error("the row has no \"label\"\n  hint: give the class's name or its id")]
+    NoLabel,
+    /// A class that is not one.
+    #[error("label {label} is not one of the classes: {known}\n  hint: see model.head.labels")]
+    Label {
+        /// As written.
+        label: String,
+        /// Names of the classes.
+        known: String,
+    },
+    /// A row of no token.
+    #[error("the row has no token to classify")]
+    NoToken,
     /// An empty conversation.
     #[error("messages is empty")]
     NoMessages,
@@ -228,6 +251,17 @@ pub enum RowProblem {
         /// Turns of the assistant.
         turns: usize,
     },
+}
+
+impl RowProblem {
+    /// What the parser says of a line.
+    pub(super) fn json(error: serde_json::Error) -> Self {
+        let place = format!(" at line {} column {}", error.line(), error.column());
+        RowProblem::Json {
+            column: error.column(),
+            reason: error.to_string().replace(&place, ""),
+        }
+    }
 }
 
 /// Text that the tokenizer cannot take or give back.

@@ -1,4 +1,4 @@
-//! From files to batches in host memory: chat rows, their template and labels, images, a global order, and a loader.
+//! From files to batches in host memory: chat rows or classified ones, their template and labels, images, a global order, and a loader.
 //!
 //! *Architecture invariants.* This room knows no tensor and no device. What is delivered is a pure function of files,
 //! options and step: no state to save, none to restore. Nothing is dropped in silence: a wrong row is an error with
@@ -6,6 +6,7 @@
 
 mod batch;
 mod chat;
+mod classified;
 mod dataset;
 mod error;
 mod image;
@@ -16,8 +17,11 @@ mod template;
 mod tokenizer;
 
 pub use self::image::{ImageError, ImageProblem, MAX_PIXELS, decode_image, load_image};
-pub use batch::{Batch, BatchLimits, Example, IGNORE_LABEL, ImageBatch, PixelImage, SampleId, collate};
+pub use batch::{
+    Batch, BatchLimits, Class, ClassBatch, Example, IGNORE_LABEL, ImageBatch, PixelImage, SampleId, collate,
+};
 pub use chat::{ChatRow, IMAGE_TOKEN, Message, Role, parse_row};
+pub use classified::{ClassOptions, ClassifiedRow, Content, parse_classified};
 pub use dataset::{Dataset, DatasetReport, Prompt};
 pub use error::{DataError, EncodeError, RowError, RowProblem};
 pub use loader::Loader;

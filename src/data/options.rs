@@ -2,6 +2,8 @@
 
 use std::{fmt, path::PathBuf};
 
+use super::classified::ClassOptions;
+
 /// Mean of CLIP's training images, per channel, of values in 0..1.
 pub const CLIP_MEAN: [f32; 3] = [0.481_454_66, 0.457_827_5, 0.408_210_73];
 /// Standard deviation of CLIP's training images, per channel, of values in 0..1.
@@ -37,14 +39,16 @@ pub enum TooLong {
 }
 
 /// Files, tokenizer, lengths, order and threads.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct DataOptions {
-    /// JSONL files of chat rows to train on.
+    /// JSONL files to train on.
     pub train: Vec<PathBuf>,
-    /// JSONL files of held-out chat rows.
+    /// JSONL files of held-out rows.
     pub eval: Vec<PathBuf>,
     /// A folder with `tokenizer.json` and `tokenizer_config.json`, or the `tokenizer.json` itself.
     pub tokenizer: PathBuf,
+    /// Classes of the rows; `None` for chat rows.
+    pub classes: Option<ClassOptions>,
     /// Longest row in tokens, image tokens included.
     pub sequence_length: usize,
     /// What becomes of longer rows.

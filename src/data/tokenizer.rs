@@ -224,6 +224,19 @@ impl Tokenizer {
         }
     }
 
+    /// Encodes a text that stands for itself: special tokens are recognised, and those the tokenizer puts around every
+    /// text are added, as transformers does.
+    ///
+    /// # Errors
+    /// If the tokenizer fails.
+    pub fn encode_document(&self, text: &str) -> Result<Vec<u32>, EncodeError> {
+        let encoded = self
+            .template
+            .encode(text, true)
+            .map_err(|source| EncodeError::Tokenizer { source })?;
+        Ok(encoded.get_ids().to_vec())
+    }
+
     /// Text of ids, without special tokens.
     ///
     /// # Errors

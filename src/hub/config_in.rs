@@ -8,14 +8,16 @@ mod vision;
 
 use std::path::{Path, PathBuf};
 
-use brazier_models::{FeatureSelect, LanguageModelType, ProjectorKind, VisionLanguageConfig, VlmConfig};
+use brazier_models::{
+    FeatureSelect, Head, LanguageModelType, ProjectorKind, VisionLanguageConfig, VlmConfig,
+};
 use serde_json::{Map, Value, json};
 
 pub use self::parts::{JoinOptions, join_configs, read_decoder_config, read_vision_config};
 use self::{decoder::decoder, vision::vision};
 use super::{
     HubError, Result,
-    names::causal_lm,
+    names::{causal_lm, sequence_classification},
     section::{Problems, Section},
 };
 use crate::fs;
@@ -69,13 +71,11 @@ pub(super) fn parse_config(map: &Map<String, Value>) -> std::result::Result<VlmC
     let model_type = root.text("model_type").unwrap_or_default();
     let config = match (model_type, decoder::family(model_type)) {
         ("llava" | BRAZIER_VLM, _) => vlm(root, model_type),
-        (_, Some(family)) => {
-            architecture(root, causal_lm(family));
-            VlmConfig {
-                text: decoder(root),
-                vision: None,
-            }
-        }
+        (_, Some(family)) => VlmConfig {
+            text: decoder(root),
+            vision: None,
+            head: output(root, family),
+        },
         (other, None) => {
             let families = LanguageModelType::ALL.map(LanguageModelType::name).join(", ");
             let known = format!("expected llava, {families} or {BRAZIER_VLM}");
@@ -92,6 +92,36 @@ pub(super) fn parse_config(map: &Map<String, Value>) -> std::result::Result<VlmC
         Ok(config)
     } else {
         Err(problems)
+    }
+}
+
+/// A decoder's head, by the class that the folder is for.
+fn output(root: Section, family: LanguageModelType) -> Head {
+    if root.value("architectures") != Some(&json!([sequence_classification(family)])) {
+        architecture(root, causal_lm(family));
+        return Head::Lm;
+    }
+    root.only(
+        "problem_type",
+        &json!("single_label_classification"),
+        "a row has one class; regression and several labels for a row are not built in",
+    );
+    let Some(names) = root.child("id2label", "id2label.") else {
+        // transformers' default, and its names for classes without.
+        let count = root.size("num_labels").unwrap_or(2);
+        let labels = (0..count).map(|id| format!("LABEL_{id}")).collect();
+        return Head::Classification { labels };
+    };
+    let labels = (0..names.map.len()).map(|id| match names.text(&id.to_string()) {
+        Some(label) => label.to_owned(),
+        None => {
+            let reason = format!("expected a name for each class from 0 to {}", names.map.len() - 1);
+            names.refuse(&id.to_string(), &Value::Null, &reason);
+            String::new()
+        }
+    });
+    Head::Classification {
+        labels: labels.collect(),
     }
 }
 
@@ -166,6 +196,7 @@ fn vlm(root: Section, model_type: &str) -> VlmConfig {
     VlmConfig {
         text,
         vision: Some(vision),
+        head: Head::Lm,
     }
 }
 

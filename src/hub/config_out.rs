@@ -3,11 +3,15 @@
 mod decoder;
 mod vision;
 
-use brazier_models::{FeatureSelect, HostDtype, ProjectorKind, VisionLanguageConfig, VlmConfig};
+use brazier_models::{FeatureSelect, Head, HostDtype, ProjectorKind, VisionLanguageConfig, VlmConfig};
 use serde_json::{Map, Value, json};
 
 use self::{decoder::text_json, vision::vision_json};
-use super::{ExportOptions, HubError, Result, config_in::BRAZIER_VLM, names::causal_lm};
+use super::{
+    ExportOptions, HubError, Result,
+    config_in::BRAZIER_VLM,
+    names::{causal_lm, sequence_classification},
+};
 
 /// Which kind of folder a model becomes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -29,7 +33,10 @@ impl Layout {
     /// Class that loads the folder.
     pub(super) fn architecture(self, config: &VlmConfig) -> &'static str {
         match self {
-            Layout::Decoder => causal_lm(config.text.model_type),
+            Layout::Decoder => match config.head {
+                Head::Lm => causal_lm(config.text.model_type),
+                Head::Classification { .. } => sequence_classification(config.text.model_type),
+            },
             Layout::Llava => "LlavaForConditionalGeneration",
             Layout::BrazierVlm => "BrazierVlm",
         }
@@ -54,6 +61,17 @@ pub(super) fn config_json(config: &VlmConfig, options: &ExportOptions) -> Result
         Some(vision) => vision_language_json(vision, text, config, layout),
     };
     root.insert("architectures".into(), json!([layout.architecture(config)]));
+    if let Head::Classification { labels } = &config.head {
+        let ids = labels.iter().enumerate();
+        let names: Map<String, Value> = ids
+            .clone()
+            .map(|(id, label)| (id.to_string(), json!(label)))
+            .collect();
+        let back: Map<String, Value> = ids.map(|(id, label)| (label.clone(), json!(id))).collect();
+        root.insert("id2label".into(), Value::Object(names));
+        root.insert("label2id".into(), Value::Object(back));
+        root.insert("problem_type".into(), "single_label_classification".into());
+    }
     root.insert("dtype".into(), dtype_name(options.dtype).into());
     // The name of the same key before transformers 4.56.
     root.insert("torch_dtype".into(), dtype_name(options.dtype).into());

@@ -56,6 +56,14 @@ pub enum HubError {
         /// Each with key, value and reason.
         problems: Vec<String>,
     },
+    /// Adapters of a kind that is not built in.
+    #[error("{}: this adapter cannot be used:{}", path.display(), list(problems))]
+    Adapter {
+        /// The `adapter_config.json`.
+        path: PathBuf,
+        /// Each with key, value and reason.
+        problems: Vec<String>,
+    },
     /// Weights in a form that is not read, or none.
     #[error("no safetensors weights in {}: {reason}", dir.display())]
     NoWeights {

@@ -20,7 +20,7 @@ use super::{
 use crate::fs;
 
 /// Marks a folder as written by [`export`]; such a folder may be replaced by the next one.
-const MARKER: &str = "brazier.json";
+pub(super) const MARKER: &str = "brazier.json";
 
 /// What a folder says besides the model itself.
 #[derive(Debug, Clone, PartialEq)]
@@ -97,21 +97,9 @@ pub fn export<'a, T: Into<ExportTensor<'a>>>(
     let carried = Carried::read(options)?;
     // Refused before anything is written.
     carried.merged_config(config, config_json(config, options)?)?;
-    check_target(dir)?;
-    let parent = dir
-        .parent()
-        .filter(|parent| !parent.as_os_str().is_empty())
-        .unwrap_or(Path::new("."));
-    let partial = beside(dir, "partial");
-    fs::create_dir_all(parent)?;
-    fs::remove_dir_all(&partial)?;
-    fs::create_dir_all(&partial)?;
-    let written = write_folder(&partial, config, tensors, tokenizer, options, &carried)
-        .and_then(|written| publish(dir, &partial, parent).map(|()| written))
-        .inspect_err(|_| {
-            // The error that counts is the first one.
-            let _ = fs::remove_dir_all(&partial);
-        })?;
+    let written = write_staged(dir, |partial| {
+        write_folder(partial, config, tensors, tokenizer, options, &carried)
+    })?;
     let layout = Layout::of(config);
     Ok(ExportSummary {
         dir: dir.into(),
@@ -138,7 +126,32 @@ pub fn check_target(dir: &Path) -> Result<()> {
     Ok(())
 }
 
-/// Writes and syncs every file, the marker last.
+/// Lets `write` fill a folder beside `dir`, syncs it and renames it to `dir`. What was there is replaced if it has the
+/// marker, which `write` writes last.
+pub(super) fn write_staged<T>(dir: &Path, write: impl FnOnce(&Path) -> Result<T>) -> Result<T> {
+    check_target(dir)?;
+    let parent = dir
+        .parent()
+        .filter(|parent| !parent.as_os_str().is_empty())
+        .unwrap_or(Path::new("."));
+    let partial = beside(dir, "partial");
+    fs::create_dir_all(parent)?;
+    fs::remove_dir_all(&partial)?;
+    fs::create_dir_all(&partial)?;
+    let publish_all = |written| {
+        for file in fs::read_dir(&partial)? {
+            fs::sync_file(&file)?;
+        }
+        fs::sync_dir(&partial)?;
+        publish(dir, &partial, parent).map(|()| written)
+    };
+    write(&partial).and_then(publish_all).inspect_err(|_| {
+        // The error that counts is the first one.
+        let _ = fs::remove_dir_all(&partial);
+    })
+}
+
+/// Writes every file, the marker last.
 fn write_folder(
     dir: &Path,
     config: &VlmConfig,
@@ -166,10 +179,6 @@ fn write_folder(
         "loads_in_transformers": layout != Layout::BrazierVlm,
     });
     write_json(&dir.join(MARKER), &marker)?;
-    for file in fs::read_dir(dir)? {
-        fs::sync_file(&file)?;
-    }
-    fs::sync_dir(dir)?;
     Ok(written)
 }
 

@@ -1,4 +1,5 @@
-//! Hugging Face folders: models in ([`read_config`], [`read_weights`]) and out ([`export`]), strictly.
+//! Hugging Face folders: models in ([`read_config`], [`read_weights`]) and out ([`export`]), strictly; adapters in PEFT's
+//! format ([`read_adapter`], [`write_adapter`], [`merge_adapter`]).
 //!
 //! Three kinds of folder are read and written:
 //!
@@ -11,12 +12,15 @@
 //! The third kind exists because transformers' LLaVA knows one projector only; under its name the folder would load there
 //! with random weights in place of what is missing.
 
+mod adapter;
 mod cache;
 mod carry;
 mod config_in;
 mod config_out;
+mod elements;
 mod error;
 mod export;
+mod merge;
 mod names;
 mod resize;
 mod section;
@@ -28,12 +32,14 @@ mod weights;
 #[cfg(test)]
 mod tests;
 
+pub use adapter::{Adapter, read_adapter, write_adapter};
 pub use cache::{Env, RepoId, cache_dir, is_offline, locate};
 pub use carry::{TokenIds, token_ids};
 pub use config_in::{JoinOptions, join_configs, read_config, read_decoder_config, read_vision_config};
 pub use config_out::architecture;
 pub use error::{HubError, Result};
 pub use export::{DtypePolicy, ExportOptions, ExportSummary, check_target, export};
+pub use merge::{MergeSummary, merge_adapter};
 pub use names::Part;
 pub use resize::{ResizeOptions, Table, is_vocabulary};
 pub use shards::ExportTensor;

@@ -6,12 +6,14 @@
 //! | `model.language_model.…`, `lm_head.weight` (LLaVA in memory of transformers 5) | `language_model.model.…`, `language_model.lm_head.weight` |
 //! | `vision_tower.vision_model.…`, `vision_tower.…` (transformers 5), either with `model.` before | `vision_tower.vision_model.…` |
 //! | `multi_modal_projector.…`, also with `model.` before | `multi_modal_projector.…` |
-//! | `model.…`, `lm_head.weight` (a decoder alone) | `language_model.model.…`, `language_model.lm_head.weight` |
+//! | `model.…`, `lm_head.weight`, `score.weight` (a decoder alone) | `language_model.model.…`, `language_model.lm_head.weight`, `language_model.score.weight` |
 
 use brazier_models::LanguageModelType;
 
 /// Weight of the output projection.
 pub(super) const LM_HEAD: &str = "language_model.lm_head.weight";
+/// Weight of a classification head.
+const SCORE: &str = "language_model.score.weight";
 /// Weight of the embedding table, which a tied head shares.
 pub(super) const EMBEDDING: &str = "language_model.model.embed_tokens.weight";
 
@@ -31,6 +33,17 @@ pub(super) fn causal_lm(family: LanguageModelType) -> &'static str {
         LanguageModelType::Qwen2 => "Qwen2ForCausalLM",
         LanguageModelType::Qwen3 => "Qwen3ForCausalLM",
         LanguageModelType::Apertus => "ApertusForCausalLM",
+    }
+}
+
+/// transformers' class for the decoder alone with a classification head.
+pub(super) fn sequence_classification(family: LanguageModelType) -> &'static str {
+    match family {
+        LanguageModelType::Llama => "LlamaForSequenceClassification",
+        LanguageModelType::Mistral => "MistralForSequenceClassification",
+        LanguageModelType::Qwen2 => "Qwen2ForSequenceClassification",
+        LanguageModelType::Qwen3 => "Qwen3ForSequenceClassification",
+        LanguageModelType::Apertus => "ApertusForSequenceClassification",
     }
 }
 
@@ -91,9 +104,12 @@ impl Part {
 }
 
 /// The model's name of a tensor on disk, if it can be one.
-fn from_disk(name: &str, has_vision: bool) -> Option<String> {
+pub(super) fn from_disk(name: &str, has_vision: bool) -> Option<String> {
     if name == "lm_head.weight" {
         return Some(LM_HEAD.into());
+    }
+    if name == "score.weight" {
+        return (!has_vision).then(|| SCORE.into());
     }
     if !has_vision {
         return Some(format!("language_model.model.{}", name.strip_prefix("model.")?));
@@ -162,5 +178,7 @@ mod tests {
         check(true, "model.norm.weight", None);
         check(true, "image_newline", None);
         check(false, "vision_tower.x", None);
+        check(false, "score.weight", Some(SCORE));
+        check(true, "score.weight", None);
     }
 }

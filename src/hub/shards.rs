@@ -178,7 +178,12 @@ fn write_shard(
     if let Some(error) = problem.take() {
         return Err(error);
     }
-    written.map_err(|error| match error {
+    written.map_err(|error| write_error(path, error))
+}
+
+/// What safetensors says of a file that it could not write.
+pub(super) fn write_error(path: &Path, error: SafeTensorError) -> HubError {
+    match error {
         SafeTensorError::IoError(source) => HubError::Fs(FsError {
             operation: "write",
             path: path.into(),
@@ -188,7 +193,7 @@ fn write_shard(
             path: path.into(),
             reason: other.to_string(),
         },
-    })
+    }
 }
 
 /// A tensor in the form in which it is written. safetensors asks for the bytes of one after the other.

@@ -5,7 +5,7 @@ mod identity;
 use std::path::Path;
 
 use brazier_models::{
-    AttentionBias, DecoderConfig, FeatureSelect, HostDtype, HostTensor, LanguageModelType, MlpKind,
+    AttentionBias, DecoderConfig, FeatureSelect, Head, HostDtype, HostTensor, LanguageModelType, MlpKind,
     ProjectorKind, RopeScaling, VisionActivation, VisionConfig, VisionLanguageConfig, VlmConfig,
 };
 use serde_json::{Map, Value, json};
@@ -41,7 +41,7 @@ fn decoder(qk_norm: bool, tied: bool) -> DecoderConfig {
     }
 }
 
-fn vlm(projector: ProjectorKind) -> VlmConfig {
+pub(super) fn vlm(projector: ProjectorKind) -> VlmConfig {
     let vision = VisionConfig {
         hidden_size: 6,
         intermediate_size: 10,
@@ -63,13 +63,15 @@ fn vlm(projector: ProjectorKind) -> VlmConfig {
     VlmConfig {
         text: decoder(true, true),
         vision: Some(vision),
+        head: Head::Lm,
     }
 }
 
-fn lm(qk_norm: bool, tied: bool) -> VlmConfig {
+pub(super) fn lm(qk_norm: bool, tied: bool) -> VlmConfig {
     VlmConfig {
         text: decoder(qk_norm, tied),
         vision: None,
+        head: Head::Lm,
     }
 }
 
@@ -206,6 +208,108 @@ fn weights(config: &VlmConfig) -> Vec<HostTensor> {
     parameters(config).into_iter().map(tensor).collect()
 }
 
+/// A model folder in shards of at most so many bytes; its tokenizer lies beside it.
+pub(super) fn export_to(dir: &Path, config: &VlmConfig, dtype: HostDtype, max_shard_bytes: usize) {
+    let options = ExportOptions {
+        max_shard_bytes,
+        ..options(dtype)
+    };
+    let tokenizer = tokenizer(dir.parent().unwrap());
+    export(dir, config, weights(config), &tokenizer, &options).unwrap();
+}
+
+/// With both families, and read back with its classes.
+#[test]
+fn a_classification_head_has_transformers_layout() {
+    for qk_norm in [false, true] {
+        let root = tempfile::tempdir().unwrap();
+        let dir = root.path().join("export");
+        let config = VlmConfig {
+            head: Head::Classification {
+                labels: vec!["no".into(), "maybe".into(), "yes".into()],
+            },
+            ..lm(qk_norm, false)
+        };
+        let mut tensors = weights(&lm(qk_norm, true));
+        tensors.push(HostTensor {
+            name: "language_model.score.weight".into(),
+            shape: vec![3, 8],
+            dtype: HostDtype::F32,
+            bytes: [0.5f32.to_le_bytes(); 24].concat(),
+        });
+        let options = options(HostDtype::F32);
+        export(&dir, &config, tensors.clone(), &tokenizer(root.path()), &options).unwrap();
+        assert_eq!(read_config(&dir).unwrap(), config);
+        let json = read_json(&dir.join("config.json"));
+        let family = if qk_norm { "Qwen3" } else { "Llama" };
+        assert_eq!(
+            json["architectures"],
+            json!([format!("{family}ForSequenceClassification")])
+        );
+        assert_eq!(json["id2label"], json!({"0": "no", "1": "maybe", "2": "yes"}));
+        assert_eq!(json["label2id"], json!({"no": 0, "maybe": 1, "yes": 2}));
+        let expected: Vec<_> = tensors
+            .iter()
+            .map(|tensor| (tensor.name.clone(), tensor.shape.clone()))
+            .collect();
+        assert_eq!(read_weights(&dir, &config, &expected, None).unwrap(), tensors);
+        let bytes = fs::read(&dir.join("model.safetensors")).unwrap();
+        assert!(
+            safetensors::SafeTensors::deserialize(&bytes)
+                .unwrap()
+                .names()
+                .contains(&"score.weight")
+        );
+    }
+}
+
+#[test]
+fn other_problems_than_one_class_a_row_are_refused() {
+    let check = |change: Value, expected: &str| {
+        let mut map = Map::from_iter([
+            ("model_type".to_owned(), json!("llama")),
+            (
+                "architectures".to_owned(),
+                json!(["LlamaForSequenceClassification"]),
+            ),
+        ]);
+        map.extend(change.as_object().unwrap().clone());
+        let problems = super::config_in::parse_config(&map).unwrap_err();
+        assert!(problems.join("\n").contains(expected), "{problems:?}");
+    };
+    check(
+        json!({"problem_type": "multi_label_classification"}),
+        "problem_type = \"multi_label_classification\"",
+    );
+    check(
+        json!({"problem_type": "regression", "num_labels": 1}),
+        "problem_type = \"regression\"",
+    );
+    check(
+        json!({"id2label": {"0": "x"}}),
+        "head.num_labels = 1: a classification needs two classes",
+    );
+    check(
+        json!({"id2label": {"0": "x", "2": "y"}}),
+        "id2label.1 = null: expected a name for each class",
+    );
+    check(json!({"model_type": "qwen3"}), "only Qwen3ForCausalLM is read");
+    let two = Map::from_iter([
+        ("model_type".to_owned(), json!("llama")),
+        (
+            "architectures".to_owned(),
+            json!(["LlamaForSequenceClassification"]),
+        ),
+    ]);
+    let head = super::config_in::parse_config(&two).unwrap().head;
+    assert_eq!(
+        head,
+        Head::Classification {
+            labels: vec!["LABEL_0".into(), "LABEL_1".into()]
+        }
+    );
+}
+
 fn tokenizer(dir: &Path) -> std::path::PathBuf {
     let source = dir.join("tokenizer");
     fs::create_dir_all(&source).unwrap();
@@ -218,7 +322,7 @@ fn tokenizer(dir: &Path) -> std::path::PathBuf {
     source
 }
 
-fn read_json(path: &Path) -> Value {
+pub(super) fn read_json(path: &Path) -> Value {
     serde_json::from_slice(&fs::read(path).unwrap()).unwrap()
 }
 

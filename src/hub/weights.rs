@@ -24,7 +24,7 @@ const MAX_INDEX_BYTES: u64 = 256 << 20;
 
 /// What is read of an index; the rest of it is statistics.
 #[derive(Deserialize)]
-struct Index {
+pub(super) struct Index {
     weight_map: BTreeMap<String, String>,
 }
 
@@ -191,7 +191,7 @@ pub fn read_weights(
 }
 
 /// Files with weights, and what the index says of them.
-fn find_files(dir: &Path) -> Result<(Vec<PathBuf>, Option<Index>)> {
+pub(super) fn find_files(dir: &Path) -> Result<(Vec<PathBuf>, Option<Index>)> {
     // transformers looks in this order.
     let single = dir.join(SINGLE_FILE);
     if single.is_file() {

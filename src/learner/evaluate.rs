@@ -2,13 +2,18 @@
 
 use std::{collections::BTreeMap, path::PathBuf, sync::Arc, time::Instant};
 
-use brazier_models::{Segmented, Vlm};
+use brazier_models::{Head, Segmented, Vlm};
 use burn::{
     module::Module,
     tensor::{DType, Device},
 };
 
-use super::{LearnerError, options::EvalConfig, step::upload};
+use super::{
+    LearnerError,
+    classification::{self, Prediction},
+    options::EvalConfig,
+    step::upload,
+};
 use crate::{
     data::{BatchPlan, ChatTemplate, DataError, Dataset, Loader, Order, Prompt, SampleId},
     generate::{GenerateOptions, PromptRef, Sampling, generate},
@@ -44,10 +49,13 @@ impl Answer {
 /// Figures of one evaluation.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Evaluation {
-    /// `eval_loss`, `eval_perplexity`, `eval_exact_match`, `eval_exact_match/<tag>`.
+    /// `eval_loss`, `eval_perplexity`, `eval_exact_match`, `eval_exact_match/<tag>`; of a classification head `eval_loss`,
+    /// `eval_accuracy`, `eval_macro_f1` and, for two classes, `eval_precision`, `eval_recall`, `eval_f1`, `eval_auroc`.
     pub metrics: Vec<(String, f64)>,
     /// Generated answers, in the order of the rows.
     pub answers: Vec<Answer>,
+    /// What a classification head says of the rows, in their order.
+    pub predictions: Vec<Prediction>,
     /// Rows in the loss.
     pub samples: u64,
     /// Wall time.
@@ -75,7 +83,10 @@ impl Evaluator {
     /// # Errors
     /// If the tokenizer lacks the token that ends a turn.
     pub fn new(dataset: Arc<Dataset>, config: EvalConfig, workers: usize) -> Result<Self, DataError> {
-        let stop_ids = ChatTemplate::ChatMl.stop_ids(dataset.tokenizer())?;
+        let stop_ids = match config.exact_match {
+            true => ChatTemplate::ChatMl.stop_ids(dataset.tokenizer())?,
+            false => Vec::new(),
+        };
         let max_new_tokens = config.max_new_tokens;
         let generation = GenerateOptions {
             max_new_tokens,
@@ -103,11 +114,14 @@ impl Evaluator {
     ) -> Result<Evaluation, LearnerError> {
         let started = Instant::now();
         let model = model.valid();
-        let loss = self.loss(&model, device, dtype)?;
-        let mut metrics = vec![
-            ("eval_loss".to_owned(), loss),
-            ("eval_perplexity".to_owned(), loss.exp()),
-        ];
+        let (loss, predictions) = self.loss(&model, device, dtype)?;
+        let mut metrics = vec![("eval_loss".to_owned(), loss)];
+        match &model.config().head {
+            Head::Lm => metrics.push(("eval_perplexity".to_owned(), loss.exp())),
+            Head::Classification { labels } => {
+                metrics.extend(classification::metrics(&predictions, labels.len()));
+            }
+        }
         let mut answers = Vec::new();
         if self.config.exact_match {
             answers = self.answers(&model, device, dtype, depth)?;
@@ -116,12 +130,19 @@ impl Evaluator {
         Ok(Evaluation {
             metrics,
             answers,
+            predictions,
             samples: self.dataset.len() as u64,
             seconds: started.elapsed().as_secs_f64(),
         })
     }
 
-    fn loss(&self, model: &Vlm, device: &Device, dtype: DType) -> Result<f64, LearnerError> {
+    /// Loss of one label, and what a classification head says of each row.
+    fn loss(
+        &self,
+        model: &Vlm,
+        device: &Device,
+        dtype: DType,
+    ) -> Result<(f64, Vec<Prediction>), LearnerError> {
         let plan = BatchPlan {
             micro_batch_size: self.config.batch_size,
             accumulation: 1,
@@ -130,17 +151,26 @@ impl Evaluator {
             total_samples: Some(self.dataset.len() as u64),
         };
         let mut loader = Loader::start(self.dataset.clone(), plan, 0, self.workers, 2)?;
-        let (mut sum, mut labelled) = (0.0, 0);
+        let (mut sum, mut weight) = (0.0, 0.0);
+        let mut predictions = Vec::new();
         while let Some(batches) = loader.next_step()? {
             for batch in batches.iter().filter(|batch| batch.num_labelled > 0) {
                 let inputs = upload(batch, model, device, dtype)?;
-                sum += model
-                    .loss_sum(model.hidden(&inputs), &inputs)
-                    .into_scalar::<f32>() as f64;
-                labelled += batch.num_labelled;
+                let hidden = model.hidden(&inputs);
+                sum += f64::from(model.loss_sum(hidden.clone(), &inputs).into_scalar::<f32>());
+                weight += batch.loss_weight();
+                if let Some(classes) = &batch.classes {
+                    let logits = model.class_logits(hidden, &inputs).into_data();
+                    let logits: Vec<f32> = logits.iter().collect();
+                    let rows = batch.samples.iter().zip(&classes.ids);
+                    let rows = rows.zip(logits.chunks(logits.len() / batch.rows));
+                    predictions.extend(rows.map(|((sample, class), logits)| {
+                        Prediction::new(sample.clone(), *class as usize, logits)
+                    }));
+                }
             }
         }
-        Ok(sum / labelled as f64)
+        Ok((sum / weight, predictions))
     }
 
     fn answers(

@@ -3,6 +3,7 @@
 //! The loss is a sum, divided once by the labelled tokens of the whole step. Gradients are summed in f32. Whatever
 //! affects the next step is in the checkpoint or a pure function of seed and step.
 
+mod classification;
 mod engine;
 mod error;
 pub mod evaluate;
@@ -14,6 +15,7 @@ mod snapshot;
 mod step;
 mod trainable;
 
+pub use classification::Prediction;
 pub use engine::forward_backward;
 pub use error::LearnerError;
 pub use evaluate::{Answer, Evaluation, Evaluator};
@@ -21,4 +23,4 @@ pub use run::{Outcome, Run, RunEnd, fresh_state, resume_state};
 pub use schedule::lr_factor;
 pub use snapshot::{SavedParameter, saved_parameters};
 pub use step::{Learner, StepReport, compute_dtype, upload};
-pub use trainable::{Part, Trainable, Trained};
+pub use trainable::{Part, Trainable, Trained, moves_beside_adapters};

@@ -107,6 +107,8 @@ pub struct StepConfig {
     pub schedule: ScheduleConfig,
     /// Bound on the global gradient norm; `None` leaves gradients as they are.
     pub max_grad_norm: Option<f64>,
+    /// Seed of what is drawn inside a step: the dropout in front of adapters.
+    pub seed: u64,
 }
 
 /// When something recurs.

@@ -13,8 +13,9 @@ use burn::{
     module::{Module, ModuleMapper, Param},
     tensor::{DType, Tensor},
 };
+use sha2::{Digest, Sha256};
 
-use super::{optimizer::EXP_AVG, step::Learner};
+use super::{optimizer::EXP_AVG, step::Learner, trainable::moves_beside_adapters};
 use crate::checkpoint::{
     CheckpointError, CheckpointInfo, RunState, Snapshot, check_model, fingerprint, load_tensors,
 };
@@ -25,7 +26,7 @@ const MASTER: &str = "master.";
 impl Learner {
     /// Copies everything to host memory, one tensor after the other. The device holds nothing extra afterwards.
     pub fn snapshot(&self, state: RunState) -> Snapshot {
-        let mut tensors = params::read_params(self.model(), |path| !self.has_master(path));
+        let mut tensors = params::read_params(self.model(), |path| self.is_saved(path));
         for tensor in &mut tensors {
             tensor.name.insert_str(0, PARAM);
         }
@@ -41,7 +42,7 @@ impl Learner {
         };
         let parameters = params::list_params(self.model())
             .into_iter()
-            .filter(|info| !self.has_master(&info.path))
+            .filter(|info| self.is_saved(&info.path))
             .map(|ParamInfo { path, shape, .. }| (format!("{PARAM}{path}"), shape, stored));
         let state = self.optimizer().expected(self.trainable());
         parameters
@@ -61,7 +62,8 @@ impl Learner {
     /// Goes back to a snapshot.
     ///
     /// # Errors
-    /// If it is of another model, mode or precision; nothing has changed then.
+    /// If it is of another model, mode or precision; nothing has changed then. A snapshot of adapters leaves their base
+    /// model as it is; that it is the same one, the caller sees to ([`Learner::base_digest`]).
     pub fn restore(&mut self, snapshot: &Snapshot) -> Result<(), CheckpointError> {
         check_model(snapshot, &self.expected_tensors())?;
         let tensors: HashMap<&str, &HostTensor> = snapshot
@@ -82,6 +84,25 @@ impl Learner {
         });
         *finished_steps = snapshot.state.step;
         Ok(())
+    }
+
+    /// Whether the parameter itself is saved: not if its master is, nor, in a model with adapters, if it belongs to the
+    /// base model, which lies on the disk already.
+    fn is_saved(&self, path: &str) -> bool {
+        !self.has_master(path) && (self.model().lora().is_none() || moves_beside_adapters(path))
+    }
+
+    /// A hash over a few values of each weight that a checkpoint of adapters leaves out, so that they are not resumed on
+    /// another base model; `None` without adapters.
+    pub fn base_digest(&self) -> Option<String> {
+        self.model().lora()?;
+        let heads = params::read_heads(self.model(), |path| !moves_beside_adapters(path));
+        let mut hash = Sha256::new();
+        for tensor in heads {
+            hash.update(tensor.name.as_bytes());
+            hash.update(&tensor.bytes);
+        }
+        Some(format!("{:x}", hash.finalize()))
     }
 
     /// Whether the parameter is stored in a narrower dtype than its master.

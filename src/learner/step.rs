@@ -2,7 +2,7 @@
 
 use std::time::Instant;
 
-use brazier_models::{HostBatch, Vlm, VlmInputs, ops};
+use brazier_models::{HostBatch, HostClasses, Vlm, VlmInputs, ops};
 use burn::{
     module::Module,
     tensor::{DType, Device, Tensor},
@@ -32,7 +32,7 @@ pub struct StepReport {
     pub lr: f64,
     /// Tokens without padding.
     pub tokens: u64,
-    /// Tokens that were trained on.
+    /// Tokens, or classified rows, that were trained on.
     pub labelled_tokens: u64,
     /// Rows.
     pub samples: u64,
@@ -134,8 +134,10 @@ impl Learner {
         }
         let (losses, gradients) = self.accumulate(batches)?;
         let (losses, grad_norm) = read_norms(losses, &gradients);
-        let loss = losses.iter().sum::<f64>() / labelled_tokens as f64;
-        let grad_norm = grad_norm / labelled_tokens as f64;
+        // As many as there are labelled tokens, unless classes have weights.
+        let loss_weight: f64 = batches.iter().map(Batch::loss_weight).sum();
+        let loss = losses.iter().sum::<f64>() / loss_weight;
+        let grad_norm = grad_norm / loss_weight;
         if !(loss.is_finite() && grad_norm.is_finite()) {
             return Err(self.not_finite(batches, &losses, loss, grad_norm));
         }
@@ -145,7 +147,7 @@ impl Learner {
         };
         let forward_backward_seconds = started.elapsed().as_secs_f64();
         let factor = lr_factor(&self.config.schedule, step);
-        self.update(gradients, factor, clip / labelled_tokens as f64);
+        self.update(gradients, factor, clip / loss_weight);
         Ok(StepReport {
             loss: loss as f32,
             grad_norm: grad_norm as f32,
@@ -166,10 +168,16 @@ impl Learner {
         let mut gradients: Vec<Option<Tensor<1>>> = vec![None; self.trainable.params.len()];
         let mut losses = Vec::new();
         // Every batch is checked before the first one costs time.
+        let first_rows = batches.iter().scan(0, |row, batch| {
+            let first_row = *row;
+            *row += batch.rows as u64;
+            Some(first_row)
+        });
         let inputs = batches
             .iter()
-            .filter(|batch| batch.num_labelled > 0)
-            .map(|batch| self.upload(batch))
+            .zip(first_rows)
+            .filter(|(batch, _)| batch.num_labelled > 0)
+            .map(|(batch, first_row)| self.upload_for_training(batch, first_row))
             .collect::<Result<Vec<_>, _>>()?;
         for inputs in inputs {
             let sink = |position: usize, gradient: Tensor<1>| {
@@ -210,6 +218,17 @@ impl Learner {
         upload(batch, self.model(), &self.device, self.dtype())
     }
 
+    /// As [`Learner::upload`], with dropout where the model has some. `first_row` counts the step's rows before the batch.
+    fn upload_for_training(&self, batch: &Batch, first_row: u64) -> Result<VlmInputs, LearnerError> {
+        let inputs = self.upload(batch)?;
+        let drops = self.model().lora().is_some_and(|lora| lora.lora_dropout > 0.0);
+        if !drops {
+            return Ok(inputs);
+        }
+        let seed = dropout_seed(self.config.seed, self.finished_steps);
+        Ok(inputs.with_dropout(&to_host_batch(batch), self.model().config(), seed, first_row))
+    }
+
     /// Names the micro-batches whose own loss is not finite, or all if only the gradient overflowed.
     fn not_finite(&self, batches: &[Batch], losses: &[f64], loss: f64, grad_norm: f64) -> LearnerError {
         let labelled: Vec<&Batch> = batches.iter().filter(|batch| batch.num_labelled > 0).collect();
@@ -236,22 +255,38 @@ impl Learner {
 /// # Errors
 /// If it does not fit the model; the error names its samples.
 pub fn upload(batch: &Batch, model: &Vlm, device: &Device, dtype: DType) -> Result<VlmInputs, LearnerError> {
+    VlmInputs::new(&to_host_batch(batch), model.config(), device, dtype).map_err(|source| {
+        LearnerError::Input {
+            samples: name_samples(std::slice::from_ref(batch)),
+            source,
+        }
+    })
+}
+
+fn to_host_batch(batch: &Batch) -> HostBatch<'_> {
     let (pixels, num_images): (&[f32], usize) = match &batch.images {
         Some(images) => (&images.pixels, images.num_images),
         None => (&[], 0),
     };
-    let host = HostBatch {
+    HostBatch {
         rows: batch.rows,
         length: batch.length,
         input_ids: &batch.input_ids,
         labels: &batch.labels,
         pixels,
         num_images,
-    };
-    VlmInputs::new(&host, model.config(), device, dtype).map_err(|source| LearnerError::Input {
-        samples: name_samples(std::slice::from_ref(batch)),
-        source,
-    })
+        classes: batch.classes.as_ref().map(|classes| HostClasses {
+            classes: &classes.ids,
+            lengths: &classes.lengths,
+            weights: &classes.weights,
+        }),
+    }
+}
+
+/// Different for every step of every run.
+fn dropout_seed(seed: u64, step: u64) -> u64 {
+    // Odd factors keep different pairs apart; what draws from it mixes the bits.
+    seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) ^ step.wrapping_mul(0xd134_2543_de82_ef95)
 }
 
 /// The dtype that a precision stores parameters in.

@@ -4,6 +4,7 @@ use std::collections::{HashMap, HashSet};
 
 use brazier_models::{
     Segment, Segmented, Vlm,
+    lora::is_adapter,
     params::{self, ParamInfo},
 };
 use burn::module::{Module, ModuleMapper, Param, ParamId};
@@ -56,6 +57,14 @@ impl Part {
     }
 }
 
+/// A head for classes is new with its task: it is never at rest while the rest of the language model learns.
+const CLASSIFICATION_HEAD: &str = "language_model.score.weight";
+
+/// What is trained where adapters are: they themselves, and in full what is too small to need them.
+pub fn moves_beside_adapters(path: &str) -> bool {
+    is_adapter(path) || Part::of(path) == Part::Projector || path == CLASSIFICATION_HEAD
+}
+
 /// A parameter that moves.
 #[derive(Debug, Clone)]
 pub struct Trained {
@@ -77,11 +86,15 @@ pub struct Trainable {
 }
 
 impl Trainable {
-    /// Selects by mode; parameters that the forward pass never uses do not move in any mode.
+    /// Selects by mode; parameters that the forward pass never uses do not move in any mode. In a model with adapters
+    /// these move in the place of tower and decoder.
     pub fn select(model: &Vlm, mode: TrainMode, optimizer: &OptimizerConfig) -> Self {
+        let rests = |path: &str| model.lora().is_some() && !moves_beside_adapters(path);
         let params: Vec<Trained> = params::list_params(model)
             .into_iter()
-            .filter(|info| Part::of(&info.path).moves_in(mode) && model.uses(&info.path))
+            .filter(|info| {
+                Part::of(&info.path).moves_in(mode) && model.uses(&info.path) && !rests(&info.path)
+            })
             .map(|info| Trained {
                 lr: Part::of(&info.path).lr(optimizer),
                 weight_decay: if info.decays() {

@@ -9,9 +9,11 @@
 )]
 
 mod bad_input;
+mod classification;
 mod commands;
 mod disk;
 mod interruption;
+mod lora;
 mod models;
 mod project;
 mod training;

@@ -7,8 +7,10 @@
     reason = "a test stops at the first surprise"
 )]
 
+mod classification;
 mod errors;
 mod groups;
+mod lora;
 mod precision;
 mod resume;
 mod sameness;
@@ -57,6 +59,7 @@ fn example(line: usize, num_images: usize, prompt: usize, answer: usize) -> Exam
         input_ids,
         labels,
         images: (0..num_images).map(image).collect(),
+        class: None,
     }
 }
 

@@ -71,6 +71,7 @@ fn decoding_with_a_cache_gives_the_logits_of_the_whole() {
             let config = VlmConfig {
                 text: fixture.decoder_config(),
                 vision: None,
+                head: brazier_models::Head::Lm,
             };
             check_cache(
                 &fixture.model(&config, "", device),

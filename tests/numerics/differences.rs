@@ -77,6 +77,7 @@ fn check_every_parameter(device: &Device) {
         labels: &labels,
         pixels: &pixels,
         num_images: 1,
+        classes: None,
     };
     let inputs = VlmInputs::new(&batch, &config, device, DType::F32).unwrap();
     let (_, gradients) = loss_and_gradients(&model, &inputs);

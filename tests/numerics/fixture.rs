@@ -6,8 +6,8 @@ use std::{
 };
 
 use brazier_models::{
-    DecoderConfig, FeatureSelect, HostBatch, HostDtype, HostTensor, ProjectorKind, VisionActivation,
-    VisionConfig, VisionLanguageConfig, Vlm, VlmConfig, params::load_params,
+    DecoderConfig, FeatureSelect, Head, HostBatch, HostDtype, HostTensor, LoraConfig, ProjectorKind,
+    VisionActivation, VisionConfig, VisionLanguageConfig, Vlm, VlmConfig, params::load_params,
 };
 use burn::tensor::{DType, Device, Tensor, TensorData};
 use safetensors::{Dtype, SafeTensors};
@@ -109,6 +109,22 @@ impl Fixture {
         self.weights(prefix).into_keys().collect()
     }
 
+    /// A model with the fixture's weights and the adapters under `prefix`.
+    pub(crate) fn model_with_lora(
+        &self,
+        config: &VlmConfig,
+        lora: &LoraConfig,
+        prefix: &str,
+        device: &Device,
+    ) -> Vlm {
+        let drawn = Vlm::init_with_lora(config, Some(lora), 0, device, DType::F32).unwrap();
+        let mut all = self.weights("");
+        all.extend(self.weights(prefix));
+        load_params(drawn, all.into_values().collect())
+            .map_err(|(_, error)| error)
+            .unwrap()
+    }
+
     /// A model with the fixture's weights; parts that the fixture lacks keep the weights they were drawn with.
     pub(crate) fn model(&self, config: &VlmConfig, prefix: &str, device: &Device) -> Vlm {
         let drawn = Vlm::init(config, 0, device, DType::F32).unwrap();
@@ -142,6 +158,7 @@ impl Fixture {
                 vision_feature_select: FeatureSelect::Default,
                 image_token_id: self.about["image_token_id"].as_u64().unwrap() as u32,
             }),
+            head: Head::Lm,
         }
     }
 }
@@ -213,6 +230,7 @@ impl Rows {
             labels: &self.labels,
             pixels: &self.pixels,
             num_images: self.num_images,
+            classes: None,
         }
     }
 }

@@ -9,12 +9,14 @@
 )]
 
 mod cache;
+mod classification;
 mod decoder_config;
 mod differences;
 mod fixture;
 mod generation;
 mod inputs;
 mod language;
+mod lora;
 mod models;
 mod optimizer;
 mod parts;

@@ -61,6 +61,7 @@ fn llama_agrees_with_transformers() {
     let config = VlmConfig {
         text: fixture.decoder_config(),
         vision: None,
+        head: brazier_models::Head::Lm,
     };
     devices()
         .iter()
@@ -73,6 +74,7 @@ fn qwen3_agrees_with_transformers() {
     let config = VlmConfig {
         text: fixture.decoder_config(),
         vision: None,
+        head: brazier_models::Head::Lm,
     };
     devices()
         .iter()
@@ -105,6 +107,7 @@ fn the_first_label_of_a_row_does_not_count() {
     let config = VlmConfig {
         text: fixture.decoder_config(),
         vision: None,
+        head: brazier_models::Head::Lm,
     };
     for device in &devices() {
         let model = fixture.model(&config, "", device);

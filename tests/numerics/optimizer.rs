@@ -172,6 +172,7 @@ fn recorded_batches(fixture: &Fixture, step: usize) -> Vec<Batch> {
             num_tokens: fixture.i32s(&name("attention_mask")).iter().sum::<i32>() as usize,
             num_labelled: labels.chunks(length).map(counts).sum(),
             labels,
+            classes: None,
         }
     };
     (0..fixture.number("accumulation") as usize).map(read).collect()

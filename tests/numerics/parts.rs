@@ -110,6 +110,7 @@ fn check_tower(variant: &str, device: &Device) {
     let config = VlmConfig {
         text: small_text(4),
         vision: Some(vision),
+        head: brazier_models::Head::Lm,
     };
     let model = taped(fixture.model(&config, "", device));
     let inputs = VlmInputs::new(&rows.batch(), &config, device, DType::F32).unwrap();
@@ -177,6 +178,7 @@ fn check_projector(name: &str, projector: ProjectorKind, device: &Device) {
     let config = VlmConfig {
         text: small_text(fixture.number("text_width") as usize),
         vision: Some(vision),
+        head: brazier_models::Head::Lm,
     };
     let model = taped(fixture.model(&config, &format!("{name}."), device));
     let inputs = VlmInputs::new(&rows.batch(), &config, device, DType::F32).unwrap();

@@ -10,6 +10,8 @@ with those of another program; with --pixels the normalised pixels do too, as ra
 --prompt goes through the exported chat template, tokenizer and image processor; --ids goes in as it is, with the image
 (if any) expected at the image tokens among them. Everything is computed in f32 on the CPU.
 
+Of a classification head the logits are those of the classes, and there is no answer.
+
 Needs torch, transformers and pillow. A folder whose model_type is brazier_vlm is not for transformers.
 """
 
@@ -21,7 +23,14 @@ import sys
 
 import torch
 from PIL import Image
-from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForImageTextToText, AutoProcessor, AutoTokenizer
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoModelForImageTextToText,
+    AutoModelForSequenceClassification,
+    AutoProcessor,
+    AutoTokenizer,
+)
 
 
 def read_arguments():
@@ -39,10 +48,17 @@ def read_arguments():
 
 def load(folder):
     """The model in f32, whether it sees, and what did not fit."""
-    has_vision = AutoConfig.from_pretrained(folder).model_type == "llava"
+    config = AutoConfig.from_pretrained(folder)
+    has_vision = config.model_type == "llava"
     kind = AutoModelForImageTextToText if has_vision else AutoModelForCausalLM
+    if classifies(config):
+        kind = AutoModelForSequenceClassification
     model, info = kind.from_pretrained(folder, dtype=torch.float32, output_loading_info=True)
     return model.eval(), has_vision, {name: sorted(map(str, keys)) for name, keys in info.items() if keys}
+
+
+def classifies(config):
+    return (config.architectures or [""])[0].endswith("ForSequenceClassification")
 
 
 def make_inputs(arguments, folder, has_vision):
@@ -76,8 +92,12 @@ def main():
     model, has_vision, mismatches = load(arguments.folder)
     inputs, tokenizer = make_inputs(arguments, arguments.folder, has_vision)
     with torch.no_grad():
-        logits = model(**inputs).logits[0].float()
-        answer = model.generate(**inputs, max_new_tokens=arguments.max_new_tokens, do_sample=False)
+        logits = model(**inputs).logits
+        # One row of classes instead of one row for each token.
+        logits = (logits if classifies(model.config) else logits[0]).float()
+        answer = inputs["input_ids"]
+        if not classifies(model.config):
+            answer = model.generate(**inputs, max_new_tokens=arguments.max_new_tokens, do_sample=False)
     ids = inputs["input_ids"][0].tolist()
     best = torch.topk(logits[-1], min(5, logits.shape[-1]))
     report = {

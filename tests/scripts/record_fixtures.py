@@ -4,7 +4,7 @@
     python3 tests/scripts/record_fixtures.py            # writes tests/fixtures
     python3 tests/scripts/record_fixtures.py --check    # records elsewhere and compares, writes nothing
 
-Needs torch, transformers and safetensors; the tests themselves need none of them. Everything is seeded and runs
+Needs torch, transformers, peft and safetensors; the tests themselves need none of them. Everything is seeded and runs
 on one CPU thread in f32.
 """
 
@@ -20,9 +20,11 @@ from pathlib import Path
 import safetensors.torch
 import torch
 
+from fixtures_classification import record_classification
 from fixtures_forward import record_decoders, record_projector, record_vision, record_vlm
 from fixtures_generation import record_generation
 from fixtures_language import record_languages, record_rope
+from fixtures_lora import record_lora
 from fixtures_training import record_adamw, record_schedules, record_training
 
 RECORDERS: dict[str, Callable[[Path], None]] = {
@@ -33,6 +35,8 @@ RECORDERS: dict[str, Callable[[Path], None]] = {
     "projector": record_projector,
     "vlm": record_vlm,
     "generation": record_generation,
+    "lora": record_lora,
+    "classification": record_classification,
     "adamw": record_adamw,
     "schedules": record_schedules,
     "training": record_training,

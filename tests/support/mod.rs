@@ -11,7 +11,7 @@ use brazier::{
     },
 };
 use brazier_models::{
-    AttentionBias, DecoderConfig, FeatureSelect, HostTensor, LanguageModelType, MlpKind, ProjectorKind,
+    AttentionBias, DecoderConfig, FeatureSelect, Head, HostTensor, LanguageModelType, MlpKind, ProjectorKind,
     RopeScaling, VisionActivation, VisionConfig, VisionLanguageConfig, Vlm, VlmConfig, params::read_params,
 };
 use burn::tensor::{DType, Device};
@@ -52,6 +52,7 @@ pub(crate) fn plain_step(mode: TrainMode) -> StepConfig {
             total_steps: 100,
         },
         max_grad_norm: None,
+        seed: 0,
     }
 }
 
@@ -117,6 +118,7 @@ pub(crate) fn tiny_vlm() -> VlmConfig {
             vision_feature_select: FeatureSelect::Default,
             image_token_id: IMAGE,
         }),
+        head: Head::Lm,
     }
 }
 

@@ -4,6 +4,7 @@ use burn::tensor::{DType, Device, Int, Tensor, TensorData};
 
 use super::*;
 
+mod dropout;
 mod numbers;
 mod parity;
 mod update;

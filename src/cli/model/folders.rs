@@ -56,7 +56,7 @@ pub(in crate::cli) struct ExportArgs {
 
 /// Every parameter of a model with its shape, in module order. Nothing is drawn.
 pub(super) fn parameters(config: &VlmConfig) -> Result<Vec<(String, Vec<usize>)>, Failure> {
-    let skeleton = Vlm::init_deferred(config, 0, &device::for_files()?, DType::F32)?;
+    let skeleton = Vlm::init_deferred(config, None, 0, &device::for_files()?, DType::F32)?;
     Ok(session::expected(&skeleton))
 }
 
@@ -134,7 +134,7 @@ pub(super) fn export(args: &ExportArgs) -> Result<ExitCode, Failure> {
             DtypeArg::Keep => DtypePolicy::Keep,
             DtypeArg::F32 | DtypeArg::Bf16 => DtypePolicy::Cast,
         },
-        ..trained_options(&tokenizer, &run.model)?
+        ..trained_options(&config, &tokenizer, &run.model)?
     };
     let summary =
         hub::export(&args.output.out, &config, tensors, tokenizer.path(), &options).map_err(written)?;

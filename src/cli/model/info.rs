@@ -55,7 +55,7 @@ pub(super) fn info(args: &InfoArgs) -> Result<ExitCode, Failure> {
         counts.projector,
         counts.language
     ));
-    let skeleton = Vlm::init_deferred(&config, 0, &device::for_files()?, DType::F32)?;
+    let skeleton = Vlm::init_deferred(&config, None, 0, &device::for_files()?, DType::F32)?;
     let weights = Weights::open(&dir, Part::Whole, &config, &session::expected(&skeleton))?;
     let dtypes = weights.dtypes().into_iter();
     let dtypes: Vec<String> = dtypes
@@ -90,7 +90,7 @@ fn load(args: &InfoArgs, config: &VlmConfig, weights: &Weights, dtype: HostDtype
     };
     let device = device::open(choice, dtype)?;
     let started = Instant::now();
-    let model = Vlm::init_deferred(config, 0, &device, dtype)?;
+    let model = Vlm::init_deferred(config, None, 0, &device, dtype)?;
     let model = session::fill(model, std::slice::from_ref(weights), dtype)?;
     let elapsed = started.elapsed();
     let elements: usize = brazier_models::params::list_params(&model)

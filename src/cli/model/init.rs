@@ -98,7 +98,7 @@ pub(super) fn init(args: &InitArgs) -> Result<ExitCode, Failure> {
         image_token_id,
     };
     let config = hub::join_configs(&language_dir, &vision_dir, &join)?;
-    let model = Vlm::init_deferred(&config, args.seed, &device::for_files()?, DType::F32)?;
+    let model = Vlm::init_deferred(&config, None, args.seed, &device::for_files()?, DType::F32)?;
     let expected = session::expected(&model);
     let language = Weights::open(&language_dir, Part::Language, &config, &expected)?;
     let vision = Weights::open(&vision_dir, Part::Vision, &config, &expected)?;

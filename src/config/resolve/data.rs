@@ -93,6 +93,8 @@ pub(super) fn resolve(
         train,
         eval,
         tokenizer: tokenizer(model, drawn, errors),
+        // Known once the model is; see RunConfig::class_options.
+        classes: None,
         sequence_length,
         too_long: match too_long {
             RawTooLong::Drop => TooLong::Drop,

@@ -71,6 +71,10 @@ fn best_metric(raw: &RawBest, exact_match: bool, errors: &mut Errors) -> BestMet
         RawMetric::Loss => ("eval_loss", false),
         RawMetric::Perplexity => ("eval_perplexity", false),
         RawMetric::ExactMatch => ("eval_exact_match", true),
+        RawMetric::Accuracy => ("eval_accuracy", true),
+        RawMetric::MacroF1 => ("eval_macro_f1", true),
+        RawMetric::F1 => ("eval_f1", true),
+        RawMetric::Auroc => ("eval_auroc", true),
     };
     if matches!(metric, RawMetric::ExactMatch) && !exact_match {
         errors.refuse(

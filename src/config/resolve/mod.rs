@@ -57,6 +57,8 @@ pub fn resolve(loaded: &Loaded, world: World) -> Result<RunConfig, Vec<ConfigErr
         device: device_choice(&device, &mut errors),
         seed,
         resize_vocabulary: model::resize_vocabulary(&model, &mut errors),
+        head: model::head(model.head.clone(), &mut errors),
+        lora: model::lora(&model, train.mode, &mut errors),
         model: model::resolve(model, &mut errors),
         synth,
         data,

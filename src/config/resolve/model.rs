@@ -5,14 +5,18 @@ mod language;
 use std::path::{Path, PathBuf};
 
 use brazier_models::{
-    FeatureSelect, ProjectorKind, VisionActivation, VisionConfig, VisionLanguageConfig, VlmConfig,
+    FeatureSelect, Head, LoraConfig, LoraParts, LoraTargets, ProjectorKind, VisionActivation, VisionConfig,
+    VisionLanguageConfig, VlmConfig,
 };
 
 use self::language::decoder;
 use super::super::{
     defaults,
-    raw::{RawFeatureSelect, RawModel, RawProjector, RawResizeVocabulary, RawVision, RawVisionActivation},
-    run::{JoinedModel, ModelChoice, NewModel},
+    raw::{
+        RawFeatureSelect, RawHead, RawLora, RawLoraParts, RawMode, RawModel, RawProjector,
+        RawResizeVocabulary, RawVision, RawVisionActivation,
+    },
+    run::{HeadChoice, JoinedModel, LoraChoice, ModelChoice, NewModel},
     written::Errors,
 };
 use super::data::is_hub_name;
@@ -43,6 +47,8 @@ pub(super) fn resolve(raw: RawModel, errors: &mut Errors) -> ModelChoice {
         projector,
         vision_feature_layer,
         vision_feature_select,
+        lora: _, // resolved by itself
+        head: _, // the same
     } = raw;
     if let Some(folder) = from {
         for key in OF_NEW_MODELS {
@@ -88,7 +94,11 @@ pub(super) fn resolve(raw: RawModel, errors: &mut Errors) -> ModelChoice {
         image_token_id: 0,
     });
     ModelChoice::New(Box::new(NewModel {
-        config: VlmConfig { text, vision },
+        config: VlmConfig {
+            text,
+            vision,
+            head: Head::Lm,
+        },
         vocab_size,
     }))
 }
@@ -107,6 +117,91 @@ pub(super) fn resize_vocabulary(raw: &RawModel, errors: &mut Errors) -> Option<R
         pad_to_multiple_of: *pad_to_multiple_of,
         mean_resizing: *mean_resizing,
     })
+}
+
+/// `model.head`.
+pub(super) fn head(raw: Option<RawHead>, errors: &mut Errors) -> HeadChoice {
+    let (labels, num_labels, class_weights) = match raw {
+        None => return HeadChoice::Own,
+        Some(RawHead::Lm {}) => return HeadChoice::Lm,
+        Some(RawHead::Classification {
+            labels,
+            num_labels,
+            class_weights,
+        }) => (labels, num_labels, class_weights),
+    };
+    errors.exclusive("model.head.labels", "model.head.num_labels");
+    let is_weight = |weight: &f32| weight.is_finite() && *weight > 0.0;
+    if class_weights
+        .as_ref()
+        .is_some_and(|weights| !weights.iter().all(is_weight))
+    {
+        errors.refuse("model.head.class_weights", "each must be above 0", None);
+    }
+    HeadChoice::Classification {
+        // transformers' names for classes that have none.
+        labels: labels.or(num_labels.map(|count| (0..count).map(|id| format!("LABEL_{id}")).collect())),
+        class_weights,
+    }
+}
+
+/// `model.lora`, which meets `train.mode`.
+pub(super) fn lora(raw: &RawModel, mode: RawMode, errors: &mut Errors) -> Option<LoraChoice> {
+    let RawLora {
+        from,
+        r,
+        alpha,
+        dropout,
+        rslora,
+        target_modules,
+        parts,
+    } = raw.lora.clone()?;
+    if raw.from.is_none() {
+        let reason = "adapters are for a model that was trained before, and their export does not hold it";
+        errors.refuse(
+            "model.lora",
+            reason,
+            Some("write model.from, or take model.lora out"),
+        );
+    }
+    if matches!(mode, RawMode::Alignment) {
+        errors.no_effect("model.lora", "train.mode = alignment trains the projector alone");
+    }
+    if let Some(folder) = from {
+        for key in ["r", "alpha", "dropout", "rslora", "target_modules", "parts"] {
+            errors.no_effect(
+                &format!("model.lora.{key}"),
+                "model.lora.from brings whole adapters",
+            );
+        }
+        if !fs::exists(&folder.join("adapter_config.json")) {
+            let hint = "give the folder of adapters in PEFT's format";
+            errors.refuse(
+                "model.lora.from",
+                "there is no adapter_config.json in this folder",
+                Some(hint),
+            );
+        }
+        return Some(LoraChoice::Import(folder));
+    }
+    let parts = parts.map(|parts| match parts {
+        RawLoraParts::Language => LoraParts::Language,
+        RawLoraParts::Vision => LoraParts::Vision,
+        RawLoraParts::Both => LoraParts::Both,
+    });
+    let config = LoraConfig {
+        r: r.unwrap_or(defaults::LORA_R),
+        lora_alpha: alpha.unwrap_or(defaults::LORA_ALPHA),
+        lora_dropout: dropout.unwrap_or(defaults::LORA_DROPOUT),
+        use_rslora: rslora.unwrap_or(false),
+        target_modules: match target_modules {
+            None => LoraTargets::AllLinear,
+            Some(names) if names == [defaults::ALL_LINEAR] => LoraTargets::AllLinear,
+            Some(names) => LoraTargets::Named(names),
+        },
+        parts: parts.unwrap_or(LoraParts::Language),
+    };
+    Some(LoraChoice::New { config, parts })
 }
 
 /// A model of two imported parts; `choice` lacks their folders.

@@ -109,6 +109,7 @@ fn documented_defaults_are_the_ones_in_effect() {
     }
     let from = folder.path().display();
     let import = format!("model={{from: {from}, resize_vocabulary: {{pad_to_multiple_of: 8}}}}");
+    let adapters = format!("model={{from: {}, lora: {{}}}}", folder.path().display());
     for (sets, given) in [
         (&[][..], &[][..]),
         (&["eval.exact_match=true"], &["eval.exact_match"]),
@@ -131,6 +132,7 @@ fn documented_defaults_are_the_ones_in_effect() {
             &[],
         ),
         (&[&import, "data.synth.image_size=32"], &[]),
+        (&[adapters.as_str(), "data.synth.image_size=32"], &[]),
     ] {
         let yaml = resolve_base(sets).unwrap().to_yaml().unwrap();
         let tree = yaml::parse(&"effective.yaml".into(), &yaml, &no_env).unwrap();

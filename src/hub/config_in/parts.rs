@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use brazier_models::{
-    DecoderConfig, FeatureSelect, ProjectorKind, VisionConfig, VisionLanguageConfig, VlmConfig,
+    DecoderConfig, FeatureSelect, Head, ProjectorKind, VisionConfig, VisionLanguageConfig, VlmConfig,
 };
 use serde_json::Value;
 
@@ -40,6 +40,7 @@ pub fn join_configs(language: &Path, vision: &Path, options: &JoinOptions) -> Re
             vision_feature_select: options.vision_feature_select,
             image_token_id: options.image_token_id,
         }),
+        head: Head::Lm,
     };
     config.validate().map_err(|error| HubError::Config {
         path: vision.join("config.json"),
@@ -53,7 +54,7 @@ pub fn join_configs(language: &Path, vision: &Path, options: &JoinOptions) -> Re
 /// # Errors
 /// As [`read_config`], and if the model has a vision part already.
 pub fn read_decoder_config(dir: &Path) -> Result<DecoderConfig> {
-    let VlmConfig { text, vision } = read_config(dir)?;
+    let VlmConfig { text, vision, head: _ } = read_config(dir)?;
     match vision {
         None => Ok(text),
         Some(_) => Err(HubError::Config {

@@ -216,7 +216,7 @@ fn what_the_models_are_not_is_refused_by_key_value_and_reason() {
     );
     check(
         "llama",
-        json!({"architectures": ["LlamaForSequenceClassification"]}),
+        json!({"architectures": ["LlamaForTokenClassification"]}),
         "only LlamaForCausalLM is read",
     );
     check(
