@@ -65,7 +65,7 @@ pub(super) struct RawModel {
     /// Folder with `tokenizer.json`. Left out: `model.from`, `model.language_from`, or the folder of `data.synth`.
     #[schemars(example = "models/llava-1.5-7b-hf")]
     pub tokenizer: Option<PathBuf>,
-    /// More rows for the vocabulary of the model in `model.from`, for a tokenizer that has been given more tokens; old rows
+    /// More rows for the vocabulary of the model in `model.from` or `model.language_from`, for a tokenizer that has been given more tokens; old rows
     /// stay as they are, and there are never fewer. Left out: such a tokenizer is an error.
     pub resize_vocabulary: Option<RawResizeVocabulary>,
     /// A fresh language model: a decoder of one of the families that `model_type` lists.

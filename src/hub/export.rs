@@ -14,7 +14,7 @@ use super::{
     carry::Carried,
     config_out::{Layout, config_json, generation_json},
     names::to_disk,
-    shards::{Written, write_weights},
+    shards::{self, Written, write_weights},
     sidecar::{write_json, write_processor, write_tokenizer},
 };
 use crate::fs;
@@ -92,7 +92,8 @@ pub fn export<'a, T: Into<ExportTensor<'a>>>(
     tokenizer: &Path,
     options: &ExportOptions,
 ) -> Result<ExportSummary> {
-    let tensors: Vec<ExportTensor> = tensors.into_iter().map(Into::into).collect();
+    let mut tensors: Vec<ExportTensor> = tensors.into_iter().map(Into::into).collect();
+    tensors.extend(shards::constants(config, tensors.first()));
     check_tensors(config, &tensors)?;
     let carried = Carried::read(options)?;
     // Refused before anything is written.

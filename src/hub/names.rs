@@ -8,7 +8,7 @@
 //! | `multi_modal_projector.…`, also with `model.` before | `multi_modal_projector.…` |
 //! | `model.…`, `lm_head.weight`, `score.weight` (a decoder alone) | `language_model.model.…`, `language_model.lm_head.weight`, `language_model.score.weight` |
 
-use brazier_models::LanguageModelType;
+use brazier_models::{DecoderConfig, HostDtype, HostTensor, LanguageModelType, MlpKind, ops};
 
 /// Weight of the output projection.
 pub(super) const LM_HEAD: &str = "language_model.lm_head.weight";
@@ -18,12 +18,36 @@ const SCORE: &str = "language_model.score.weight";
 pub(super) const EMBEDDING: &str = "language_model.model.embed_tokens.weight";
 
 /// Constants that are stored beside the weights; models compute them.
-const STORED_CONSTANTS: [&str; 4] = [
-    ".rotary_emb.inv_freq",
-    ".embeddings.position_ids",
-    ".mlp.act_fn.beta",
-    ".mlp.act_fn.eps",
+const STORED_CONSTANTS: [&str; 2] = [".rotary_emb.inv_freq", ".embeddings.position_ids"];
+
+/// Numbers of xIELU that no configuration has: each block stores them as scalars beside its weights.
+const XIELU: [(&str, f64); 2] = [
+    (".mlp.act_fn.beta", ops::XIELU_BETA),
+    (".mlp.act_fn.eps", ops::XIELU_EPS),
 ];
+
+/// What a stored constant must be, if that can be said.
+pub(super) fn constant_value(name: &str) -> Option<f64> {
+    let found = XIELU.iter().find(|(constant, _)| name.ends_with(constant));
+    found.map(|&(_, value)| value)
+}
+
+/// Scalars that transformers expects beside the weights, under the model's names.
+pub(super) fn constants(text: &DecoderConfig) -> Vec<HostTensor> {
+    let layers = match text.mlp {
+        MlpKind::SwiGlu => 0,
+        MlpKind::Xielu => text.num_hidden_layers,
+    };
+    let scalar = |layer: usize, (name, value): (&str, f64)| HostTensor {
+        name: format!("language_model.model.layers.{layer}{name}"),
+        shape: Vec::new(),
+        dtype: HostDtype::F32,
+        bytes: (value as f32).to_le_bytes().to_vec(),
+    };
+    (0..layers)
+        .flat_map(|layer| XIELU.map(|constant| scalar(layer, constant)))
+        .collect()
+}
 
 /// transformers' class for the decoder alone with its head.
 pub(super) fn causal_lm(family: LanguageModelType) -> &'static str {
@@ -49,7 +73,7 @@ pub(super) fn sequence_classification(family: LanguageModelType) -> &'static str
 
 /// Whether a stored tensor is no weight.
 pub(super) fn is_constant(name: &str) -> bool {
-    STORED_CONSTANTS.iter().any(|constant| name.ends_with(constant))
+    STORED_CONSTANTS.iter().any(|constant| name.ends_with(constant)) || constant_value(name).is_some()
 }
 
 /// What a folder holds of a model.

@@ -2,13 +2,13 @@
 
 use std::{borrow::Cow, cell::RefCell, collections::HashMap, path::Path};
 
-use brazier_models::{HostDtype, HostTensor};
+use brazier_models::{HostDtype, HostTensor, VlmConfig};
 use safetensors::{Dtype, SafeTensorError, View};
 use serde_json::{Map, json};
 
 use super::{
     DtypePolicy, ExportOptions, HubError, Result, Weights,
-    names::to_disk,
+    names::{self, to_disk},
     sidecar::write_json,
     stored::{convert, size_bytes},
     weights::{INDEX_FILE, SINGLE_FILE, stored_dtype},
@@ -97,6 +97,19 @@ impl From<HostTensor> for ExportTensor<'_> {
             read: Box::new(move || Ok(Cow::Owned(tensor.bytes.clone()))),
         }
     }
+}
+
+/// Scalars that transformers expects beside the weights, in the element type of one of these.
+pub(super) fn constants<'a>(config: &VlmConfig, like: Option<&ExportTensor>) -> Vec<ExportTensor<'a>> {
+    let tensors = names::constants(&config.text).into_iter();
+    let tensors = tensors.map(|tensor| {
+        let tensor = ExportTensor::from(tensor);
+        ExportTensor {
+            kept_as: like.map_or(tensor.kept_as, |like| like.kept_as),
+            ..tensor
+        }
+    });
+    tensors.collect()
 }
 
 /// What was written.

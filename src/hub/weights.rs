@@ -11,7 +11,7 @@ use serde::Deserialize;
 
 use super::{
     HubError, Result,
-    names::{EMBEDDING, LM_HEAD, Part, is_constant},
+    names::{EMBEDDING, LM_HEAD, Part, constant_value, is_constant},
     stored::{StoredFile, file_name, is_float, wrong_dtype},
 };
 use crate::fs;
@@ -293,6 +293,20 @@ fn check_index(dir: &Path, index: &Index, files: &[StoredFile]) -> Result<()> {
     })
 }
 
+/// A stored constant that is not the one built in: the model would compute something else than its makers'.
+fn wrong_constant(shard: &StoredFile, name: &str, info: &TensorInfo) -> Result<Option<String>> {
+    let Some(expected) = constant_value(name) else {
+        return Ok(None);
+    };
+    let bytes = shard.read(info, Dtype::F32)?;
+    let values = bytes.as_chunks::<4>().0.iter();
+    // bf16 keeps eight bits.
+    let is_expected =
+        |&bytes: &[u8; 4]| (f64::from(f32::from_le_bytes(bytes)) / expected - 1.0).abs() < 1.0 / 256.0;
+    let is_fine = values.clone().count() == 1 && values.clone().all(is_expected);
+    Ok((!is_fine).then(|| format!("constant: {name} is not {expected}, which is built in")))
+}
+
 /// For each expected tensor the stored one, or every difference.
 fn match_tensors<'a>(
     dir: &Path,
@@ -305,6 +319,7 @@ fn match_tensors<'a>(
     let mut stored: HashMap<String, Place> = HashMap::new();
     for (file, shard) in files.iter().enumerate() {
         for (disk_name, info) in shard.tensors() {
+            problems.extend(wrong_constant(shard, &disk_name, info)?);
             match part.model_name(&disk_name, config.vision.is_some()) {
                 None if is_constant(&disk_name) || part.passes_over(&disk_name) => {}
                 None => problems.push(format!("unused: {disk_name} {:?}", info.shape)),

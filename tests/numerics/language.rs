@@ -1,6 +1,8 @@
 //! Families of language models against transformers.
 
-use brazier_models::VlmConfig;
+use brazier::hub::{self, DtypePolicy, ExportOptions};
+use brazier_models::{HostDtype, VlmConfig};
+use safetensors::{Dtype, tensor::TensorView};
 use serde_json::Value;
 
 use crate::{
@@ -8,7 +10,7 @@ use crate::{
     decoder_config::rope_scaling,
     fixture::{Fixture, Rows, path, size},
     models::check_model,
-    support::devices,
+    support::{devices, weights},
 };
 
 pub(crate) const FAMILIES: [&str; 6] = [
@@ -85,7 +87,7 @@ fn bf16_loses_no_more_than_in_transformers() {
     use brazier_models::{Vlm, VlmInputs, params::load_params};
     use burn::tensor::{DType, Device};
 
-    use crate::{support::weights, values};
+    use crate::values;
 
     let mut ratios = Vec::new();
     for name in FAMILIES {
@@ -114,4 +116,77 @@ fn bf16_loses_no_more_than_in_transformers() {
         mean <= 1.0,
         "ours over theirs is {mean:.3} on average: {ratios:.3?}"
     );
+}
+
+/// A folder of the family in each element type, read back: the same configuration, the same bytes.
+#[test]
+fn every_family_is_exported_and_read_back() {
+    let device = &devices()[0];
+    for name in FAMILIES {
+        let (fixture, config) = family(name);
+        let tensors = weights(&fixture.model(&config, "", device));
+        let expected: Vec<(String, Vec<usize>)> = tensors
+            .iter()
+            .map(|tensor| (tensor.name.clone(), tensor.shape.clone()))
+            .collect();
+        for dtype in [HostDtype::F32, HostDtype::Bf16] {
+            let root = tempfile::tempdir().unwrap();
+            let tokenizer = root.path().join("tokenizer.json");
+            brazier::fs::write_atomic(&tokenizer, b"{}").unwrap();
+            let dir = root.path().join(name);
+            let options = ExportOptions {
+                max_shard_bytes: 10_000,
+                dtype,
+                dtype_policy: DtypePolicy::Cast,
+                source: None,
+                image_mean: [0.5; 3],
+                image_std: [0.5; 3],
+                image_token: "<image>".into(),
+                chat_template: None,
+                bos_token_id: None,
+                eos_token_ids: vec![2],
+                pad_token_id: None,
+            };
+            let summary = hub::export(&dir, &config, tensors.clone(), &tokenizer, &options).unwrap();
+            // Each block of Apertus has two more scalars on disk.
+            let constants = if name == "apertus" { 4 } else { 0 };
+            assert_eq!(summary.num_tensors, tensors.len() + constants);
+            assert_eq!(hub::read_config(&dir).unwrap(), config);
+            let read = hub::read_weights(&dir, &config, &expected, None).unwrap();
+            assert!(read.iter().all(|tensor| tensor.dtype == dtype));
+            if dtype == HostDtype::F32 {
+                assert!(read == tensors, "{name}");
+            }
+        }
+    }
+}
+
+/// A file whose xIELU has another beta would compute something else under our constants.
+#[test]
+fn another_xielu_is_refused() {
+    let device = &devices()[0];
+    let (fixture, config) = family("apertus");
+    let tensors = weights(&fixture.model(&config, "", device));
+    let expected: Vec<(String, Vec<usize>)> = tensors
+        .iter()
+        .map(|tensor| (tensor.name.clone(), tensor.shape.clone()))
+        .collect();
+    let beta = "model.layers.1.mlp.act_fn.beta";
+    for (value, is_fine) in [(0.5_f32, true), (0.75, false)] {
+        let dir = tempfile::tempdir().unwrap();
+        let scalar = value.to_le_bytes();
+        let views = tensors.iter().map(|tensor| {
+            let name = tensor.name.strip_prefix("language_model.").unwrap();
+            let view = TensorView::new(Dtype::F32, tensor.shape.clone(), &tensor.bytes);
+            (name, view.unwrap())
+        });
+        let views = views.chain([(beta, TensorView::new(Dtype::F32, Vec::new(), &scalar).unwrap())]);
+        safetensors::serialize_to_file(views, None, &dir.path().join("model.safetensors")).unwrap();
+        let read = hub::read_weights(dir.path(), &config, &expected, None);
+        assert_eq!(read.is_ok(), is_fine);
+        if let Err(error) = read {
+            let error = error.to_string();
+            assert!(error.contains(&format!("constant: {beta} is not 0.5")), "{error}");
+        }
+    }
 }

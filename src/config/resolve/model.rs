@@ -109,7 +109,7 @@ pub(super) fn resize_vocabulary(raw: &RawModel, errors: &mut Errors) -> Option<R
         pad_to_multiple_of,
         mean_resizing,
     } = raw.resize_vocabulary.as_ref()?;
-    if raw.from.is_none() {
+    if raw.from.is_none() && raw.language_from.is_none() {
         let why = "a new model has as many rows as model.language.vocab_size says";
         errors.no_effect("model.resize_vocabulary", why);
     }

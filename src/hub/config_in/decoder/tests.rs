@@ -6,7 +6,7 @@ use brazier_models::{
 };
 use serde_json::{Map, Value, json};
 
-use crate::hub::{ExportOptions, config_in::parse_config, config_out::config_json};
+use crate::hub::{DtypePolicy, ExportOptions, config_in::parse_config, config_out::config_json};
 
 fn parse(value: &Value) -> DecoderConfig {
     parse_config(value.as_object().unwrap()).unwrap().text
@@ -17,6 +17,8 @@ fn check_round_trip(text: &DecoderConfig) {
     let options = ExportOptions {
         max_shard_bytes: 1,
         dtype: HostDtype::F32,
+        dtype_policy: DtypePolicy::Cast,
+        source: None,
         image_mean: [0.5; 3],
         image_std: [0.5; 3],
         image_token: "<image>".into(),
