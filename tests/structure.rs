@@ -69,6 +69,7 @@ const ROOMS: &[Room] = &[
             "parallel",
             "track",
             "checkpoint",
+            "hub",
             "learner",
         ],
         &[

@@ -4,7 +4,7 @@
 //! its [`Linear`](crate::layers::Linear), so no layer needs to know of it. The projector has none: it is small and
 //! trained in full. Nor do the embedding table and the heads.
 
-use crate::config::{DecoderConfig, ModelConfigError, VisionConfig, VlmConfig, refuse};
+use crate::config::{DecoderConfig, MlpKind, ModelConfigError, VisionConfig, VlmConfig, refuse};
 
 /// Ends of the paths of an adapter's parameters.
 const ADAPTER: [&str; 2] = [".lora_A.weight", ".lora_B.weight"];
@@ -233,15 +233,17 @@ fn decoder_layers(config: &DecoderConfig) -> Vec<BlockLayer> {
     let (d, i) = (config.hidden_size, config.intermediate_size);
     let queries = config.num_attention_heads * config.head_dim;
     let keys = config.num_key_value_heads * config.head_dim;
-    vec![
+    let mut layers = vec![
         ("self_attn.q_proj", d, queries),
         ("self_attn.k_proj", d, keys),
         ("self_attn.v_proj", d, keys),
         ("self_attn.o_proj", queries, d),
-        ("mlp.gate_proj", d, i),
-        ("mlp.up_proj", d, i),
-        ("mlp.down_proj", i, d),
-    ]
+    ];
+    if config.mlp == MlpKind::SwiGlu {
+        layers.push(("mlp.gate_proj", d, i));
+    }
+    layers.extend([("mlp.up_proj", d, i), ("mlp.down_proj", i, d)]);
+    layers
 }
 
 fn vision_layers(config: &VisionConfig) -> Vec<BlockLayer> {

@@ -119,7 +119,7 @@ fn joined_config(parts: &JoinedModel, tokenizer: &Tokenizer) -> Result<VlmConfig
 }
 
 /// The files that the weights of a run's model come from; none for a new one.
-pub(super) fn imported(
+fn imported(
     choice: &ModelChoice,
     config: &VlmConfig,
     expected: &[(String, Vec<usize>)],
@@ -248,19 +248,10 @@ pub(super) fn import_choice(
 ) -> Result<Vlm, Failure> {
     let lora = adapters.map(|adapters| &adapters.config);
     let model = Vlm::init_deferred(config, lora, seed, device, dtype)?;
-    let head = stored_head(choice)?;
-    let mut stored = stored_params(&model, config, &head);
-    if resize.is_some() {
-        let rows = stored_rows(choice, config)?;
-        for (_, shape) in stored.iter_mut().filter(|(path, _)| hub::is_vocabulary(path)) {
-            shape[0] = rows;
-        }
-    }
-    let stored_config = VlmConfig {
-        head,
-        ..config.clone()
-    };
-    let weights = imported(choice, &stored_config, &stored)?;
+    let Stored {
+        weights,
+        params: stored,
+    } = stored_weights(choice, config, expected(&model), resize)?;
     let (std, dtype) = (config.text.initializer_range, host_dtype(dtype));
     let filled = params::fill_params(model, dtype, |info, bytes| {
         let Some(weights) = weights.iter().find(|weights| weights.contains(&info.path)) else {
@@ -289,25 +280,49 @@ pub(super) fn import_choice(
     }
 }
 
+/// The files that the weights of a run's model come from.
+pub(super) struct Stored {
+    /// None for a new model.
+    pub(super) weights: Vec<Weights>,
+    /// What they hold: names and shapes.
+    params: Vec<(String, Vec<usize>)>,
+}
+
+/// Opens the files that the weights of a run's model come from. What they must hold differs from the model's own: other rows of the
+/// vocabulary than the model where it is resized, the output projection where the model has a fresh classification head,
+/// no adapters.
+pub(super) fn stored_weights(
+    choice: &ModelChoice,
+    config: &VlmConfig,
+    mut params: Vec<(String, Vec<usize>)>,
+    resize: Option<ResizeOptions>,
+) -> Result<Stored, Failure> {
+    let head = stored_head(choice)?;
+    params.retain(|(path, _)| !(is_adapter(path) || (path == SCORE && head == Head::Lm)));
+    if head != config.head && !config.text.tie_word_embeddings {
+        let shape = vec![config.text.vocab_size, config.text.hidden_size];
+        params.push((LM_HEAD.to_owned(), shape));
+    }
+    if resize.is_some() {
+        let rows = stored_rows(choice, config)?;
+        for (_, shape) in params.iter_mut().filter(|(path, _)| hub::is_vocabulary(path)) {
+            shape[0] = rows;
+        }
+    }
+    let stored_config = VlmConfig {
+        head,
+        ..config.clone()
+    };
+    let weights = imported(choice, &stored_config, &params)?;
+    Ok(Stored { weights, params })
+}
+
 /// What the model in the files is for.
 fn stored_head(choice: &ModelChoice) -> Result<Head, Failure> {
     match choice {
         ModelChoice::Import(dir) => Ok(hub::read_config(&locate(dir)?)?.head),
         ModelChoice::Join(_) | ModelChoice::New(_) => Ok(Head::Lm),
     }
-}
-
-/// Parameters that the files must have. A fresh classification head takes the place of the output projection, which they
-/// have, and adapters come from elsewhere.
-fn stored_params(model: &Vlm, config: &VlmConfig, head: &Head) -> Vec<(String, Vec<usize>)> {
-    let is_fresh = |path: &str| is_adapter(path) || (path == SCORE && *head == Head::Lm);
-    let mut stored = expected(model);
-    stored.retain(|(path, _)| !is_fresh(path));
-    if *head != config.head && !config.text.tie_word_embeddings {
-        let shape = vec![config.text.vocab_size, config.text.hidden_size];
-        stored.push((LM_HEAD.to_owned(), shape));
-    }
-    stored
 }
 
 /// Rows of the vocabulary's tables in the files that a run's model comes from.

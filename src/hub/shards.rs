@@ -76,6 +76,11 @@ impl<'a> ExportTensor<'a> {
         }
     }
 
+    /// Extent of each axis.
+    pub fn shape(&self) -> &[usize] {
+        &self.shape
+    }
+
     /// Its name in the model.
     pub fn name(&self) -> &str {
         &self.name

@@ -81,7 +81,7 @@ fn adapters_are_trained_resumed_merged_and_used() {
     let done = project.brazier(&merge);
     done.exits(0);
     assert!(
-        done.stdout
+        done.stderr
             .contains("4 of them with an adapter folded in, 4 replaced"),
         "{done}"
     );

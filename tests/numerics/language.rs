@@ -1,7 +1,7 @@
 //! Families of language models against transformers.
 
 use brazier::hub::{self, DtypePolicy, ExportOptions};
-use brazier_models::{HostDtype, VlmConfig};
+use brazier_models::{Head, HostDtype, VlmConfig};
 use safetensors::{Dtype, tensor::TensorView};
 use serde_json::Value;
 
@@ -27,6 +27,7 @@ pub(crate) fn family(name: &str) -> (Fixture, VlmConfig) {
     let config = VlmConfig {
         text: fixture.decoder_config(),
         vision: None,
+        head: Head::Lm,
     };
     config.validate().and(config.text.check_family()).unwrap();
     (fixture, config)

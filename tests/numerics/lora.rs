@@ -8,14 +8,14 @@ use std::{
 use brazier::{
     data::Batch,
     fs,
-    hub::{self, Adapter, ExportOptions},
+    hub::{self, Adapter, DtypePolicy, ExportOptions},
     learner::{
         Learner,
         options::{OptimizerConfig, StepConfig, TrainMode},
     },
 };
 use brazier_models::{
-    HostDtype, HostTensor, LoraConfig, LoraParts, LoraTargets, Vlm, VlmConfig, VlmInputs,
+    HostDtype, HostTensor, LoraConfig, LoraParts, LoraTargets, MlpKind, Vlm, VlmConfig, VlmInputs,
     lora::{is_adapter, linears},
     params::{list_params, load_params},
 };
@@ -125,6 +125,8 @@ fn write_base(dir: &Path, config: &VlmConfig, tensors: Vec<HostTensor>) {
     let options = ExportOptions {
         max_shard_bytes: 1 << 30,
         dtype: HostDtype::F32,
+        dtype_policy: DtypePolicy::Cast,
+        source: None,
         image_mean: [0.5; 3],
         image_std: [0.5; 3],
         image_token: "<image>".into(),
@@ -207,7 +209,9 @@ fn tiny_lora(target_modules: LoraTargets, parts: LoraParts) -> LoraConfig {
 fn the_list_of_linear_layers_is_the_models() {
     let device = &devices()[0];
     let fixture = Fixture::open("vlm.safetensors");
-    for config in [tiny_vlm(), fixture.vlm_config()] {
+    let mut apertus = fixture.vlm_config();
+    apertus.text.mlp = MlpKind::Xielu;
+    for config in [tiny_vlm(), fixture.vlm_config(), apertus] {
         let lora = tiny_lora(LoraTargets::AllLinear, LoraParts::Both);
         let model = Vlm::init_with_lora(&config, Some(&lora), 0, device, DType::F32).unwrap();
         let params = list_params(&model);

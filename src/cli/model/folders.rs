@@ -112,11 +112,18 @@ pub(super) fn export(args: &ExportArgs) -> Result<ExitCode, Failure> {
     let started = Instant::now();
     hub::check_target(&args.output.out)?;
     let (_, run) = run_of(&args.checkpoint)?;
+    if run.lora.is_some() {
+        let reason = "trains adapters, and its checkpoints do not hold their base model";
+        let hint = "its export folder has the adapters; fold them in with brazier model merge";
+        let run = args.checkpoint.display();
+        return Err(Failure::Input(format!("{run}: the run {reason}\n  hint: {hint}")));
+    }
     let info = checkpoint::find_checkpoint(&args.checkpoint)?;
     let tokenizer = Tokenizer::load(&session::locate(&run.data.tokenizer)?)?;
     let config = session::model_config(&run, &tokenizer)?;
     let expected = parameters(&config)?;
-    let imported = session::imported(&run.model, &config, &expected)?;
+    let imported =
+        session::stored_weights(&run.model, &config, expected.clone(), run.resize_vocabulary)?.weights;
     let saved = saved_parameters(&info)?;
     let kept = imported.first().map_or(HostDtype::F32, main_dtype);
     let tensors = expected
@@ -155,9 +162,11 @@ fn outgoing<'a>(
         let reason = "is not in the checkpoint; was config.yaml of the run changed?";
         Failure::Input(format!("{name} {shape:?} {reason}"))
     };
+    // A resized table has other rows than the files.
     let stored = imported
         .iter()
-        .find_map(|weights| ExportTensor::stored(name, weights));
+        .find_map(|weights| ExportTensor::stored(name, weights))
+        .filter(|stored| stored.shape() == shape);
     let parameter = saved.get(name).ok_or_else(missing)?;
     if let (false, Some(stored)) = (parameter.is_trained, stored) {
         return Ok(stored);

@@ -54,7 +54,11 @@ pub fn join_configs(language: &Path, vision: &Path, options: &JoinOptions) -> Re
 /// # Errors
 /// As [`read_config`], and if the model has a vision part already.
 pub fn read_decoder_config(dir: &Path) -> Result<DecoderConfig> {
-    let VlmConfig { text, vision, head: _ } = read_config(dir)?;
+    let VlmConfig {
+        text,
+        vision,
+        head: _,
+    } = read_config(dir)?;
     match vision {
         None => Ok(text),
         Some(_) => Err(HubError::Config {

@@ -1,7 +1,7 @@
 //! Each family's configuration as its makers publish it, as transformers completes it, and as we write it again.
 
 use brazier_models::{
-    AttentionBias, DecoderConfig, HostDtype, LanguageModelType, Llama3Scaling, MlpKind, RopeScaling,
+    AttentionBias, DecoderConfig, Head, HostDtype, LanguageModelType, Llama3Scaling, MlpKind, RopeScaling,
     SlidingWindow, VlmConfig, YarnScaling,
 };
 use serde_json::{Map, Value, json};
@@ -30,6 +30,7 @@ fn check_round_trip(text: &DecoderConfig) {
     let config = VlmConfig {
         text: text.clone(),
         vision: None,
+        head: Head::Lm,
     };
     let written = config_json(&config, &options).unwrap();
     assert_eq!(parse(&written), *text, "{written}");
