@@ -59,22 +59,21 @@ fn effective(run: &RunConfig) -> RawConfig {
                 .max_window_layers
                 .get_or_insert(defaults::MAX_WINDOW_LAYERS);
         }
-        if let Some(vision) = &config.vision {
-            model.projector.get_or_insert(RawProjector::Mlp {});
-            model
-                .vision_feature_layer
-                .get_or_insert(vision.vision_feature_layer);
-            model
-                .vision_feature_select
-                .get_or_insert(RawFeatureSelect::Default);
-        }
     }
 
-    if let ModelChoice::Join(joined) = &run.model {
+    // How a tower is joined to a decoder, where the run says it and not an imported folder.
+    let feature_layer = match &run.model {
+        ModelChoice::New(new) => new
+            .config
+            .vision
+            .as_ref()
+            .map(|vision| vision.vision_feature_layer),
+        ModelChoice::Join(joined) => Some(joined.vision_feature_layer),
+        ModelChoice::Import(_) => None,
+    };
+    if let Some(feature_layer) = feature_layer {
         model.projector.get_or_insert(RawProjector::Mlp {});
-        model
-            .vision_feature_layer
-            .get_or_insert(joined.vision_feature_layer);
+        model.vision_feature_layer.get_or_insert(feature_layer);
         model
             .vision_feature_select
             .get_or_insert(RawFeatureSelect::Default);

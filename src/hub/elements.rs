@@ -1,76 +1,56 @@
 //! Numbers in the element types of model files, to f32 and back.
 
 use brazier_models::{HostDtype, HostTensor};
-use half::{bf16, f16};
 use safetensors::{Dtype, tensor::TensorView};
+
+use super::stored::{convert, is_float, not_a_float, size_bytes};
 
 /// An element type whose numbers are read and written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Element {
-    F32,
-    Bf16,
-    F16,
-}
+pub(super) struct Element(Dtype);
 
 impl Element {
+    pub(super) const F32: Self = Self(Dtype::F32);
+
     /// The element type of a stored tensor.
     pub(super) fn of(name: &str, dtype: Dtype) -> Result<Self, String> {
-        match dtype {
-            Dtype::F32 => Ok(Element::F32),
-            Dtype::BF16 => Ok(Element::Bf16),
-            Dtype::F16 => Ok(Element::F16),
-            other => Err(format!("tensor {name} is {other}, expected F32, BF16 or F16")),
+        match is_float(dtype) {
+            true => Ok(Self(dtype)),
+            false => Err(not_a_float(name, dtype)),
         }
     }
 
     pub(super) fn size_bytes(self) -> usize {
-        match self {
-            Element::F32 => 4,
-            Element::Bf16 | Element::F16 => 2,
-        }
+        size_bytes(self.0)
     }
 
     /// All numbers of some bytes, wherever they lie in memory.
     pub(super) fn read(self, bytes: &[u8]) -> Vec<f32> {
-        match self {
-            Element::F32 => bytes
-                .as_chunks()
-                .0
-                .iter()
-                .map(|&x| f32::from_le_bytes(x))
-                .collect(),
-            Element::Bf16 => halves(bytes).map(|x| bf16::from_le_bytes(x).to_f32()).collect(),
-            Element::F16 => halves(bytes).map(|x| f16::from_le_bytes(x).to_f32()).collect(),
-        }
+        let wide = converted(self.0, bytes, Dtype::F32);
+        let (numbers, _) = wide.as_chunks();
+        numbers.iter().map(|&bytes| f32::from_le_bytes(bytes)).collect()
     }
 
     /// The bytes of some numbers, rounded to nearest, ties to even.
     pub(super) fn write(self, values: &[f32]) -> Vec<u8> {
-        match self {
-            Element::F32 => values.iter().flat_map(|x| x.to_le_bytes()).collect(),
-            Element::Bf16 => values
-                .iter()
-                .flat_map(|&x| bf16::from_f32(x).to_le_bytes())
-                .collect(),
-            Element::F16 => values
-                .iter()
-                .flat_map(|&x| f16::from_f32(x).to_le_bytes())
-                .collect(),
-        }
+        let wide: Vec<u8> = values.iter().flat_map(|value| value.to_le_bytes()).collect();
+        converted(Dtype::F32, &wide, self.0)
     }
 }
 
-fn halves(bytes: &[u8]) -> impl Iterator<Item = [u8; 2]> {
-    bytes.as_chunks().0.iter().copied()
+fn converted(from: Dtype, bytes: &[u8], to: Dtype) -> Vec<u8> {
+    let mut converted = vec![0; bytes.len() / size_bytes(from) * size_bytes(to)];
+    convert(from, bytes, to, &mut converted);
+    converted
 }
 
 /// A stored tensor under another name, in f32.
 pub(super) fn read_f32(name: &str, view: &TensorView) -> Result<HostTensor, String> {
-    let values = Element::of(name, view.dtype())?.read(view.data());
+    let element = Element::of(name, view.dtype())?;
     Ok(HostTensor {
         name: name.into(),
         shape: view.shape().to_vec(),
         dtype: HostDtype::F32,
-        bytes: Element::F32.write(&values),
+        bytes: converted(element.0, view.data(), Dtype::F32),
     })
 }

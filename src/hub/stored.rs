@@ -181,6 +181,11 @@ pub(super) fn file_name(path: &Path) -> &str {
 pub(super) fn wrong_dtype(path: PathBuf, name: &str, dtype: Dtype) -> HubError {
     HubError::Damaged {
         path,
-        reason: format!("tensor {name} is {dtype}, expected F32, BF16 or F16"),
+        reason: not_a_float(name, dtype),
     }
+}
+
+/// What is wrong with a tensor that is not [`is_float`].
+pub(super) fn not_a_float(name: &str, dtype: Dtype) -> String {
+    format!("tensor {name} is {dtype}, expected F32, BF16 or F16")
 }
