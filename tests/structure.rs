@@ -257,41 +257,43 @@ fn files_are_touched_in_one_place() {
 #[test]
 fn unknown_keys_are_refused() {
     let mut offences = Offences::new("every type that is read from a configuration denies unknown fields");
-    let source = Source::read(&root().join("src/config/raw.rs"));
-    let items = deserialized_items(&source.code);
-    assert!(
-        items.len() > 20,
-        "the test no longer finds the types of {}",
-        source.name
-    );
-    for Item {
+    let mut files = vec![Source::read(&root().join("src/config/raw.rs"))];
+    files.extend(sources("src/config/raw"));
+    let mut types = 0;
+    for source in &files {
+        let items = deserialized_items(&source.code);
+        types += items.len();
+        for item in items {
+            denies_unknown_fields(source, &item, &mut offences);
+        }
+    }
+    assert!(types > 20, "the test no longer finds the types of src/config/raw");
+    offences.assert_none();
+}
+
+fn denies_unknown_fields(source: &Source, item: &Item<'_>, offences: &mut Offences) {
+    let Item {
         offset,
         attributes,
         declaration,
         body,
-    } in items
-    {
-        // A plain list of words has no fields; of several alternatives with one value each, serde takes exactly one.
-        let is_tagged = attributes.contains("tag =");
-        let has_fields = declaration.contains("struct ") || is_tagged || body.contains('{');
-        if has_fields && !attributes.contains("deny_unknown_fields") {
-            offences.add(
-                &source,
-                offset,
-                &format!("`{declaration}` lacks deny_unknown_fields"),
-            );
-        }
-        for word in ["flatten", "untagged"] {
-            if attributes.contains(word) || body.contains(&format!("serde({word}")) {
-                offences.add(
-                    &source,
-                    offset,
-                    &format!("`{declaration}` uses {word}, which lets unknown keys pass"),
-                );
-            }
+    } = item;
+    // A plain list of words has no fields; of several alternatives with one value each, serde takes exactly one.
+    let is_tagged = attributes.contains("tag =");
+    let has_fields = declaration.contains("struct ") || is_tagged || body.contains('{');
+    if has_fields && !attributes.contains("deny_unknown_fields") {
+        offences.add(
+            source,
+            *offset,
+            &format!("`{declaration}` lacks deny_unknown_fields"),
+        );
+    }
+    for word in ["flatten", "untagged"] {
+        if attributes.contains(word) || body.contains(&format!("serde({word}")) {
+            let what = format!("`{declaration}` uses {word}, which lets unknown keys pass");
+            offences.add(source, *offset, &what);
         }
     }
-    offences.assert_none();
 }
 
 #[test]
