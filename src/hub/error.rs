@@ -64,15 +64,15 @@ pub enum HubError {
         /// Each with key, value and reason.
         problems: Vec<String>,
     },
-    /// Weights in a form that is not read, or none.
-    #[error("no safetensors weights in {}: {reason}", dir.display())]
+    /// No weights in a form that is read.
+    #[error("no weights in {}: {reason}", dir.display())]
     NoWeights {
         /// The folder.
         dir: PathBuf,
         /// What there is instead, and what to do.
         reason: String,
     },
-    /// A safetensors file or index that is damaged or contradicts itself.
+    /// A file of weights or an index that is damaged or contradicts itself.
     #[error("{}: {reason}", path.display())]
     Damaged {
         /// The file.

@@ -40,6 +40,9 @@ pub struct ExportOptions {
     pub image_std: [f32; 3],
     /// The token that stands for an image in text, as the tokenizer spells it; unused without vision.
     pub image_token: String,
+    /// The id under which the exported tokenizer gets [`image_token`](Self::image_token), where the tokenizer that is
+    /// copied lacks it.
+    pub added_image_token: Option<u32>,
     /// Jinja chat template; `None` leaves the one of the tokenizer's folder, if it has one.
     pub chat_template: Option<String>,
     /// First token of a text.

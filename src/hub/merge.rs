@@ -1,15 +1,13 @@
 //! Adapters folded into the weights they belong to.
 
 use std::{
-    borrow::Cow,
     collections::{HashMap, HashSet},
     path::{Path, PathBuf},
 };
 
 use brazier_models::{HostTensor, LoraConfig};
 use rayon::prelude::*;
-use safetensors::{Dtype, SafeTensors, View, tensor::TensorView};
-use serde_json::json;
+use serde_json::{Map, json};
 
 use super::{
     HubError, Result,
@@ -18,9 +16,10 @@ use super::{
     elements::Element,
     export::{MARKER, write_staged},
     names::from_disk,
-    shards::write_error,
+    shards::{ExportTensor, pytorch_layout, write_file},
     sidecar::write_json,
-    weights::find_files,
+    stored::{Form, StoredFile},
+    weights::{INDEX_FILE, find_files},
 };
 use crate::fs;
 
@@ -61,13 +60,25 @@ pub fn merge_adapter(base: &Path, adapter: &Path, output: &Path) -> Result<Merge
     let model = read_config(base)?;
     let Adapter { config, tensors, .. } = read_adapter(adapter, &model)?;
     let changes = Changes::new(&config, tensors);
-    let (files, _) = find_files(base)?;
+    let (files, index) = find_files(base)?;
     write_staged(output, |dir| {
         let mut done = HashSet::new();
-        let mut num_tensors = 0;
+        let mut weight_map = Map::new();
+        let (mut num_tensors, mut total_size) = (0, 0);
         for file in &files {
-            let name = file.file_name().unwrap_or_default();
-            num_tensors += changes.rewrite(file, &dir.join(name), model.vision.is_some(), &mut done)?;
+            let file = StoredFile::open(file)?;
+            let name = safetensors_name(file.path());
+            changes.rewrite(&file, &dir.join(&name), model.vision.is_some(), &mut done)?;
+            for (tensor, form) in file.tensors() {
+                weight_map.insert(tensor.into(), name.as_str().into());
+                total_size += form.size_bytes();
+                num_tensors += 1;
+            }
+        }
+        if index.is_some() {
+            weight_map.sort_keys();
+            let index = json!({"metadata": {"total_size": total_size}, "weight_map": weight_map});
+            write_json(&dir.join(INDEX_FILE), &index)?;
         }
         changes.check_all_done(adapter, &done)?;
         for file in fs::read_dir(base)? {
@@ -94,7 +105,17 @@ pub fn merge_adapter(base: &Path, adapter: &Path, output: &Path) -> Result<Merge
 fn is_weights(file: &Path) -> bool {
     let name = file.file_name().unwrap_or_default().to_string_lossy();
     let ending = file.extension().unwrap_or_default().to_string_lossy();
-    WEIGHTS.contains(&&*ending) || name == "pytorch_model.bin.index.json"
+    WEIGHTS.contains(&&*ending) || name.ends_with(".index.json")
+}
+
+/// The name under which transformers looks for a file of weights, once it is safetensors.
+fn safetensors_name(file: &Path) -> String {
+    let stem = file.file_stem().unwrap_or_default().to_string_lossy();
+    let stem = match stem.strip_prefix("pytorch_model") {
+        Some(rest) => format!("model{rest}"),
+        None => stem.into_owned(),
+    };
+    format!("{stem}.safetensors")
 }
 
 /// Both factors of one update, f32, row-major.
@@ -141,52 +162,52 @@ impl Changes {
         changes
     }
 
-    /// Writes one file anew and notes which changes it took. Gives the number of its tensors.
-    fn rewrite(&self, from: &Path, to: &Path, has_vision: bool, done: &mut HashSet<String>) -> Result<usize> {
-        let map = fs::mmap(from)?;
-        let damaged = |reason: String| HubError::Damaged {
-            path: from.into(),
-            reason,
-        };
-        let (_, header) = SafeTensors::read_metadata(&map).map_err(|error| damaged(error.to_string()))?;
-        let stored = SafeTensors::deserialize(&map).map_err(|error| damaged(error.to_string()))?;
-        let mut views = Vec::with_capacity(stored.len());
-        for (disk_name, view) in stored.tensors() {
-            let name = from_disk(&disk_name, has_vision).unwrap_or_default();
-            let bytes = match self.changed(&name, &view).map_err(damaged)? {
-                Some(bytes) => {
-                    done.insert(name);
-                    Cow::Owned(bytes)
-                }
-                None => Cow::Borrowed(view.data()),
+    /// Writes one file anew and notes which changes it took.
+    fn rewrite(
+        &self,
+        from: &StoredFile,
+        to: &Path,
+        has_vision: bool,
+        done: &mut HashSet<String>,
+    ) -> Result<()> {
+        let mut tensors = Vec::new();
+        for (disk_name, form) in from.tensors() {
+            let name = from_disk(disk_name, has_vision).unwrap_or_default();
+            if self.updates.contains_key(&name) || self.whole.contains_key(&name) {
+                done.insert(name.clone());
+            }
+            let read = move || {
+                let bytes = from.read(form, form.dtype)?;
+                self.changed(&name, form, bytes)
+                    .map_err(|reason| HubError::Damaged {
+                        path: from.path().into(),
+                        reason,
+                    })
             };
-            let (dtype, shape) = (view.dtype(), view.shape().to_vec());
-            views.push((disk_name, Rewritten { dtype, shape, bytes }));
+            let (shape, dtype) = (form.shape.clone(), form.dtype);
+            tensors.push(ExportTensor::computed(disk_name.into(), shape, dtype, read));
         }
-        let count = views.len();
-        safetensors::serialize_to_file(views, header.metadata().clone(), to)
-            .map_err(|error| write_error(to, error))?;
-        Ok(count)
+        let metadata = from.metadata().cloned().unwrap_or_else(pytorch_layout);
+        write_file(to, tensors, metadata)
     }
 
-    /// New bytes of a tensor that changes.
-    fn changed(&self, name: &str, view: &TensorView) -> std::result::Result<Option<Vec<u8>>, String> {
+    /// The bytes of a tensor after its change, if it has one.
+    fn changed(&self, name: &str, form: &Form, bytes: Vec<u8>) -> std::result::Result<Vec<u8>, String> {
         if let Some(update) = self.updates.get(name) {
-            let element = Element::of(name, view.dtype())?;
-            return update.apply(self.scaling, name, element, view).map(Some);
+            let element = Element::of(name, form.dtype)?;
+            return update.apply(self.scaling, name, element, &form.shape, &bytes);
         }
         let Some(whole) = self.whole.get(name) else {
-            return Ok(None);
+            return Ok(bytes);
         };
-        if whole.shape != view.shape() {
+        if whole.shape != form.shape {
             return Err(format!(
                 "{name} is {:?}, and {:?} in the adapter",
-                view.shape(),
-                whole.shape
+                form.shape, whole.shape
             ));
         }
         let values = Element::F32.read(&whole.bytes);
-        Ok(Some(Element::of(name, view.dtype())?.write(&values)))
+        Ok(Element::of(name, form.dtype)?.write(&values))
     }
 
     fn check_all_done(&self, adapter: &Path, done: &HashSet<String>) -> Result<()> {
@@ -213,17 +234,17 @@ impl Update {
         scaling: f32,
         name: &str,
         element: Element,
-        weight: &TensorView,
+        found: &[usize],
+        weight: &[u8],
     ) -> std::result::Result<Vec<u8>, String> {
         let (d_out, d_in) = (self.b.len() / self.r, self.a.len() / self.r);
-        if weight.shape() != [d_out, d_in] {
-            let found = weight.shape();
+        if found != [d_out, d_in] {
             return Err(format!(
                 "{name} is {found:?}, and the adapter is for [{d_out}, {d_in}]"
             ));
         }
         let rows = self.b.par_chunks(self.r);
-        let rows = rows.zip(weight.data().par_chunks(d_in * element.size_bytes()));
+        let rows = rows.zip(weight.par_chunks(d_in * element.size_bytes()));
         let merged = rows.map(|(b_row, w_row)| {
             let mut delta = vec![0.0f32; d_in];
             for (b, a_row) in b_row.iter().zip(self.a.chunks(d_in)) {
@@ -235,27 +256,5 @@ impl Update {
             element.write(&row.map(|(w, delta)| w + scaling * delta).collect::<Vec<f32>>())
         });
         Ok(merged.collect::<Vec<_>>().concat())
-    }
-}
-
-/// A tensor of the new file: the bytes of the old one, or its own.
-struct Rewritten<'a> {
-    dtype: Dtype,
-    shape: Vec<usize>,
-    bytes: Cow<'a, [u8]>,
-}
-
-impl View for Rewritten<'_> {
-    fn dtype(&self) -> Dtype {
-        self.dtype
-    }
-    fn shape(&self) -> &[usize] {
-        &self.shape
-    }
-    fn data(&self) -> Cow<'_, [u8]> {
-        Cow::Borrowed(&self.bytes)
-    }
-    fn data_len(&self) -> usize {
-        self.bytes.len()
     }
 }

@@ -13,6 +13,7 @@
 //! with random weights in place of what is missing.
 
 mod adapter;
+mod added_token;
 mod cache;
 mod carry;
 mod config_in;

@@ -7,7 +7,7 @@ use safetensors::{Dtype, SafeTensorError, View};
 use serde_json::{Map, json};
 
 use super::{
-    DtypePolicy, ExportOptions, HubError, Result, Weights,
+    DtypePolicy, ExportOptions, HubError, ResizeOptions, Result, Table, Weights,
     names::{self, to_disk},
     sidecar::write_json,
     stored::{convert, size_bytes},
@@ -43,6 +43,22 @@ impl<'a> ExportTensor<'a> {
         }
     }
 
+    /// A tensor whose bytes `read` computes.
+    pub(super) fn computed(
+        name: String,
+        shape: Vec<usize>,
+        dtype: Dtype,
+        read: impl Fn() -> Result<Vec<u8>> + 'a,
+    ) -> Self {
+        Self {
+            name,
+            shape,
+            dtype,
+            kept_as: dtype,
+            read: Box::new(move || read().map(Cow::Owned)),
+        }
+    }
+
     /// The values of a tensor in host memory, under another name and shape.
     pub fn borrowed(name: String, shape: Vec<usize>, tensor: &'a HostTensor) -> Self {
         let dtype = stored_dtype(tensor.dtype);
@@ -57,14 +73,45 @@ impl<'a> ExportTensor<'a> {
 
     /// A tensor of imported files, with their bytes; `None` if they have none of this name.
     pub fn stored(name: &str, weights: &'a Weights) -> Option<Self> {
-        let info = weights.info(name)?;
+        let form = weights.form(name)?;
         let owned = name.to_owned();
+        let read = move || weights.read_as(&owned, form.dtype);
+        Some(Self::computed(name.into(), form.shape.clone(), form.dtype, read))
+    }
+
+    /// A vocabulary table of imported files with fresh rows behind its own; `None` if they have none of this name.
+    ///
+    /// The fresh rows are as [`ResizeOptions::fill`] draws them with `initializer_range` and `seed`.
+    pub fn resized(
+        name: &str,
+        weights: &'a Weights,
+        rows: usize,
+        resize: ResizeOptions,
+        initializer_range: f64,
+        seed: u64,
+    ) -> Option<Self> {
+        let form = weights.form(name)?;
+        let &[old_rows, width] = form.shape.as_slice() else {
+            return None;
+        };
+        let dtype = weights.dtype(name)?;
+        let owned = name.to_owned();
+        let read = move || {
+            let mut bytes = vec![0; rows * width * dtype.size_bytes()];
+            let mut table = Table {
+                name: &owned,
+                width,
+                dtype,
+                bytes: &mut bytes,
+            };
+            weights.read_into(&owned, dtype, table.rows_mut(0..old_rows))?;
+            resize.fill(&mut table, old_rows, initializer_range, seed);
+            Ok(bytes)
+        };
+        let table = Self::computed(name.into(), vec![rows, width], stored_dtype(dtype), read);
         Some(Self {
-            name: name.into(),
-            shape: info.shape.clone(),
-            dtype: info.dtype,
-            kept_as: info.dtype,
-            read: Box::new(move || weights.read_as(&owned, info.dtype).map(Cow::Owned)),
+            kept_as: form.dtype,
+            ..table
         })
     }
 
@@ -159,10 +206,14 @@ pub(super) fn write_weights(
             1 => SINGLE_FILE.to_string(),
             _ => format!("model-{:05}-of-{num_files:05}.safetensors", index + 1),
         };
-        for outgoing in &shard {
-            weight_map.insert(outgoing.disk_name(has_vision).into(), name.as_str().into());
+        let shard: Vec<(String, Outgoing)> = shard
+            .into_iter()
+            .map(|outgoing| (outgoing.disk_name(has_vision).to_owned(), outgoing))
+            .collect();
+        for (disk_name, _) in &shard {
+            weight_map.insert(disk_name.clone(), name.as_str().into());
         }
-        write_shard(&dir.join(name), shard, has_vision, &problem)?;
+        write_shard(&dir.join(name), shard, pytorch_layout(), &problem)?;
     }
     if num_files > 1 {
         weight_map.sort_keys();
@@ -179,19 +230,36 @@ pub(super) fn write_weights(
     })
 }
 
+/// transformers refuses files that do not say which framework's layout they follow.
+pub(super) fn pytorch_layout() -> HashMap<String, String> {
+    HashMap::from([("format".to_string(), "pt".to_string())])
+}
+
+/// Writes one file: each tensor under its name, in its own element type.
+pub(super) fn write_file(
+    path: &Path,
+    tensors: Vec<ExportTensor>,
+    metadata: HashMap<String, String>,
+) -> Result<()> {
+    let problem = RefCell::new(None);
+    let outgoing = tensors.into_iter().map(|tensor| {
+        let outgoing = Outgoing {
+            dtype: tensor.dtype,
+            tensor,
+            problem: &problem,
+        };
+        (outgoing.tensor.name.clone(), outgoing)
+    });
+    write_shard(path, outgoing.collect(), metadata, &problem)
+}
+
 fn write_shard(
     path: &Path,
-    shard: Vec<Outgoing>,
-    has_vision: bool,
+    shard: Vec<(String, Outgoing)>,
+    metadata: HashMap<String, String>,
     problem: &RefCell<Option<HubError>>,
 ) -> Result<()> {
-    let names: Vec<String> = shard
-        .iter()
-        .map(|outgoing| outgoing.disk_name(has_vision).to_owned())
-        .collect();
-    // transformers refuses files that do not say which framework's layout they follow.
-    let metadata = HashMap::from([("format".to_string(), "pt".to_string())]);
-    let written = safetensors::serialize_to_file(names.into_iter().zip(shard), Some(metadata), path);
+    let written = safetensors::serialize_to_file(shard, Some(metadata), path);
     // What could not be read went into the file as zeros; the file goes with the folder.
     if let Some(error) = problem.take() {
         return Err(error);
@@ -200,7 +268,7 @@ fn write_shard(
 }
 
 /// What safetensors says of a file that it could not write.
-pub(super) fn write_error(path: &Path, error: SafeTensorError) -> HubError {
+fn write_error(path: &Path, error: SafeTensorError) -> HubError {
     match error {
         SafeTensorError::IoError(source) => HubError::Fs(FsError {
             operation: "write",

@@ -5,7 +5,10 @@ use std::path::{Path, PathBuf};
 use brazier_models::{FeatureSelect, VisionLanguageConfig};
 use serde_json::{Map, Value, json};
 
-use super::{ExportOptions, HubError, Result};
+use super::{
+    ExportOptions, HubError, Result,
+    added_token::{add_to_config, add_to_tokenizer},
+};
 use crate::fs;
 
 const TOKENIZER: &str = "tokenizer.json";
@@ -38,7 +41,13 @@ pub(super) fn write_tokenizer(
     if !file.is_file() {
         return Err(HubError::NoTokenizer { path: source.into() });
     }
-    fs::copy(&file, &dir.join(TOKENIZER))?;
+    match options.added_image_token {
+        None => drop(fs::copy(&file, &dir.join(TOKENIZER))?),
+        Some(id) => write_json(
+            &dir.join(TOKENIZER),
+            &with_token(&file, &options.image_token, id)?,
+        )?,
+    }
     let source = file.parent().unwrap_or(Path::new("."));
     for name in COPIED {
         if source.join(name).is_file() {
@@ -49,6 +58,9 @@ pub(super) fn write_tokenizer(
     config
         .entry("tokenizer_class")
         .or_insert_with(|| "PreTrainedTokenizerFast".into());
+    if let Some(id) = options.added_image_token {
+        add_to_config(&mut config, &options.image_token, id);
+    }
     if has_vision {
         config.insert("processor_class".into(), "LlavaProcessor".into());
     }
@@ -58,6 +70,19 @@ pub(super) fn write_tokenizer(
         fs::write_durable(&dir.join(CHAT_TEMPLATE), template.as_bytes())?;
     }
     write_json(&dir.join(TOKENIZER_CONFIG), &Value::Object(config))
+}
+
+/// A `tokenizer.json` with one more special token.
+fn with_token(file: &Path, token: &str, id: u32) -> Result<Value> {
+    let refuse = |reason: String| HubError::Json {
+        path: file.into(),
+        reason,
+    };
+    let mut tokenizer: Value =
+        serde_json::from_slice(&fs::read(file)?).map_err(|error| refuse(error.to_string()))?;
+    add_to_tokenizer(&mut tokenizer, token, id)
+        .map_err(|reason| refuse(format!("the token {token} cannot be added: {reason}")))?;
+    Ok(tokenizer)
 }
 
 /// The object in a JSON file; of a missing file nothing.

@@ -1,4 +1,4 @@
-//! Weights from safetensors files, checked against the model and read one tensor at a time.
+//! Weights from a folder's files, checked against the model and read one tensor at a time.
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap, HashSet},
@@ -6,13 +6,13 @@ use std::{
 };
 
 use brazier_models::{HostDtype, HostTensor, VlmConfig};
-use safetensors::{Dtype, tensor::TensorInfo};
+use safetensors::Dtype;
 use serde::Deserialize;
 
 use super::{
     HubError, Result,
     names::{EMBEDDING, LM_HEAD, Part, constant_value, is_constant},
-    stored::{StoredFile, file_name, is_float, wrong_dtype},
+    stored::{Form, StoredFile, file_name, is_float, wrong_dtype},
 };
 use crate::fs;
 
@@ -20,11 +20,22 @@ use crate::fs;
 pub(super) const SINGLE_FILE: &str = "model.safetensors";
 /// The list of a sharded model's files.
 pub(super) const INDEX_FILE: &str = "model.safetensors.index.json";
+/// An unsharded file or the index of shards: in safetensors, and pickled by PyTorch. transformers looks in this order.
+const FORMATS: [(&str, &str); 2] = [
+    (SINGLE_FILE, INDEX_FILE),
+    ("pytorch_model.bin", "pytorch_model.bin.index.json"),
+];
 const MAX_INDEX_BYTES: u64 = 256 << 20;
+
+/// Which file of a sharded model holds which tensor.
+pub(super) struct Index {
+    path: PathBuf,
+    pub(super) weight_map: BTreeMap<String, String>,
+}
 
 /// What is read of an index; the rest of it is statistics.
 #[derive(Deserialize)]
-pub(super) struct Index {
+struct RawIndex {
     weight_map: BTreeMap<String, String>,
 }
 
@@ -39,7 +50,7 @@ pub struct Weights {
 #[derive(Debug, Clone)]
 struct Place {
     file: usize,
-    info: TensorInfo,
+    form: Form,
 }
 
 impl Weights {
@@ -63,7 +74,7 @@ impl Weights {
             .map(|path| StoredFile::open(path))
             .collect::<Result<Vec<_>>>()?;
         if let Some(index) = &index {
-            check_index(dir, index, &files)?;
+            check_index(index, &files)?;
         }
         let expected = expected.iter().filter(|(name, _)| part.holds(name));
         let places = match_tensors(dir, part, config, expected, &files)?;
@@ -72,10 +83,7 @@ impl Weights {
 
     /// Bytes of all tensors, as they are stored.
     pub fn size_bytes(&self) -> u64 {
-        let sizes = self.places.values().map(|place| {
-            let (start, end) = place.info.data_offsets;
-            (end - start) as u64
-        });
+        let sizes = self.places.values().map(|place| place.form.size_bytes() as u64);
         sizes.sum()
     }
 
@@ -88,16 +96,16 @@ impl Weights {
     pub fn dtypes(&self) -> BTreeMap<String, (usize, u64)> {
         let mut dtypes = BTreeMap::new();
         for place in self.places.values() {
-            let entry: &mut (usize, u64) = dtypes.entry(place.info.dtype.to_string()).or_default();
+            let entry: &mut (usize, u64) = dtypes.entry(place.form.dtype.to_string()).or_default();
             entry.0 += 1;
-            entry.1 += place.info.shape.iter().product::<usize>() as u64;
+            entry.1 += place.form.shape.iter().product::<usize>() as u64;
         }
         dtypes
     }
 
     /// The element type in which a tensor loses nothing: its own, and f32 for f16.
     pub fn dtype(&self, name: &str) -> Option<HostDtype> {
-        self.info(name).map(|info| host_dtype(info.dtype))
+        self.form(name).map(|form| host_dtype(form.dtype))
     }
 
     /// Whether there is such a tensor.
@@ -111,11 +119,11 @@ impl Weights {
     /// # Errors
     /// If the file cannot be read, or has no tensor of this name.
     pub fn read(&self, name: &str, dtype: Option<HostDtype>) -> Result<HostTensor> {
-        let (_, info) = self.find(name)?;
-        let dtype = dtype.unwrap_or(host_dtype(info.dtype));
+        let (_, form) = self.find(name)?;
+        let dtype = dtype.unwrap_or(host_dtype(form.dtype));
         Ok(HostTensor {
             name: name.into(),
-            shape: info.shape.clone(),
+            shape: form.shape.clone(),
             dtype,
             bytes: self.read_as(name, stored_dtype(dtype))?,
         })
@@ -126,19 +134,19 @@ impl Weights {
     /// # Errors
     /// As [`Weights::read`].
     pub fn read_into(&self, name: &str, dtype: HostDtype, bytes: &mut [u8]) -> Result<()> {
-        let (file, info) = self.find(name)?;
-        file.read_into(info, stored_dtype(dtype), bytes)
+        let (file, form) = self.find(name)?;
+        file.read_into(form, stored_dtype(dtype), bytes)
     }
 
     /// Bytes of one tensor in an element type.
     pub(super) fn read_as(&self, name: &str, dtype: Dtype) -> Result<Vec<u8>> {
-        let (file, info) = self.find(name)?;
-        file.read(info, dtype)
+        let (file, form) = self.find(name)?;
+        file.read(form, dtype)
     }
 
     /// Form of one tensor.
-    pub(super) fn info(&self, name: &str) -> Option<&TensorInfo> {
-        self.places.get(name).map(|place| &place.info)
+    pub(super) fn form(&self, name: &str) -> Option<&Form> {
+        self.places.get(name).map(|place| &place.form)
     }
 
     /// Names of all tensors.
@@ -146,7 +154,7 @@ impl Weights {
         self.places.keys().map(String::as_str)
     }
 
-    fn find(&self, name: &str) -> Result<(&StoredFile, &TensorInfo)> {
+    fn find(&self, name: &str) -> Result<(&StoredFile, &Form)> {
         let place = self.places.get(name).ok_or_else(|| HubError::Mismatch {
             dir: self
                 .files
@@ -155,7 +163,7 @@ impl Weights {
                 .unwrap_or_default(),
             problems: vec![format!("missing: {name}")],
         })?;
-        Ok((&self.files[place.file], &place.info))
+        Ok((&self.files[place.file], &place.form))
     }
 }
 
@@ -192,27 +200,25 @@ pub fn read_weights(
 
 /// Files with weights, and what the index says of them.
 pub(super) fn find_files(dir: &Path) -> Result<(Vec<PathBuf>, Option<Index>)> {
-    // transformers looks in this order.
-    let single = dir.join(SINGLE_FILE);
-    if single.is_file() {
-        return Ok((vec![single], None));
+    for (single, index) in FORMATS {
+        let (single, index) = (dir.join(single), dir.join(index));
+        if single.is_file() {
+            return Ok((vec![single], None));
+        }
+        if index.is_file() {
+            return indexed_files(dir, index);
+        }
     }
-    let path = dir.join(INDEX_FILE);
-    if !path.is_file() {
-        let pickled = fs::read_dir(dir)?
-            .iter()
-            .any(|path| path.extension().is_some_and(|ending| ending == "bin"));
-        let reason = if pickled {
-            "only .bin files\n  hint: load the model in transformers and call save_pretrained, which writes safetensors"
-        } else {
-            "neither model.safetensors nor model.safetensors.index.json\n  hint: is the download complete?"
-        };
-        return Err(HubError::NoWeights {
-            dir: dir.into(),
-            reason: reason.into(),
-        });
-    }
-    let index = read_index(&path)?;
+    let [safetensors, pickled] = FORMATS.map(|(single, index)| format!("{single} nor {index}"));
+    Err(HubError::NoWeights {
+        dir: dir.into(),
+        reason: format!("neither {safetensors}, nor {pickled}\n  hint: is the download complete?"),
+    })
+}
+
+/// The files that an index names.
+fn indexed_files(dir: &Path, index: PathBuf) -> Result<(Vec<PathBuf>, Option<Index>)> {
+    let index = read_index(index)?;
     let mut files = Vec::new();
     for name in index.files() {
         let file = dir.join(name);
@@ -220,6 +226,7 @@ pub(super) fn find_files(dir: &Path) -> Result<(Vec<PathBuf>, Option<Index>)> {
             let reason = format!(
                 "names the file {name}, which is not in the folder\n  hint: is the download complete?"
             );
+            let path = index.path;
             return Err(HubError::Damaged { path, reason });
         }
         files.push(file);
@@ -227,12 +234,15 @@ pub(super) fn find_files(dir: &Path) -> Result<(Vec<PathBuf>, Option<Index>)> {
     Ok((files, Some(index)))
 }
 
-fn read_index(path: &Path) -> Result<Index> {
-    let bytes = fs::read_at_most(path, MAX_INDEX_BYTES)?;
-    serde_json::from_slice(&bytes).map_err(|error| HubError::Json {
-        path: path.into(),
-        reason: error.to_string(),
-    })
+fn read_index(path: PathBuf) -> Result<Index> {
+    let bytes = fs::read_at_most(&path, MAX_INDEX_BYTES)?;
+    match serde_json::from_slice(&bytes) {
+        Ok(RawIndex { weight_map }) => Ok(Index { path, weight_map }),
+        Err(error) => Err(HubError::Json {
+            path,
+            reason: error.to_string(),
+        }),
+    }
 }
 
 impl Index {
@@ -253,23 +263,31 @@ pub(super) fn missing_files(dir: &Path) -> Result<Vec<String>> {
     if !dir.join("config.json").is_file() {
         missing.push("config.json is missing".to_owned());
     }
-    let index = dir.join(INDEX_FILE);
-    if !dir.join(SINGLE_FILE).is_file() && index.is_file() {
-        let index = read_index(&index)?;
-        let files = index.files().into_iter().filter(|name| !dir.join(name).is_file());
-        missing.extend(files.map(|name| format!("{name} is missing; {INDEX_FILE} names it")));
+    for (single, index) in FORMATS {
+        if dir.join(single).is_file() {
+            break;
+        }
+        if dir.join(index).is_file() {
+            let shards = read_index(dir.join(index))?;
+            let files = shards
+                .files()
+                .into_iter()
+                .filter(|name| !dir.join(name).is_file());
+            missing.extend(files.map(|name| format!("{name} is missing; {index} names it")));
+            break;
+        }
     }
     Ok(missing)
 }
 
 /// Each tensor is where the index says, and nowhere else.
-fn check_index(dir: &Path, index: &Index, files: &[StoredFile]) -> Result<()> {
+fn check_index(index: &Index, files: &[StoredFile]) -> Result<()> {
     let mut stored = HashSet::new();
     let mut problems = Vec::new();
     for shard in files {
         let file = file_name(shard.path());
         for (name, _) in shard.tensors() {
-            match index.weight_map.get(&name) {
+            match index.weight_map.get(name) {
                 Some(said) if said == file => {}
                 Some(said) => problems.push(format!("{name} is in {file}, not only in {said}")),
                 None => problems.push(format!("{name} is in {file} but not in the index")),
@@ -278,7 +296,7 @@ fn check_index(dir: &Path, index: &Index, files: &[StoredFile]) -> Result<()> {
         }
     }
     for (name, file) in &index.weight_map {
-        if !stored.contains(&(name.clone(), file.as_str())) {
+        if !stored.contains(&(name.as_str(), file.as_str())) {
             problems.push(format!("{name} is not in {file}"));
         }
     }
@@ -288,17 +306,17 @@ fn check_index(dir: &Path, index: &Index, files: &[StoredFile]) -> Result<()> {
     problems.sort();
     let reason = format!("contradicts the files:\n  {}", problems.join("\n  "));
     Err(HubError::Damaged {
-        path: dir.join(INDEX_FILE),
+        path: index.path.clone(),
         reason,
     })
 }
 
 /// A stored constant that is not the one built in: the model would compute something else than its makers'.
-fn wrong_constant(shard: &StoredFile, name: &str, info: &TensorInfo) -> Result<Option<String>> {
+fn wrong_constant(shard: &StoredFile, name: &str, form: &Form) -> Result<Option<String>> {
     let Some(expected) = constant_value(name) else {
         return Ok(None);
     };
-    let bytes = shard.read(info, Dtype::F32)?;
+    let bytes = shard.read(form, Dtype::F32)?;
     let values = bytes.as_chunks::<4>().0.iter();
     // bf16 keeps eight bits.
     let is_expected =
@@ -318,15 +336,15 @@ fn match_tensors<'a>(
     let mut problems = Vec::new();
     let mut stored: HashMap<String, Place> = HashMap::new();
     for (file, shard) in files.iter().enumerate() {
-        for (disk_name, info) in shard.tensors() {
-            problems.extend(wrong_constant(shard, &disk_name, info)?);
-            match part.model_name(&disk_name, config.vision.is_some()) {
-                None if is_constant(&disk_name) || part.passes_over(&disk_name) => {}
-                None => problems.push(format!("unused: {disk_name} {:?}", info.shape)),
+        for (disk_name, form) in shard.tensors() {
+            problems.extend(wrong_constant(shard, disk_name, form)?);
+            match part.model_name(disk_name, config.vision.is_some()) {
+                None if is_constant(disk_name) || part.passes_over(disk_name) => {}
+                None => problems.push(format!("unused: {disk_name} {:?}", form.shape)),
                 Some(name) if is_constant(&name) => {}
                 Some(name) => {
-                    let info = info.clone();
-                    if stored.insert(name.clone(), Place { file, info }).is_some() {
+                    let form = form.clone();
+                    if stored.insert(name.clone(), Place { file, form }).is_some() {
                         problems.push(format!("twice: {name}, under two names"));
                     }
                 }
@@ -340,11 +358,11 @@ fn match_tensors<'a>(
     for (name, shape) in expected {
         match stored.remove(name) {
             None => problems.push(format!("missing: {name} {shape:?}")),
-            Some(Place { info, .. }) if info.shape != *shape => {
-                problems.push(format!("misshapen: {name} {:?}, expected {shape:?}", info.shape));
+            Some(Place { form, .. }) if form.shape != *shape => {
+                problems.push(format!("misshapen: {name} {:?}, expected {shape:?}", form.shape));
             }
-            Some(Place { file, info }) if !is_float(info.dtype) => {
-                return Err(wrong_dtype(files[file].path().into(), name, info.dtype));
+            Some(Place { file, form }) if !is_float(form.dtype) => {
+                return Err(wrong_dtype(files[file].path().into(), name, form.dtype));
             }
             Some(place) => drop(places.insert(name.clone(), place)),
         }
@@ -352,7 +370,7 @@ fn match_tensors<'a>(
     problems.extend(
         stored
             .iter()
-            .map(|(name, place)| format!("unused: {name} {:?}", place.info.shape)),
+            .map(|(name, place)| format!("unused: {name} {:?}", place.form.shape)),
     );
     if problems.is_empty() {
         return Ok(places);
@@ -374,13 +392,13 @@ fn drop_tied_head(
         return Ok(());
     };
     let is_embedding = match stored.get(EMBEDDING) {
-        Some(table) => files[head.file].is_equal(&head.info, &files[table.file], &table.info)?,
+        Some(table) => files[head.file].is_equal(&head.form, &files[table.file], &table.form)?,
         None => false,
     };
     if !is_embedding {
         problems.push(format!(
             "unused: {LM_HEAD} {:?} differs from the embedding table, but tie_word_embeddings is true",
-            head.info.shape
+            head.form.shape
         ));
     }
     Ok(())

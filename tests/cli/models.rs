@@ -197,7 +197,7 @@ fn init_joins_two_folders_and_training_starts_from_there() {
     };
     refused(
         &format!("{init} new --image-token <picture>"),
-        &["--image-token <picture>", "hint:"],
+        &["--image-token <picture>", "hint: add it with --add-image-token"],
     );
     refused(
         &format!("{init} new --projector mlp3"),
@@ -218,6 +218,54 @@ fn init_joins_two_folders_and_training_starts_from_there() {
         &["mine exists and is not an export of this program", "hint:"],
     );
     assert_eq!(project.read("mine/thesis.txt"), b"years of work");
+}
+
+#[test]
+fn a_missing_image_token_is_added_on_request() {
+    let project = Project::new();
+    project.train(&["train.steps=1"]).exits(0);
+    take_apart(&project);
+    let init = "model init --language language --vision clip --vision-feature-layer -1 --add-image-token";
+    run(&project, &format!("{init} --image-token <picture> --out new")).exits(0);
+    let [old, new] = ["language", "new"].map(|dir| stored(&project.path(dir)));
+    let table = "model.embed_tokens.weight";
+    let (before, after) = (&old[table], &new[&format!("language_model.{table}")]);
+    let [rows, width] = before.1[..] else {
+        panic!("{:?}", before.1)
+    };
+    assert_eq!(after.1, [rows + 1, width]);
+    // Old rows keep their bytes; the fresh one is near their mean.
+    let (kept, fresh) = after.2.split_at(before.2.len());
+    assert!(kept == before.2);
+    let floats = |bytes: &[u8]| -> Vec<f32> {
+        let chunks = bytes.as_chunks::<4>().0.iter();
+        chunks.map(|&chunk| f32::from_le_bytes(chunk)).collect()
+    };
+    let table = floats(kept);
+    for (column, value) in floats(fresh).into_iter().enumerate() {
+        let mean = table.iter().skip(column).step_by(width).sum::<f32>() / rows as f32;
+        assert!((value - mean).abs() < 1e-3, "{value}, mean {mean}");
+    }
+    assert_eq!(
+        read_json(&project.path("new/config.json"))["image_token_index"],
+        rows
+    );
+    let tokenizer = read_json(&project.path("new/tokenizer.json"));
+    let added = tokenizer["added_tokens"].as_array().unwrap().last().unwrap();
+    assert_eq!(
+        (&added["content"], &added["id"]),
+        (&json!("<picture>"), &json!(rows))
+    );
+    assert_eq!(
+        read_json(&project.path("new/tokenizer_config.json"))["image_token"],
+        "<picture>"
+    );
+    run(&project, "model info new --load f32").exits(0);
+
+    // A token that is there is taken, and no row added.
+    run(&project, &format!("{init} --out same")).exits(0);
+    let same = stored(&project.path("same"));
+    assert_eq!(same["language_model.model.embed_tokens.weight"], *before);
 }
 
 #[test]

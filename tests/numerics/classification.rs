@@ -64,6 +64,13 @@ impl Rows {
     }
 }
 
+/// A recorded model and its configuration.
+pub(crate) fn classifier(name: &str) -> (Fixture, VlmConfig) {
+    let fixture = Fixture::open(&format!("{name}.safetensors"));
+    let config = config(&fixture);
+    (fixture, config)
+}
+
 fn config(fixture: &Fixture) -> VlmConfig {
     let num_labels = fixture.number("num_labels") as usize;
     VlmConfig {

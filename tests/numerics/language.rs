@@ -143,6 +143,7 @@ fn every_family_is_exported_and_read_back() {
                 image_mean: [0.5; 3],
                 image_std: [0.5; 3],
                 image_token: "<image>".into(),
+                added_image_token: None,
                 chat_template: None,
                 bos_token_id: None,
                 eos_token_ids: vec![2],

@@ -130,6 +130,7 @@ fn write_base(dir: &Path, config: &VlmConfig, tensors: Vec<HostTensor>) {
         image_mean: [0.5; 3],
         image_std: [0.5; 3],
         image_token: "<image>".into(),
+        added_image_token: None,
         chat_template: None,
         bos_token_id: None,
         eos_token_ids: Vec::new(),

@@ -12,6 +12,7 @@ mod cache;
 mod classification;
 mod decoder_config;
 mod differences;
+mod exports;
 mod fixture;
 mod generation;
 mod inputs;

@@ -25,6 +25,7 @@ from fixtures_forward import record_decoders, record_projector, record_vision, r
 from fixtures_generation import record_generation
 from fixtures_language import record_languages, record_rope
 from fixtures_lora import record_lora
+from fixtures_pickled import record_pickled
 from fixtures_training import record_adamw, record_schedules, record_training
 
 RECORDERS: dict[str, Callable[[Path], None]] = {
@@ -36,6 +37,7 @@ RECORDERS: dict[str, Callable[[Path], None]] = {
     "vlm": record_vlm,
     "generation": record_generation,
     "lora": record_lora,
+    "pickled": record_pickled,
     "classification": record_classification,
     "adamw": record_adamw,
     "schedules": record_schedules,
@@ -62,9 +64,10 @@ def differences(recorded: Path, stored: Path) -> list[str]:
     if not stored.exists():
         return [f"{stored}: missing"]
     if recorded.suffix == ".json":
-        new, old = (json.loads(path.read_text())["cases"] for path in (recorded, stored))
-        return [] if new == old else [f"{stored}: cases differ"]
-    new, old = (safetensors.torch.load_file(path) for path in (recorded, stored))
+        new, old = (json.loads(path.read_text()) for path in (recorded, stored))
+        return [] if new.get("cases", new) == old.get("cases", old) else [f"{stored}: cases differ"]
+    load = torch.load if recorded.suffix == ".bin" else safetensors.torch.load_file
+    new, old = (load(path) for path in (recorded, stored))
     if new.keys() != old.keys():
         return [f"{stored}: names differ: {sorted(new.keys() ^ old.keys())}"]
     # Exact arithmetic gives k_proj.bias a gradient of 0: in a trained weight only rounding is left of it.

@@ -18,7 +18,7 @@ use super::{
 use crate::{
     data::{IMAGE_TOKEN, Tokenizer},
     device,
-    hub::{self, ExportOptions, ExportTensor, Part, Weights},
+    hub::{self, ExportOptions, ExportTensor, Part, ResizeOptions, Weights},
 };
 
 #[derive(Args)]
@@ -45,10 +45,14 @@ pub(in crate::cli) struct InitArgs {
     /// Tokens of the vision tower that are used: patches only, or the class token too
     #[arg(long, value_enum, default_value_t = SelectArg::Default)]
     vision_feature_select: SelectArg,
-    /// The token that stands for an image in text; the tokenizer must have it
+    /// The token that stands for an image in text
     #[arg(long, value_name = "TOKEN", default_value = IMAGE_TOKEN)]
     image_token: String,
-    /// Same seed, same projector
+    /// Give the tokenizer that token if it lacks it. Its row of the vocabulary's tables is drawn around the mean of the
+    /// others, unless the tables have a row to spare
+    #[arg(long)]
+    add_image_token: bool,
+    /// Same seed, same projector and same fresh rows
     #[arg(long, default_value_t = 0)]
     seed: u64,
     #[command(flatten)]
@@ -79,14 +83,7 @@ pub(super) fn init(args: &InitArgs) -> Result<ExitCode, Failure> {
     let language_dir = session::locate(&args.language)?;
     let vision_dir = session::locate(&args.vision)?;
     let tokenizer = Tokenizer::load(&language_dir)?;
-    let image_token_id = tokenizer.token_to_id(&args.image_token).ok_or_else(|| {
-        Failure::Input(format!(
-            "--image-token {}: the tokenizer of {} has no such token\n  hint: add it to the tokenizer as a special \
-             token, or name one that is there and unused, such as a reserved one",
-            args.image_token,
-            args.language.display()
-        ))
-    })?;
+    let image_token = ImageToken::of(args, &tokenizer)?;
     let select = match args.vision_feature_select {
         SelectArg::Default => FeatureSelect::Default,
         SelectArg::Full => FeatureSelect::Full,
@@ -95,19 +92,27 @@ pub(super) fn init(args: &InitArgs) -> Result<ExitCode, Failure> {
         projector: args.projector,
         vision_feature_layer: args.vision_feature_layer,
         vision_feature_select: select,
-        image_token_id,
+        image_token_id: image_token.id,
     };
-    let config = hub::join_configs(&language_dir, &vision_dir, &join)?;
+    let mut config = hub::join_configs(&language_dir, &vision_dir, &join)?;
+    let old_rows = config.text.vocab_size;
+    config.text.vocab_size = RESIZE.rows(old_rows, image_token.id as usize + 1);
     let model = Vlm::init_deferred(&config, None, args.seed, &device::for_files()?, DType::F32)?;
     let expected = session::expected(&model);
-    let language = Weights::open(&language_dir, Part::Language, &config, &expected)?;
-    let vision = Weights::open(&vision_dir, Part::Vision, &config, &expected)?;
+    let mut stored = expected.clone();
+    for (_, shape) in stored.iter_mut().filter(|(name, _)| hub::is_vocabulary(name)) {
+        shape[0] = old_rows;
+    }
+    let language = Weights::open(&language_dir, Part::Language, &config, &stored)?;
+    let vision = Weights::open(&vision_dir, Part::Vision, &config, &stored)?;
     let is_stored = |name: &str| language.contains(name) || vision.contains(name);
     let fresh = params::param_handles(&model, |name| !is_stored(name));
     let dtype = main_dtype(&language);
+    let (rows, std) = (config.text.vocab_size, config.text.initializer_range);
     let names = expected.iter().map(|(name, _)| name);
-    let stored = names.filter_map(|name| {
-        ExportTensor::stored(name, &language).or_else(|| ExportTensor::stored(name, &vision))
+    let stored = names.filter_map(|name| match hub::is_vocabulary(name) && rows > old_rows {
+        true => ExportTensor::resized(name, &language, rows, RESIZE, std, args.seed),
+        false => ExportTensor::stored(name, &language).or_else(|| ExportTensor::stored(name, &vision)),
     });
     let drawn = fresh.iter().map(|handle| {
         let ParamInfo { path, shape, .. } = handle.info.clone();
@@ -115,6 +120,7 @@ pub(super) fn init(args: &InitArgs) -> Result<ExitCode, Failure> {
     });
     let options = ExportOptions {
         image_token: args.image_token.clone(),
+        added_image_token: image_token.is_new.then_some(image_token.id),
         ..args.output.options(dtype, hub::token_ids(&language_dir)?)
     };
     let tensors = stored.chain(drawn).collect();
@@ -122,6 +128,37 @@ pub(super) fn init(args: &InitArgs) -> Result<ExitCode, Failure> {
         hub::export(&args.output.out, &config, tensors, &language_dir, &options).map_err(written)?;
     report(&summary, started.elapsed());
     Ok(ExitCode::SUCCESS)
+}
+
+/// How the tables grow for a token that is added: as transformers does without a word from the user.
+const RESIZE: ResizeOptions = ResizeOptions {
+    pad_to_multiple_of: None,
+    mean_resizing: true,
+};
+
+/// The token that stands for an image.
+struct ImageToken {
+    id: u32,
+    /// Whether the tokenizer lacks it.
+    is_new: bool,
+}
+
+impl ImageToken {
+    fn of(args: &InitArgs, tokenizer: &Tokenizer) -> Result<Self, Failure> {
+        match tokenizer.token_to_id(&args.image_token) {
+            Some(id) => Ok(Self { id, is_new: false }),
+            None if args.add_image_token => Ok(Self {
+                id: tokenizer.vocab_size() as u32,
+                is_new: true,
+            }),
+            None => Err(Failure::Input(format!(
+                "--image-token {}: the tokenizer of {} has no such token\n  hint: add it with --add-image-token, or name \
+                 one that is there and unused, such as a reserved one",
+                args.image_token,
+                args.language.display()
+            ))),
+        }
+    }
 }
 
 #[cfg(test)]

@@ -22,6 +22,7 @@ fn check_round_trip(text: &DecoderConfig) {
         image_mean: [0.5; 3],
         image_std: [0.5; 3],
         image_token: "<image>".into(),
+        added_image_token: None,
         chat_template: None,
         bos_token_id: Some(1),
         eos_token_ids: vec![2, 3],
