@@ -102,6 +102,12 @@ enum Failure {
     Failed(anyhow::Error),
 }
 
+impl From<crate::parallel::LaunchError> for Failure {
+    fn from(error: crate::parallel::LaunchError) -> Self {
+        Failure::Input(error.to_string())
+    }
+}
+
 impl From<Vec<ConfigError>> for Failure {
     fn from(errors: Vec<ConfigError>) -> Self {
         let lines: Vec<String> = errors.iter().map(ToString::to_string).collect();

@@ -26,6 +26,7 @@ use crate::{
         Answer, Evaluation, Evaluator, Learner, Outcome, Run, RunEnd, compute_dtype, fresh_state,
         resume_state,
     },
+    parallel::Launch,
     signal::StopRequest,
     track::{self, RunLog, Sample},
 };
@@ -73,9 +74,24 @@ impl TrainArgs {
     }
 }
 
+/// Several processes that know nothing of each other would write each other's files.
+fn refuse_several(launch: &Launch) -> Result<(), Failure> {
+    let Launch { launcher, world, .. } = launch;
+    match world.size {
+        1 => Ok(()),
+        size => Err(Failure::Input(format!(
+            "{} started {size} processes, of which this is number {}: training on several devices is not built yet\n  \
+             hint: start one process, for instance with srun --ntasks=1",
+            launcher.name(),
+            world.rank
+        ))),
+    }
+}
+
 pub(super) fn train(args: &TrainArgs) -> Result<ExitCode, Failure> {
     let started = Instant::now();
     let stop = StopRequest::listen().map_err(anyhow::Error::from)?;
+    refuse_several(&Launch::from_env(&|name| std::env::var(name).ok())?)?;
     let run = args.with_flags().resolve()?;
     // Before the data: reading it may take minutes, and a device that is not there takes none to notice.
     let device_choice = device::decide(run.device)?;

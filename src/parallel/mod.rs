@@ -1,5 +1,11 @@
 //! The processes of a run and their places in it.
 
+mod launch;
+mod nodelist;
+
+pub use launch::{Launch, LaunchError, Launcher};
+pub use nodelist::{NodeListError, node_list};
+
 /// This process among those of the run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct World {

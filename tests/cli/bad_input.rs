@@ -11,6 +11,30 @@ fn refuses(done: &Done, parts: &[&str]) {
 }
 
 #[test]
+fn several_processes() {
+    let project = Project::new();
+    let train = ["train", "--config", "run.yaml"];
+    let step = [
+        ("SLURM_STEP_ID", "0"),
+        ("SLURM_PROCID", "3"),
+        ("SLURM_NTASKS", "4"),
+        ("SLURM_LOCALID", "3"),
+        ("SLURM_STEP_NODELIST", "nid[001-004]"),
+    ];
+    let several = [
+        "srun started 4 processes, of which this is number 3",
+        "hint: start one",
+    ];
+    refuses(&project.brazier_with(&train, &step), &several);
+    let half = [("RANK", "1")];
+    refuses(
+        &project.brazier_with(&train, &half),
+        &["RANK is set and WORLD_SIZE is not", "hint:"],
+    );
+    assert!(!project.path("run").exists());
+}
+
+#[test]
 fn configurations() {
     let project = Project::new();
     let check = |sets: &[&str], parts: &[&str]| {
