@@ -105,17 +105,19 @@ pub(super) fn model_config(run: &RunConfig, tokenizer: &Tokenizer) -> Result<Vlm
 
 /// Shape of a model of two imported parts.
 fn joined_config(parts: &JoinedModel, tokenizer: &Tokenizer) -> Result<VlmConfig, Failure> {
+    let language = locate(&parts.language)?;
+    let rows = hub::read_decoder_config(&language)?.vocab_size;
     let options = JoinOptions {
         projector: parts.projector,
         vision_feature_layer: parts.vision_feature_layer,
         vision_feature_select: parts.vision_feature_select,
         image_token_id: tokenizer.image_token_id()?,
+        vocab_size: Some(rows.max(tokenizer.vocab_size())),
     };
-    Ok(hub::join_configs(
-        &locate(&parts.language)?,
-        &locate(&parts.vision)?,
-        &options,
-    )?)
+    let mut config = hub::join_configs(&language, &locate(&parts.vision)?, &options)?;
+    // What the tables have; whether they may grow, the run says.
+    config.text.vocab_size = rows;
+    Ok(config)
 }
 
 /// The files that the weights of a run's model come from; none for a new one.

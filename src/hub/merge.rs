@@ -19,7 +19,7 @@ use super::{
     shards::{ExportTensor, pytorch_layout, write_file},
     sidecar::write_json,
     stored::{Form, StoredFile},
-    weights::{INDEX_FILE, find_files},
+    weights::{INDEX_FILE, PICKLED_INDEX_FILE, find_files},
 };
 use crate::fs;
 
@@ -75,7 +75,8 @@ pub fn merge_adapter(base: &Path, adapter: &Path, output: &Path) -> Result<Merge
                 num_tensors += 1;
             }
         }
-        if index.is_some() {
+        // The files' names have changed, and with them the index.
+        if index.is_some_and(|index| index.is_pickled()) {
             weight_map.sort_keys();
             let index = json!({"metadata": {"total_size": total_size}, "weight_map": weight_map});
             write_json(&dir.join(INDEX_FILE), &index)?;
@@ -105,7 +106,7 @@ pub fn merge_adapter(base: &Path, adapter: &Path, output: &Path) -> Result<Merge
 fn is_weights(file: &Path) -> bool {
     let name = file.file_name().unwrap_or_default().to_string_lossy();
     let ending = file.extension().unwrap_or_default().to_string_lossy();
-    WEIGHTS.contains(&&*ending) || name.ends_with(".index.json")
+    WEIGHTS.contains(&&*ending) || name == PICKLED_INDEX_FILE
 }
 
 /// The name under which transformers looks for a file of weights, once it is safetensors.

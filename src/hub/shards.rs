@@ -268,7 +268,7 @@ fn write_shard(
 }
 
 /// What safetensors says of a file that it could not write.
-fn write_error(path: &Path, error: SafeTensorError) -> HubError {
+pub(super) fn write_error(path: &Path, error: SafeTensorError) -> HubError {
     match error {
         SafeTensorError::IoError(source) => HubError::Fs(FsError {
             operation: "write",

@@ -1,7 +1,7 @@
 //! Folders written and read back, and folders that must be refused.
 
 mod identity;
-mod pickled;
+pub(super) mod pickled;
 mod refused;
 
 use std::path::Path;
@@ -95,7 +95,7 @@ fn options(dtype: HostDtype) -> ExportOptions {
 }
 
 /// Names and shapes of the model's parameters, written down a second time.
-fn parameters(config: &VlmConfig) -> Vec<(String, Vec<usize>)> {
+pub(super) fn parameters(config: &VlmConfig) -> Vec<(String, Vec<usize>)> {
     let text = &config.text;
     let (width, inner, head) = (text.hidden_size, text.intermediate_size, text.head_dim);
     let (queries, keys) = (head * text.num_attention_heads, head * text.num_key_value_heads);

@@ -20,17 +20,19 @@ use crate::fs;
 pub(super) const SINGLE_FILE: &str = "model.safetensors";
 /// The list of a sharded model's files.
 pub(super) const INDEX_FILE: &str = "model.safetensors.index.json";
+/// The list of the files of a sharded model that PyTorch pickled.
+pub(super) const PICKLED_INDEX_FILE: &str = "pytorch_model.bin.index.json";
 /// An unsharded file or the index of shards: in safetensors, and pickled by PyTorch. transformers looks in this order.
 const FORMATS: [(&str, &str); 2] = [
     (SINGLE_FILE, INDEX_FILE),
-    ("pytorch_model.bin", "pytorch_model.bin.index.json"),
+    ("pytorch_model.bin", PICKLED_INDEX_FILE),
 ];
 const MAX_INDEX_BYTES: u64 = 256 << 20;
 
 /// Which file of a sharded model holds which tensor.
 pub(super) struct Index {
     path: PathBuf,
-    pub(super) weight_map: BTreeMap<String, String>,
+    weight_map: BTreeMap<String, String>,
 }
 
 /// What is read of an index; the rest of it is statistics.
@@ -226,7 +228,7 @@ fn indexed_files(dir: &Path, index: PathBuf) -> Result<(Vec<PathBuf>, Option<Ind
             let reason = format!(
                 "names the file {name}, which is not in the folder\n  hint: is the download complete?"
             );
-            let path = index.path;
+            let path = index.path.clone();
             return Err(HubError::Damaged { path, reason });
         }
         files.push(file);
@@ -246,6 +248,11 @@ fn read_index(path: PathBuf) -> Result<Index> {
 }
 
 impl Index {
+    /// Whether it lists files that PyTorch pickled.
+    pub(super) fn is_pickled(&self) -> bool {
+        file_name(&self.path) == PICKLED_INDEX_FILE
+    }
+
     /// Names of the files, sorted.
     fn files(&self) -> BTreeSet<&str> {
         self.weight_map.values().map(String::as_str).collect()

@@ -84,6 +84,8 @@ pub(super) fn init(args: &InitArgs) -> Result<ExitCode, Failure> {
     let vision_dir = session::locate(&args.vision)?;
     let tokenizer = Tokenizer::load(&language_dir)?;
     let image_token = ImageToken::of(args, &tokenizer)?;
+    let old_rows = hub::read_decoder_config(&language_dir)?.vocab_size;
+    let rows = RESIZE.rows(old_rows, image_token.id as usize + 1);
     let select = match args.vision_feature_select {
         SelectArg::Default => FeatureSelect::Default,
         SelectArg::Full => FeatureSelect::Full,
@@ -93,10 +95,9 @@ pub(super) fn init(args: &InitArgs) -> Result<ExitCode, Failure> {
         vision_feature_layer: args.vision_feature_layer,
         vision_feature_select: select,
         image_token_id: image_token.id,
+        vocab_size: Some(rows),
     };
-    let mut config = hub::join_configs(&language_dir, &vision_dir, &join)?;
-    let old_rows = config.text.vocab_size;
-    config.text.vocab_size = RESIZE.rows(old_rows, image_token.id as usize + 1);
+    let config = hub::join_configs(&language_dir, &vision_dir, &join)?;
     let model = Vlm::init_deferred(&config, None, args.seed, &device::for_files()?, DType::F32)?;
     let expected = session::expected(&model);
     let mut stored = expected.clone();
@@ -108,7 +109,7 @@ pub(super) fn init(args: &InitArgs) -> Result<ExitCode, Failure> {
     let is_stored = |name: &str| language.contains(name) || vision.contains(name);
     let fresh = params::param_handles(&model, |name| !is_stored(name));
     let dtype = main_dtype(&language);
-    let (rows, std) = (config.text.vocab_size, config.text.initializer_range);
+    let std = config.text.initializer_range;
     let names = expected.iter().map(|(name, _)| name);
     let stored = names.filter_map(|name| match hub::is_vocabulary(name) && rows > old_rows {
         true => ExportTensor::resized(name, &language, rows, RESIZE, std, args.seed),

@@ -9,8 +9,8 @@ use serde_json::{Map, Value, json};
 
 use super::*;
 use crate::hub::{
-    merge_adapter,
-    tests::{export_to, lm, read_json, vlm},
+    merge_adapter, read_weights,
+    tests::{export_to, lm, parameters, pickled::fixture, read_json, vlm},
 };
 
 fn lora(names: &[&str], parts: LoraParts) -> LoraConfig {
@@ -273,6 +273,44 @@ fn floats(bytes: &[u8]) -> Vec<f32> {
         .iter()
         .map(|&x| f32::from_le_bytes(x))
         .collect()
+}
+
+#[test]
+fn a_pickled_base_becomes_safetensors() {
+    let root = tempfile::tempdir().unwrap();
+    let model = lm(false, true);
+    let [plain, base, dir, merged] =
+        ["plain", "base", "adapter", "merged"].map(|name| root.path().join(name));
+    export_to(&plain, &model, HostDtype::F32, 1 << 30);
+    fs::create_dir_all(&base).unwrap();
+    for (from, to) in [
+        ("pickled_1.bin", "pytorch_model-00001-of-00002.bin"),
+        ("pickled_2.bin", "pytorch_model-00002-of-00002.bin"),
+        ("pickled_index.json", "pytorch_model.bin.index.json"),
+    ] {
+        fs::copy(&fixture(from), &base.join(to)).unwrap();
+    }
+    fs::copy(&plain.join("config.json"), &base.join("config.json")).unwrap();
+    let written = adapter(&model, lora(&["q_proj"], LoraParts::Language), false);
+    write_adapter(&dir, &model, &written).unwrap();
+    let summary = merge_adapter(&base, &dir, &merged).unwrap();
+    assert_eq!(summary.num_layers, 2);
+    let expected = parameters(&model);
+    let [before, after] = [&base, &merged].map(|dir| read_weights(dir, &model, &expected, None).unwrap());
+    for (before, after) in before.iter().zip(&after) {
+        assert_eq!((&before.name, before.dtype), (&after.name, after.dtype));
+        assert_eq!(
+            before.bytes != after.bytes,
+            before.name.ends_with("q_proj.weight"),
+            "{}",
+            before.name
+        );
+    }
+    let endings = fs::read_dir(&merged)
+        .unwrap()
+        .into_iter()
+        .filter(|file| file.extension().is_some_and(|x| x == "bin"));
+    assert_eq!(endings.count(), 0);
 }
 
 /// In shards and in bf16: the sum is rounded once, what has no adapter keeps its bytes, and files come along.

@@ -24,6 +24,8 @@ pub struct JoinOptions {
     pub vision_feature_select: FeatureSelect,
     /// The token that stands for an image.
     pub image_token_id: u32,
+    /// Rows of the vocabulary, where they are not those of the language model.
+    pub vocab_size: Option<usize>,
 }
 
 /// The model that a language model's folder and a vision tower's folder make together.
@@ -31,8 +33,12 @@ pub struct JoinOptions {
 /// # Errors
 /// As [`read_decoder_config`] and [`read_vision_config`], and if the parts do not fit.
 pub fn join_configs(language: &Path, vision: &Path, options: &JoinOptions) -> Result<VlmConfig> {
+    let text = read_decoder_config(language)?;
     let config = VlmConfig {
-        text: read_decoder_config(language)?,
+        text: DecoderConfig {
+            vocab_size: options.vocab_size.unwrap_or(text.vocab_size),
+            ..text
+        },
         vision: Some(VisionLanguageConfig {
             vision: read_vision_config(vision)?,
             projector: options.projector,

@@ -248,6 +248,7 @@ fn a_vision_tower_is_taken_out_of_a_two_tower_model() {
         vision_feature_layer: -1,
         vision_feature_select: FeatureSelect::Default,
         image_token_id: 5,
+        vocab_size: None,
     };
     for json in [
         json!({"model_type": "clip", "vision_config": vision}),

@@ -10,7 +10,7 @@ use crate::fs;
 
 const INDEX: &str = "pytorch_model.bin.index.json";
 
-fn fixture(name: &str) -> PathBuf {
+pub(in crate::hub) fn fixture(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR"))
         .join("tests/fixtures")
         .join(name)
