@@ -1,16 +1,16 @@
 //! Tensors to safetensors files of a chosen size, each tensor read when its turn comes.
 
-use std::{borrow::Cow, cell::RefCell, collections::HashMap, path::Path};
+use std::{borrow::Cow, cell::RefCell, collections::HashMap, path::Path, sync::Arc};
 
 use brazier_models::{HostDtype, HostTensor, VlmConfig};
-use safetensors::{Dtype, SafeTensorError, View};
+use safetensors::{Dtype, SafeTensorError, View, tensor::TensorInfo};
 use serde_json::{Map, json};
 
 use super::{
     DtypePolicy, ExportOptions, HubError, Result, Weights,
-    names::{self, to_disk},
+    names,
     sidecar::write_json,
-    stored::{convert, size_bytes},
+    stored::{StoredFile, convert, size_bytes},
     weights::{INDEX_FILE, SINGLE_FILE, stored_dtype},
 };
 use crate::fs::FsError;
@@ -66,6 +66,17 @@ impl<'a> ExportTensor<'a> {
             kept_as: info.dtype,
             read: Box::new(move || weights.read_as(&owned, info.dtype).map(Cow::Owned)),
         })
+    }
+
+    /// A tensor of a file, under a name of the model's.
+    pub(super) fn of_file(name: String, file: Arc<StoredFile>, info: TensorInfo) -> Self {
+        Self {
+            name,
+            shape: info.shape.clone(),
+            dtype: info.dtype,
+            kept_as: info.dtype,
+            read: Box::new(move || file.read(&info, info.dtype).map(Cow::Owned)),
+        }
     }
 
     /// The element type it is written in where each tensor keeps its own: that of the tensor it is a new value of.
@@ -125,10 +136,10 @@ pub(super) struct Written {
     pub(super) size_bytes: u64,
 }
 
-/// Writes one file, or shards and their index.
+/// Writes one file, or shards and their index. `name_of` gives the name on disk for the model's.
 pub(super) fn write_weights(
     dir: &Path,
-    has_vision: bool,
+    name_of: &dyn Fn(&str) -> String,
     tensors: Vec<ExportTensor>,
     options: &ExportOptions,
 ) -> Result<Written> {
@@ -160,9 +171,9 @@ pub(super) fn write_weights(
             _ => format!("model-{:05}-of-{num_files:05}.safetensors", index + 1),
         };
         for outgoing in &shard {
-            weight_map.insert(outgoing.disk_name(has_vision).into(), name.as_str().into());
+            weight_map.insert(name_of(outgoing.tensor.name()), name.as_str().into());
         }
-        write_shard(&dir.join(name), shard, has_vision, &problem)?;
+        write_shard(&dir.join(name), shard, name_of, &problem)?;
     }
     if num_files > 1 {
         weight_map.sort_keys();
@@ -182,12 +193,12 @@ pub(super) fn write_weights(
 fn write_shard(
     path: &Path,
     shard: Vec<Outgoing>,
-    has_vision: bool,
+    name_of: &dyn Fn(&str) -> String,
     problem: &RefCell<Option<HubError>>,
 ) -> Result<()> {
     let names: Vec<String> = shard
         .iter()
-        .map(|outgoing| outgoing.disk_name(has_vision).to_owned())
+        .map(|outgoing| name_of(outgoing.tensor.name()))
         .collect();
     // transformers refuses files that do not say which framework's layout they follow.
     let metadata = HashMap::from([("format".to_string(), "pt".to_string())]);
@@ -237,10 +248,6 @@ impl<'a, 'p> Outgoing<'a, 'p> {
             dtype,
             problem,
         }
-    }
-
-    fn disk_name(&self, has_vision: bool) -> &str {
-        to_disk(&self.tensor.name, has_vision).unwrap_or(&self.tensor.name)
     }
 
     fn bytes(&self) -> Result<Cow<'a, [u8]>> {

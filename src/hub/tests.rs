@@ -77,6 +77,7 @@ pub(super) fn lm(qk_norm: bool, tied: bool) -> VlmConfig {
 
 fn options(dtype: HostDtype) -> ExportOptions {
     ExportOptions {
+        layout: ExportLayout::Auto,
         max_shard_bytes: 1 << 30,
         dtype,
         dtype_policy: DtypePolicy::Cast,

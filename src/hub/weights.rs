@@ -321,7 +321,7 @@ fn match_tensors<'a>(
         for (disk_name, info) in shard.tensors() {
             problems.extend(wrong_constant(shard, &disk_name, info)?);
             match part.model_name(&disk_name, config.vision.is_some()) {
-                None if is_constant(&disk_name) || part.passes_over(&disk_name) => {}
+                None if is_constant(&disk_name) || part.other_half(&disk_name).is_some() => {}
                 None => problems.push(format!("unused: {disk_name} {:?}", info.shape)),
                 Some(name) if is_constant(&name) => {}
                 Some(name) => {

@@ -15,6 +15,7 @@ fn parse(value: &Value) -> DecoderConfig {
 /// Our own `config.json` of a model says the same again.
 fn check_round_trip(text: &DecoderConfig) {
     let options = ExportOptions {
+        layout: ExportLayout::Auto,
         max_shard_bytes: 1,
         dtype: HostDtype::F32,
         dtype_policy: DtypePolicy::Cast,
