@@ -22,7 +22,10 @@ use crate::{
     config::ModelChoice,
     data::{CHAT_TEMPLATE_JINJA, CLIP_MEAN, CLIP_STD, ChatTemplate, IMAGE_TOKEN, Tokenizer},
     fs,
-    hub::{self, Adapter, DtypePolicy, ExportLayout, ExportOptions, ExportSummary, ExportTensor, HubError, MultimeditronNames, TokenIds},
+    hub::{
+        self, Adapter, DtypePolicy, ExportLayout, ExportOptions, ExportSummary, ExportTensor, HubError,
+        MultimeditronNames, TokenIds,
+    },
     learner::Learner,
     track::process_memory,
 };

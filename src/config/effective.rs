@@ -1,12 +1,15 @@
 //! The configuration as it took effect, as YAML: what the user wrote, and every default. Loading it gives the
 //! same run, also with a later version that has other defaults.
 
-use brazier_models::{AttentionBias, LanguageModelType};
+use brazier_models::{AttentionBias, FeatureSelect, LanguageModelType, VisionActivation};
 use serde_json::Value as Json;
 
 use super::{
     defaults,
-    raw::{RawConfig, RawEvery, RawFeatureSelect, RawModelType, RawProjector, RawRows, RawSchedule},
+    raw::{
+        RawConfig, RawEvery, RawFeatureSelect, RawModel, RawModelType, RawProjector, RawRows, RawSchedule,
+        RawVisionActivation,
+    },
     run::{LoraChoice, ModelChoice, NewModel, RunConfig},
 };
 use crate::learner::options::EvalConfig;

@@ -443,7 +443,10 @@ fn projector_bytes(
     let layers = config
         .projector
         .layers(config.vision.hidden_size, text.hidden_size);
-    let between = layers.iter().skip(1).map(|(from, _)| 2 * config.num_image_tokens() * from);
+    let between = layers
+        .iter()
+        .skip(1)
+        .map(|(from, _)| 2 * config.num_image_tokens() * from);
     shape.images as u64 * width * (features + normed + between.sum::<usize>()) as u64
 }
 
@@ -471,7 +474,10 @@ impl RunConfig {
 
 #[cfg(test)]
 mod tests {
-    use brazier_models::{LanguageModelType, LoraParts, LoraTargets, RopeScaling, VisionActivation};
+    use brazier_models::{
+        FeatureSelect, LanguageModelType, LoraParts, LoraTargets, ProjectorKind, RopeScaling,
+        VisionActivation, VisionModelType,
+    };
 
     use super::*;
 
@@ -501,6 +507,7 @@ mod tests {
 
     fn llava_7b() -> VlmConfig {
         let vision = VisionConfig {
+            model_type: VisionModelType::Clip,
             hidden_size: 1024,
             intermediate_size: 4096,
             num_hidden_layers: 24,
@@ -509,6 +516,7 @@ mod tests {
             patch_size: 14,
             layer_norm_eps: 1e-5,
             hidden_act: VisionActivation::QuickGelu,
+            vision_use_head: false,
             initializer_range: 0.02,
         };
         let vision = VisionLanguageConfig {
@@ -516,6 +524,7 @@ mod tests {
             projector: ProjectorKind::Mlp2,
             vision_feature_layer: -2,
             vision_feature_select: FeatureSelect::Default,
+            vision_post_layernorm: false,
             image_token_id: 32000,
         };
         VlmConfig {

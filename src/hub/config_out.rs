@@ -120,6 +120,9 @@ fn vision_language_json(
         ProjectorKind::AveragePool { kernel } => json!({"kind": "average_pool", "kernel": kernel}),
     };
     map.insert("projector".into(), projector);
-    map.insert("vision_post_layernorm".into(), config.vision_post_layernorm.into());
+    map.insert(
+        "vision_post_layernorm".into(),
+        config.vision_post_layernorm.into(),
+    );
     map
 }

@@ -242,7 +242,12 @@ impl Folder<'_> {
         write_json(&dir.join("config.json"), &self.config_json()?)?;
         let json = self.carried.merged_generation_config(generation_json(options));
         write_json(&dir.join("generation_config.json"), &json)?;
-        write_tokenizer(dir, tokenizer, self.layout == Layout::Llava || self.layout == Layout::Brazier, options)?;
+        write_tokenizer(
+            dir,
+            tokenizer,
+            self.layout == Layout::Llava || self.layout == Layout::Brazier,
+            options,
+        )?;
         if let Some(vision) = &config.vision {
             write_processor(dir, vision, options)?;
             self.carried.copy_processor(dir)?;

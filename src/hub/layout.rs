@@ -71,9 +71,11 @@ impl Layout {
             ExportLayout::Auto => return Ok(Self::auto(config, source)),
             ExportLayout::Brazier => (Layout::Brazier, "Brazier's layout", |_| None),
             ExportLayout::Llava => (Layout::Llava, "LLaVA's layout", llava_lacks),
-            ExportLayout::Multimeditron(_) => {
-                (Layout::Multimeditron, "MultiMeditron's layout", multimeditron_lacks)
-            }
+            ExportLayout::Multimeditron(_) => (
+                Layout::Multimeditron,
+                "MultiMeditron's layout",
+                multimeditron_lacks,
+            ),
         };
         let problem = match &config.vision {
             None => Some(("the model".to_owned(), "it is for models that see")),
@@ -138,7 +140,10 @@ fn multimeditron_lacks(vision: &VisionLanguageConfig) -> Lack {
         ProjectorKind::Mlp3 | ProjectorKind::PixelShuffle { .. }
     ) {
         let what = format!("projector = {:?}", vision.projector);
-        return Some((what, "its projectors are the MLP of three layers and pixel shuffle"));
+        return Some((
+            what,
+            "its projectors are the MLP of three layers and pixel shuffle",
+        ));
     }
     if vision.vision_feature_layer != -1 {
         let what = format!("vision_feature_layer = {}", vision.vision_feature_layer);
@@ -150,8 +155,12 @@ fn multimeditron_lacks(vision: &VisionLanguageConfig) -> Lack {
     }
     let norms = normed_in_multimeditron(family);
     let what = format!("vision_post_layernorm = {}", vision.vision_post_layernorm);
-    (vision.vision_post_layernorm != norms)
-        .then(|| (what, "it norms the last state of a SigLIP tower, and that of CLIP not"))
+    (vision.vision_post_layernorm != norms).then(|| {
+        (
+            what,
+            "it norms the last state of a SigLIP tower, and that of CLIP not",
+        )
+    })
 }
 
 /// Whether `last_hidden_state` of a family has gone through the tower's last norm.

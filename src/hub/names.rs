@@ -173,9 +173,10 @@ fn modality_part(name: &str) -> Option<Cow<'_, str>> {
 
 /// The model's name of a tensor in MultiMeditron's folder.
 fn from_multimeditron(name: &str) -> Option<String> {
-    if let Some(rest) = name.strip_prefix("model.").filter(|rest| {
-        rest.starts_with("model.") || *rest == "lm_head.weight"
-    }) {
+    if let Some(rest) = name
+        .strip_prefix("model.")
+        .filter(|rest| rest.starts_with("model.") || *rest == "lm_head.weight")
+    {
         return Some(format!("language_model.{rest}"));
     }
     let part = modality_part(name)?;
@@ -203,12 +204,18 @@ fn to_multimeditron(name: &str, projector: ProjectorKind) -> Option<String> {
     if let Some(rest) = name.strip_prefix(OTHER_TOWER) {
         return Some(format!("{MODALITY}{FEATURE_EXTRACTOR}{rest}"));
     }
-    let (layer, rest) = name.strip_prefix(PROJECTOR)?.strip_prefix("linear_")?.split_once('.')?;
+    let (layer, rest) = name
+        .strip_prefix(PROJECTOR)?
+        .strip_prefix("linear_")?
+        .split_once('.')?;
     if matches!(projector, ProjectorKind::PixelShuffle { .. }) {
         return Some(format!("{MODALITY}projector.proj.{rest}"));
     }
     let layer: usize = layer.parse().ok()?;
-    Some(format!("{MODALITY}projector.projection.{}.{rest}", 2 * (layer - 1)))
+    Some(format!(
+        "{MODALITY}projector.projection.{}.{rest}",
+        2 * (layer - 1)
+    ))
 }
 
 /// The model's name of a tensor on disk, if it can be one.
@@ -244,7 +251,9 @@ pub(super) fn to_disk<'a>(name: &'a str, layout: Layout, config: &VlmConfig) -> 
     let projector = config.vision.as_ref().map(|vision| vision.projector);
     match (layout, projector) {
         (Layout::Multimeditron, Some(projector)) => to_multimeditron(name, projector).map(Cow::Owned),
-        (Layout::Decoder | Layout::Multimeditron, _) => name.strip_prefix("language_model.").map(Cow::Borrowed),
+        (Layout::Decoder | Layout::Multimeditron, _) => {
+            name.strip_prefix("language_model.").map(Cow::Borrowed)
+        }
         (Layout::Llava | Layout::Brazier, _) => ["language_model.", PROJECTOR, VISION]
             .iter()
             .any(|prefix| name.starts_with(prefix))
@@ -286,13 +295,34 @@ mod tests {
         for (disk, model) in [
             ("model.model.norm.weight", "language_model.model.norm.weight"),
             ("model.lm_head.weight", LM_HEAD),
-            ("modalities.0.modality.feature_extractor.vision_model.x", "vision_tower.vision_model.x"),
-            ("modalities.0.feature_extractor.vision_model.x", "vision_tower.vision_model.x"),
-            ("modalities_with_projection.0.feature_extractor.vision_model.x", "vision_tower.vision_model.x"),
-            ("modalities.0.projection.4.bias", "multi_modal_projector.linear_3.bias"),
-            ("modalities.0.projector.projection.2.bias", "multi_modal_projector.linear_2.bias"),
-            ("modalities_with_projection.0.projector.projection.0.bias", "multi_modal_projector.linear_1.bias"),
-            ("modalities_with_projection.0.projector.proj.bias", "multi_modal_projector.linear_1.bias"),
+            (
+                "modalities.0.modality.feature_extractor.vision_model.x",
+                "vision_tower.vision_model.x",
+            ),
+            (
+                "modalities.0.feature_extractor.vision_model.x",
+                "vision_tower.vision_model.x",
+            ),
+            (
+                "modalities_with_projection.0.feature_extractor.vision_model.x",
+                "vision_tower.vision_model.x",
+            ),
+            (
+                "modalities.0.projection.4.bias",
+                "multi_modal_projector.linear_3.bias",
+            ),
+            (
+                "modalities.0.projector.projection.2.bias",
+                "multi_modal_projector.linear_2.bias",
+            ),
+            (
+                "modalities_with_projection.0.projector.projection.0.bias",
+                "multi_modal_projector.linear_1.bias",
+            ),
+            (
+                "modalities_with_projection.0.projector.proj.bias",
+                "multi_modal_projector.linear_1.bias",
+            ),
         ] {
             check(true, disk, Some(model));
         }
@@ -317,8 +347,16 @@ mod tests {
         let check = |part: Part, name: &str, expected: Option<&str>| {
             assert_eq!(part.other_half(name).as_deref(), expected, "{name}");
         };
-        for prefix in ["modalities.0.modality", "modalities.0", "modalities_with_projection.0"] {
-            check(Part::Whole, &format!("{prefix}.feature_extractor.logit_scale"), logit_scale);
+        for prefix in [
+            "modalities.0.modality",
+            "modalities.0",
+            "modalities_with_projection.0",
+        ] {
+            check(
+                Part::Whole,
+                &format!("{prefix}.feature_extractor.logit_scale"),
+                logit_scale,
+            );
         }
         check(Part::Vision, "logit_scale", logit_scale);
         check(Part::Language, "logit_scale", None);

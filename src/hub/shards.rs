@@ -7,8 +7,7 @@ use safetensors::{Dtype, SafeTensorError, View, tensor::TensorInfo};
 use serde_json::{Map, json};
 
 use super::{
-    DtypePolicy, ExportOptions, HubError, Result, Weights,
-    names,
+    DtypePolicy, ExportOptions, HubError, Result, Weights, names,
     sidecar::write_json,
     stored::{StoredFile, convert, size_bytes},
     weights::{INDEX_FILE, SINGLE_FILE, stored_dtype},

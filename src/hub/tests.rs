@@ -6,7 +6,8 @@ use std::path::Path;
 
 use brazier_models::{
     AttentionBias, DecoderConfig, FeatureSelect, Head, HostDtype, HostTensor, LanguageModelType, MlpKind,
-    ProjectorKind, RopeScaling, VisionActivation, VisionConfig, VisionLanguageConfig, VlmConfig,
+    ProjectorKind, RopeScaling, VisionActivation, VisionConfig, VisionLanguageConfig, VisionModelType,
+    VlmConfig,
 };
 use serde_json::{Map, Value, json};
 
@@ -43,6 +44,7 @@ fn decoder(qk_norm: bool, tied: bool) -> DecoderConfig {
 
 pub(super) fn vlm(projector: ProjectorKind) -> VlmConfig {
     let vision = VisionConfig {
+        model_type: VisionModelType::Clip,
         hidden_size: 6,
         intermediate_size: 10,
         num_hidden_layers: 2,
@@ -51,6 +53,7 @@ pub(super) fn vlm(projector: ProjectorKind) -> VlmConfig {
         patch_size: 2,
         layer_norm_eps: 1e-6,
         hidden_act: VisionActivation::Gelu,
+        vision_use_head: false,
         initializer_range: 0.04,
     };
     let vision = VisionLanguageConfig {
@@ -58,6 +61,7 @@ pub(super) fn vlm(projector: ProjectorKind) -> VlmConfig {
         projector,
         vision_feature_layer: -1,
         vision_feature_select: FeatureSelect::Default,
+        vision_post_layernorm: false,
         image_token_id: 5,
     };
     VlmConfig {
@@ -407,7 +411,7 @@ fn folder(
         Some((rename(&tensor.name)?, view.unwrap()))
     });
     safetensors::serialize_to_file(views, None, &dir.path().join("model.safetensors")).unwrap();
-    let json = config_json(config, &options(HostDtype::F32)).unwrap();
+    let json = config_json(config, Layout::auto(config, None), None, &options(HostDtype::F32)).unwrap();
     fs::write_durable(&dir.path().join("config.json"), json.to_string().as_bytes()).unwrap();
     dir
 }

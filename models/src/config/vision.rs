@@ -296,7 +296,8 @@ impl VisionLanguageConfig {
             ));
         }
         if self.vision_post_layernorm && num_blocks != self.vision.num_hidden_layers {
-            let reason = "the tower's last norm belongs to its last hidden state; use layer -1, or leave it out";
+            let reason =
+                "the tower's last norm belongs to its last hidden state; use layer -1, or leave it out";
             return Err(refuse("vision_post_layernorm", true, reason));
         }
         if !self.vision.model_type.has_class_token() && self.vision_feature_select == FeatureSelect::Default {

@@ -50,7 +50,10 @@ pub(super) fn info(args: &InfoArgs) -> Result<ExitCode, Failure> {
     let architecture = hub::usual_layout(&config, &dir)?.architecture(&config);
     print(format_args!("loaded by     {architecture}"));
     if let Some(vision) = &config.vision {
-        print(format_args!("image tokens  {} for each image", vision.num_image_tokens()));
+        print(format_args!(
+            "image tokens  {} for each image",
+            vision.num_image_tokens()
+        ));
     }
     print(format_args!(
         "parameters {} (vision {}, projector {}, language {})",

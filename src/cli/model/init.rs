@@ -1,6 +1,10 @@
 //! `brazier model init`
 
-use std::{path::{Path, PathBuf}, process::ExitCode, time::Instant};
+use std::{
+    path::{Path, PathBuf},
+    process::ExitCode,
+    time::Instant,
+};
 
 use brazier_models::{
     FeatureSelect, ProjectorKind, VisionModelType, Vlm,
@@ -172,7 +176,14 @@ mod tests {
         ] {
             assert_eq!(parse_projector(text), Ok(kind));
         }
-        for text in ["", "mlp:2", "pixel_shuffle", "pixel_shuffle:0", "pixel_shuffle:x", "average_pool:0"] {
+        for text in [
+            "",
+            "mlp:2",
+            "pixel_shuffle",
+            "pixel_shuffle:0",
+            "pixel_shuffle:x",
+            "average_pool:0",
+        ] {
             assert!(parse_projector(text).is_err(), "{text}");
         }
     }

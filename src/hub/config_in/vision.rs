@@ -55,9 +55,7 @@ pub(super) fn vision(section: Section, own: VisionModelType) -> VisionConfig {
         num_attention_heads: section.size("num_attention_heads").unwrap_or(12),
         image_size: section.size("image_size").unwrap_or(224),
         patch_size: section.size("patch_size").unwrap_or(defaults.patch_size),
-        layer_norm_eps: section
-            .float("layer_norm_eps")
-            .unwrap_or(defaults.layer_norm_eps),
+        layer_norm_eps: section.float("layer_norm_eps").unwrap_or(defaults.layer_norm_eps),
         hidden_act,
         // CLIPVisionConfig does not know the key.
         vision_use_head: defaults.vision_use_head && use_head.unwrap_or(true),

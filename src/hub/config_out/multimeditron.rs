@@ -45,4 +45,3 @@ pub(super) fn multimeditron_json(
         _ => Map::new(),
     }
 }
-

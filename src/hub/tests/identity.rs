@@ -246,7 +246,8 @@ fn a_vision_tower_is_taken_out_of_a_two_tower_model() {
     let join = JoinOptions {
         projector: ProjectorKind::Linear,
         vision_feature_layer: -1,
-        vision_feature_select: FeatureSelect::Default,
+        vision_feature_select: None,
+        vision_post_layernorm: false,
         image_token_id: 5,
     };
     for json in [
