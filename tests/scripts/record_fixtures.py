@@ -26,6 +26,7 @@ from fixtures_generation import record_generation
 from fixtures_language import record_languages, record_rope
 from fixtures_lora import record_lora
 from fixtures_training import record_adamw, record_schedules, record_training
+from fixtures_vision import record_towers
 
 RECORDERS: dict[str, Callable[[Path], None]] = {
     "decoder": record_decoders,
@@ -34,6 +35,7 @@ RECORDERS: dict[str, Callable[[Path], None]] = {
     "vision": record_vision,
     "projector": record_projector,
     "vlm": record_vlm,
+    "towers": record_towers,
     "generation": record_generation,
     "lora": record_lora,
     "classification": record_classification,
