@@ -117,8 +117,10 @@ impl Carried {
         if let Some(map) = ours.as_object_mut() {
             if map.get("model_type") == self.config.get("model_type") {
                 if let Some((key, list)) = self.modalities() {
-                    // What a version of MultiMeditron wrote in its own way means what it meant.
+                    // What a version of MultiMeditron wrote in its own way means what it meant, and the range is not that
+                    // of the language model.
                     map.remove(MODALITIES[0]);
+                    map.remove("initializer_range");
                     map.insert(key.into(), list.clone());
                 }
                 merge(map, &self.config);

@@ -137,10 +137,14 @@ impl Part {
     /// The name of a stored tensor that belongs to the other half of the tower's two-tower model. It is no part of the model;
     /// MultiMeditron's folders have it all the same.
     pub(super) fn other_half(self, name: &str) -> Option<String> {
+        let modality;
         let inside = match self {
             Part::Language => return None,
             Part::Vision => name,
-            Part::Whole => modality_part(name)?.strip_prefix(FEATURE_EXTRACTOR)?,
+            Part::Whole => {
+                modality = modality_part(name)?;
+                modality.strip_prefix(FEATURE_EXTRACTOR)?
+            }
         };
         let is_other = OTHER_HALF.iter().any(|other| inside.starts_with(other));
         is_other.then(|| format!("{OTHER_TOWER}{inside}"))

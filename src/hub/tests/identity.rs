@@ -8,7 +8,7 @@ use safetensors::{Dtype, SafeTensors, tensor::TensorView};
 use super::*;
 
 /// Form and bytes of every tensor of a folder, by its name on disk.
-fn stored(dir: &Path) -> BTreeMap<String, (Dtype, Vec<usize>, Vec<u8>)> {
+pub(super) fn stored(dir: &Path) -> BTreeMap<String, (Dtype, Vec<usize>, Vec<u8>)> {
     let mut all = BTreeMap::new();
     for path in fs::read_dir(dir).unwrap() {
         if path.extension().is_none_or(|ending| ending != "safetensors") {
@@ -81,7 +81,7 @@ fn foreign_folder(root: &Path) -> std::path::PathBuf {
 }
 
 /// What `brazier model import` does.
-fn import(dir: &Path, out: &Path, tokenizer: &Path, options: ExportOptions) {
+pub(super) fn import(dir: &Path, out: &Path, tokenizer: &Path, options: ExportOptions) {
     let config = read_config(dir).unwrap();
     let weights = Weights::open(dir, Part::Whole, &config, &parameters(&config)).unwrap();
     let tensors = weights
