@@ -96,7 +96,7 @@ fn main() -> io::Result<()> {
         || train(ops::swiglu(gate.clone(), up.clone())),
         || train(reference::swiglu(gate.clone(), up.clone())),
     )?;
-    for kind in [Activation::Gelu, Activation::QuickGelu] {
+    for kind in [Activation::Gelu, Activation::GeluTanh, Activation::QuickGelu] {
         report(
             &format!("{kind:?} {n}x{i}"),
             || train(ops::activate(gate.clone(), kind)),

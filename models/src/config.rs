@@ -1,7 +1,13 @@
 //! Shapes and kinds of the models, as plain numbers. Field names are those of Hugging Face's `config.json`.
 
+mod vision;
+
 use burn::tensor::Device;
 use thiserror::Error;
+
+pub use self::vision::{
+    FeatureSelect, ProjectorKind, VisionActivation, VisionConfig, VisionLanguageConfig, VisionModelType,
+};
 
 use crate::{
     ops::{AttentionMask, RopeTable},
@@ -264,178 +270,6 @@ impl DecoderConfig {
             }
             Some(_) | None => AttentionMask::Causal,
         }
-    }
-}
-
-/// Activation of a vision block's MLP.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum VisionActivation {
-    /// `x * sigmoid(1.702 x)`, as OpenAI's CLIP was trained.
-    QuickGelu,
-    /// Exact GELU (erf).
-    Gelu,
-}
-
-/// A CLIP vision tower: patch embedding, class token, learned positions, pre-norm blocks.
-#[derive(Debug, Clone, PartialEq)]
-pub struct VisionConfig {
-    /// Width of the residual stream.
-    pub hidden_size: usize,
-    /// Width inside the MLP.
-    pub intermediate_size: usize,
-    /// Number of blocks.
-    pub num_hidden_layers: usize,
-    /// Attention heads; divides `hidden_size`.
-    pub num_attention_heads: usize,
-    /// Side of the square input, in pixels; a multiple of `patch_size`.
-    pub image_size: usize,
-    /// Side of a patch, in pixels.
-    pub patch_size: usize,
-    /// Epsilon inside the root of LayerNorm.
-    pub layer_norm_eps: f64,
-    /// MLP activation.
-    pub hidden_act: VisionActivation,
-    /// Standard deviation of freshly drawn weights.
-    pub initializer_range: f64,
-}
-
-impl VisionConfig {
-    /// Number of patches of one image: `(image_size / patch_size)²`.
-    pub fn num_patches(&self) -> usize {
-        (self.image_size / self.patch_size).pow(2)
-    }
-
-    /// Checks what [`crate::VisionTower::init`] takes for granted.
-    pub fn validate(&self) -> Result<(), ModelConfigError> {
-        for (key, value) in [
-            ("vision_config.hidden_size", self.hidden_size),
-            ("vision_config.intermediate_size", self.intermediate_size),
-            ("vision_config.num_hidden_layers", self.num_hidden_layers),
-            ("vision_config.num_attention_heads", self.num_attention_heads),
-            ("vision_config.image_size", self.image_size),
-            ("vision_config.patch_size", self.patch_size),
-        ] {
-            if value == 0 {
-                return Err(refuse(key, value, "must be at least 1"));
-            }
-        }
-        if !self.hidden_size.is_multiple_of(self.num_attention_heads) {
-            return Err(refuse(
-                "vision_config.num_attention_heads",
-                self.num_attention_heads,
-                format!("must divide hidden_size = {}", self.hidden_size),
-            ));
-        }
-        if !self.image_size.is_multiple_of(self.patch_size) {
-            return Err(refuse(
-                "vision_config.patch_size",
-                self.patch_size,
-                format!("must divide image_size = {}", self.image_size),
-            ));
-        }
-        Ok(())
-    }
-}
-
-/// How image features become token embeddings.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum ProjectorKind {
-    /// One linear layer.
-    Linear,
-    /// Linear, exact GELU, linear: LLaVA-1.5's `mlp2x_gelu`.
-    Mlp2,
-    /// `factor × factor` neighbouring patches become one token of `factor²` times the width, then one linear layer.
-    PixelShuffle {
-        /// Side of the block of patches that becomes one token; divides the patch grid's side.
-        factor: usize,
-    },
-}
-
-/// Which of the vision tower's tokens are kept.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum FeatureSelect {
-    /// Patches only; the class token is dropped (Hugging Face's `default`).
-    Default,
-    /// Class token and patches.
-    Full,
-}
-
-/// Vision tower, projector and the rule that joins them to the decoder.
-#[derive(Debug, Clone, PartialEq)]
-pub struct VisionLanguageConfig {
-    /// The vision tower.
-    pub vision: VisionConfig,
-    /// The projector.
-    pub projector: ProjectorKind,
-    /// Hidden state that is used: `-1` is the last block's output, `-2` the one before, `0` the embeddings.
-    pub vision_feature_layer: i64,
-    /// Tokens that are used.
-    pub vision_feature_select: FeatureSelect,
-    /// Id of the token whose embedding is replaced by an image feature.
-    pub image_token_id: u32,
-}
-
-impl VisionLanguageConfig {
-    /// Number of vision blocks that run to produce the selected hidden state.
-    ///
-    /// # Errors
-    /// If `vision_feature_layer` names a hidden state the tower does not have.
-    pub fn num_vision_blocks(&self) -> Result<usize, ModelConfigError> {
-        let num_states = self.vision.num_hidden_layers as i64 + 1;
-        let layer = self.vision_feature_layer;
-        let index = if layer < 0 { num_states + layer } else { layer };
-        if (0..num_states).contains(&index) {
-            Ok(index as usize)
-        } else {
-            Err(refuse(
-                "vision_feature_layer",
-                layer,
-                format!(
-                    "the tower has hidden states 0 to {} (or -1 to -{num_states})",
-                    num_states - 1
-                ),
-            ))
-        }
-    }
-
-    /// Image tokens of one image after the projector.
-    pub fn num_image_tokens(&self) -> usize {
-        let patches = self.vision.num_patches();
-        match (self.projector, self.vision_feature_select) {
-            (ProjectorKind::PixelShuffle { factor }, _) => patches / (factor * factor),
-            (_, FeatureSelect::Default) => patches,
-            (_, FeatureSelect::Full) => patches + 1,
-        }
-    }
-
-    fn validate(&self, vocab_size: usize) -> Result<(), ModelConfigError> {
-        self.vision.validate()?;
-        self.num_vision_blocks()?;
-        if self.image_token_id as usize >= vocab_size {
-            return Err(refuse(
-                "image_token_id",
-                self.image_token_id,
-                format!("outside the vocabulary of {vocab_size}"),
-            ));
-        }
-        if let ProjectorKind::PixelShuffle { factor } = self.projector {
-            let side = self.vision.image_size / self.vision.patch_size;
-            if factor == 0 || !side.is_multiple_of(factor) {
-                return Err(refuse(
-                    "projector.factor",
-                    factor,
-                    format!("must divide the patch grid's side = {side}"),
-                ));
-            }
-            if self.vision_feature_select == FeatureSelect::Full {
-                return Err(refuse(
-                    "vision_feature_select",
-                    "full",
-                    "pixel shuffle needs a square grid; use default, which drops the class token",
-                ));
-            }
-        }
-        Ok(())
     }
 }
 

@@ -23,7 +23,8 @@ pub mod vlm;
 pub use cache::KvCache;
 pub use config::{
     AttentionBias, DecoderConfig, FeatureSelect, Head, LanguageModelType, MlpKind, ModelConfigError,
-    ProjectorKind, SlidingWindow, VisionActivation, VisionConfig, VisionLanguageConfig, VlmConfig,
+    ProjectorKind, SlidingWindow, VisionActivation, VisionConfig, VisionLanguageConfig, VisionModelType,
+    VlmConfig,
 };
 pub use decoder::CausalLm;
 pub use host::{HostDtype, HostTensor};

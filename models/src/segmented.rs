@@ -9,7 +9,7 @@ pub enum Segment {
     VisionEmbeddings,
     /// A vision block.
     VisionBlock(usize),
-    /// Vision features to token embeddings.
+    /// Vision features to token embeddings, through the tower's last norm where that is asked for.
     Projector,
     /// Token embeddings, with image features spliced in.
     Embed,

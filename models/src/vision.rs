@@ -1,7 +1,8 @@
-//! The vision tower: CLIP's ViT (<https://arxiv.org/abs/2103.00020>).
+//! Vision towers: a ViT (<https://arxiv.org/abs/2010.11929>) with what its family has around the blocks, see
+//! [`VisionModelType`](crate::VisionModelType).
 //!
-//! Reference: `transformers/models/clip/modeling_clip.py`. Shape letters as in [`crate::ops`]; `p` patches of an image,
-//! `m` images, `c` channels.
+//! Reference: `transformers/models/clip/modeling_clip.py`, `transformers/models/siglip/modeling_siglip.py`. Shape letters as
+//! in [`crate::ops`]; `p` patches of an image, `m` images, `c` channels, `t` tokens: patches, and CLIP's class token.
 
 use burn::{
     module::{Module, Param},
@@ -20,19 +21,21 @@ use crate::{
 pub struct PatchEmbedding {
     /// `[d, 3, patch, patch]`
     pub weight: Param<Tensor<4>>,
+    /// `[d]`; SigLIP has one
+    pub bias: Option<Param<Tensor<1>>>,
 }
 
 /// A learned vector for each position.
 #[derive(Module, Debug)]
 pub struct PositionEmbedding {
-    /// `[1 + patches, d]`
+    /// `[t, d]`
     pub weight: Param<Tensor<2>>,
 }
 
-/// Class token, patches and positions.
+/// Class token where there is one, patches and positions.
 #[derive(Module, Debug)]
 pub struct VisionEmbeddings {
-    class_embedding: Param<Tensor<1>>,
+    class_embedding: Option<Param<Tensor<1>>>,
     patch_embedding: PatchEmbedding,
     position_embedding: PositionEmbedding,
 }
@@ -40,18 +43,24 @@ pub struct VisionEmbeddings {
 impl VisionEmbeddings {
     fn init(config: &VisionConfig, init: &Init) -> Self {
         let (d, patch) = (config.hidden_size, config.patch_size);
+        let has_class_token = config.model_type.has_class_token();
         // Scaled to its fan-in: at another scale patches drown the positions, and a tower that is trained from nothing
         // takes long to learn where things are.
         let fan_in = (3 * patch * patch) as f64;
         let patches = init.at("patch_embedding").with_std(fan_in.sqrt().recip());
-        let positions = [vec![0.0; d], sincos_2d(config.image_size / patch, d)].concat();
+        let class_position = vec![0.0; if has_class_token { d } else { 0 }];
+        let positions = [class_position, sincos_2d(config.grid(), d)].concat();
         Self {
-            class_embedding: init.normal("class_embedding", [d]),
+            class_embedding: has_class_token.then(|| init.normal("class_embedding", [d])),
             patch_embedding: PatchEmbedding {
                 weight: patches.normal("weight", [d, 3, patch, patch]),
+                bias: config
+                    .model_type
+                    .has_patch_bias()
+                    .then(|| init.constant(0.0, [d])),
             },
             position_embedding: PositionEmbedding {
-                weight: init.values(positions, [config.num_patches() + 1, d]),
+                weight: init.values(positions, [config.num_positions(), d]),
             },
         }
     }
@@ -61,17 +70,29 @@ impl VisionEmbeddings {
         let weight = self.patch_embedding.weight.val();
         let [d, _, size, _] = weight.dims();
         let grid = height / size;
-        // 1. Cut into patches: [m, c, grid*size, grid*size] -> [m*p, c*size*size].
+        // 1. Cut into patches, without what is left over: [m, c, side, side] -> [m*p, c*size*size].
+        let seen = grid * size;
+        let pixels_mchw = match seen == height {
+            true => pixels_mchw,
+            false => pixels_mchw.narrow(2, 0, seen).narrow(3, 0, seen),
+        };
         let patches = pixels_mchw
             .reshape([m, c, grid, size, grid, size])
             .permute([0, 2, 4, 1, 3, 5])
             .reshape([m * grid * grid, c * size * size]);
         // 2. Project: [m*p, c*size*size] -> [m, p, d].
+        let bias = self.patch_embedding.bias.as_ref().map(Param::val);
         let patches_mpd =
-            ops::linear(patches, weight.reshape([d, c * size * size]), None).reshape([m, grid * grid, d]);
+            ops::linear(patches, weight.reshape([d, c * size * size]), bias).reshape([m, grid * grid, d]);
         // 3. Class token first, then add positions.
-        let class_m1d = self.class_embedding.val().reshape([1, 1, d]).expand([m, 1, d]);
-        Tensor::cat(vec![class_m1d, patches_mpd], 1) + self.position_embedding.weight.val().unsqueeze::<3>()
+        let tokens_mtd = match &self.class_embedding {
+            Some(class) => {
+                let class_m1d = class.val().reshape([1, 1, d]).expand([m, 1, d]);
+                Tensor::cat(vec![class_m1d, patches_mpd], 1)
+            }
+            None => patches_mpd,
+        };
+        tokens_mtd + self.position_embedding.weight.val().unsqueeze::<3>()
     }
 }
 
@@ -147,11 +168,20 @@ pub struct VisionLayer {
     activation: Activation,
 }
 
-impl VisionLayer {
+impl VisionMlp {
     fn init(config: &VisionConfig, init: &Init) -> Self {
         let (d, i) = (config.hidden_size, config.intermediate_size);
+        Self {
+            fc1: Linear::init_with_bias(&init.at("fc1"), d, i),
+            fc2: Linear::init_with_bias(&init.at("fc2"), i, d),
+        }
+    }
+}
+
+impl VisionLayer {
+    fn init(config: &VisionConfig, init: &Init) -> Self {
+        let d = config.hidden_size;
         let attn = init.at("self_attn");
-        let mlp = init.at("mlp");
         Self {
             self_attn: VisionAttention {
                 k_proj: Linear::init_with_bias(&attn.at("k_proj"), d, d),
@@ -161,20 +191,18 @@ impl VisionLayer {
                 num_heads: config.num_attention_heads,
             },
             layer_norm1: LayerNorm::init(init, d, config.layer_norm_eps),
-            mlp: VisionMlp {
-                fc1: Linear::init_with_bias(&mlp.at("fc1"), d, i),
-                fc2: Linear::init_with_bias(&mlp.at("fc2"), i, d),
-            },
+            mlp: VisionMlp::init(config, &init.at("mlp")),
             layer_norm2: LayerNorm::init(init, d, config.layer_norm_eps),
             activation: match config.hidden_act {
                 VisionActivation::QuickGelu => Activation::QuickGelu,
                 VisionActivation::Gelu => Activation::Gelu,
+                VisionActivation::GeluTanh => Activation::GeluTanh,
             },
         }
     }
 
     /// # Shapes
-    /// `[m, 1 + p, d]` → `[m, 1 + p, d]`
+    /// `[m, t, d]` → `[m, t, d]`
     pub fn forward(&self, x_mtd: Tensor<3>) -> Tensor<3> {
         let [m, t, d] = x_mtd.dims();
         let x_mtd = x_mtd.clone() + self.self_attn.forward(self.layer_norm1.forward(x_mtd));
@@ -191,25 +219,68 @@ pub struct VisionEncoder {
     pub layers: Vec<VisionLayer>,
 }
 
+/// SigLIP's attention pooling. A VLM has no use for a pooled image: it is carried through files untouched.
+#[derive(Module, Debug)]
+pub struct PoolingHead {
+    /// `[1, 1, d]`
+    probe: Param<Tensor<3>>,
+    attention: PoolingAttention,
+    layernorm: LayerNorm,
+    mlp: VisionMlp,
+}
+
+/// `torch.nn.MultiheadAttention`.
+#[derive(Module, Debug)]
+pub struct PoolingAttention {
+    /// Queries, keys and values, `[3 d, d]`
+    in_proj_weight: Param<Tensor<2>>,
+    /// `[3 d]`
+    in_proj_bias: Param<Tensor<1>>,
+    out_proj: Linear,
+}
+
+impl PoolingHead {
+    fn init(config: &VisionConfig, init: &Init) -> Self {
+        let d = config.hidden_size;
+        let attention = init.at("attention");
+        Self {
+            probe: init.normal("probe", [1, 1, d]),
+            attention: PoolingAttention {
+                in_proj_weight: attention.normal("in_proj_weight", [3 * d, d]),
+                in_proj_bias: attention.constant(0.0, [3 * d]),
+                out_proj: Linear::init_with_bias(&attention.at("out_proj"), d, d),
+            },
+            layernorm: LayerNorm::init(init, d, config.layer_norm_eps),
+            mlp: VisionMlp::init(config, &init.at("mlp")),
+        }
+    }
+}
+
 /// Embeddings, blocks, and the norms around them.
-///
-/// `post_layernorm` belongs to the pooled output, which a VLM does not use: it is carried through files untouched.
 #[derive(Module, Debug)]
 pub struct VisionTransformer {
     embeddings: VisionEmbeddings,
-    pre_layrnorm: LayerNorm,
+    /// CLIP's; so spelt in its files.
+    pre_layrnorm: Option<LayerNorm>,
     /// The blocks.
     pub encoder: VisionEncoder,
-    post_layernorm: LayerNorm,
+    /// CLIP's belongs to the pooled output, which a VLM does not use; SigLIP's also makes its `last_hidden_state`. Unused it
+    /// is carried through files untouched.
+    pub post_layernorm: LayerNorm,
+    head: Option<PoolingHead>,
 }
 
 impl VisionTransformer {
     /// Hidden state 0: what enters the first block.
     ///
     /// # Shapes
-    /// `[m, 3, size, size]` → `[m, 1 + p, d]`
+    /// `[m, 3, size, size]` → `[m, t, d]`
     pub fn embed(&self, pixels_mchw: Tensor<4>) -> Tensor<3> {
-        self.pre_layrnorm.forward(self.embeddings.forward(pixels_mchw))
+        let x_mtd = self.embeddings.forward(pixels_mchw);
+        match &self.pre_layrnorm {
+            Some(norm) => norm.forward(x_mtd),
+            None => x_mtd,
+        }
     }
 }
 
@@ -229,13 +300,16 @@ impl VisionTower {
         Self {
             vision_model: VisionTransformer {
                 embeddings: VisionEmbeddings::init(config, &init.at("embeddings")),
-                pre_layrnorm: norm(),
+                pre_layrnorm: config.model_type.has_pre_norm().then(norm),
                 encoder: VisionEncoder {
                     layers: (0..config.num_hidden_layers)
                         .map(|i| VisionLayer::init(config, &layer_init.at(i)))
                         .collect(),
                 },
                 post_layernorm: norm(),
+                head: config
+                    .vision_use_head
+                    .then(|| PoolingHead::init(config, &init.at("head"))),
             },
         }
     }

@@ -34,6 +34,8 @@ pub struct Vlm {
     lora: Option<LoraConfig>,
     /// Vision blocks that feed the projector; later ones exist in files only.
     num_vision_blocks: usize,
+    /// Whether the tower's last norm stands before the projector.
+    norms_features: bool,
 }
 
 impl Vlm {
@@ -104,6 +106,10 @@ impl Vlm {
                 Some(vision) => vision.num_vision_blocks()?,
                 None => 0,
             },
+            norms_features: config
+                .vision
+                .as_ref()
+                .is_some_and(|vision| vision.vision_post_layernorm),
         })
     }
 
@@ -117,8 +123,8 @@ impl Vlm {
         self.lora.as_ref()
     }
 
-    /// Whether a parameter takes part in the forward pass. The others (CLIP's `post_layernorm`, vision blocks behind
-    /// the selected feature layer) are carried through files and never trained.
+    /// Whether a parameter takes part in the forward pass. The others (CLIP's `post_layernorm`, SigLIP's pooling head, vision
+    /// blocks behind the selected feature layer) are carried through files and never trained.
     pub fn uses(&self, path: &str) -> bool {
         let Some(inside) = path.strip_prefix("vision_tower.vision_model.") else {
             return true;
@@ -130,7 +136,8 @@ impl Vlm {
             Some(index) => index
                 .parse::<usize>()
                 .is_ok_and(|index| index < self.num_vision_blocks),
-            None => !inside.starts_with("post_layernorm."),
+            None if inside.starts_with("post_layernorm.") => self.norms_features,
+            None => !inside.starts_with("head."),
         }
     }
 
@@ -149,7 +156,15 @@ impl Vlm {
         for layer in &tower.vision_model.encoder.layers[..self.num_vision_blocks] {
             x = layer.forward(x);
         }
-        projector.forward(x)
+        self.project(tower, projector, x)
+    }
+
+    /// The selected hidden state to token embeddings.
+    fn project(&self, tower: &VisionTower, projector: &Projector, x_mtd: Tensor<3>) -> Tensor<3> {
+        projector.forward(match self.norms_features {
+            true => tower.vision_model.post_layernorm.forward(x_mtd),
+            false => x_mtd,
+        })
     }
 
     /// Token embeddings with image features in the image tokens' places.
@@ -273,7 +288,7 @@ impl Vlm {
             (Segment::VisionBlock(index), Some(tower), _, Some(x)) => {
                 tower.vision_model.encoder.layers[index].forward(x)
             }
-            (Segment::Projector, _, Some(projector), Some(x)) => projector.forward(x),
+            (Segment::Projector, Some(tower), Some(projector), Some(x)) => self.project(tower, projector, x),
             (Segment::Embed, _, _, x) => self.embed(x, inputs),
             (Segment::Block(index), _, _, Some(x)) => {
                 self.language_model.model.layers[index].forward(x, &inputs.rope, None)
@@ -319,6 +334,7 @@ impl Segmented for Vlm {
         if let Some(rest) = path.strip_prefix("vision_tower.vision_model.") {
             return match rest.strip_prefix("encoder.layers.").and_then(index) {
                 Some(i) => vec![Segment::VisionBlock(i)],
+                None if rest.starts_with("post_layernorm.") => vec![Segment::Projector],
                 None => vec![Segment::VisionEmbeddings],
             };
         }

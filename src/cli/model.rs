@@ -22,7 +22,10 @@ use crate::{
     config::ModelChoice,
     data::{CHAT_TEMPLATE_JINJA, CLIP_MEAN, CLIP_STD, ChatTemplate, IMAGE_TOKEN, Tokenizer},
     fs,
-    hub::{self, Adapter, DtypePolicy, ExportOptions, ExportSummary, ExportTensor, HubError, TokenIds},
+    hub::{
+        self, Adapter, DtypePolicy, ExportLayout, ExportOptions, ExportSummary, ExportTensor, HubError,
+        MultimeditronNames, TokenIds,
+    },
     learner::Learner,
     track::process_memory,
 };
@@ -56,6 +59,10 @@ struct OutputArgs {
     /// Most bytes of tensors in one file, for instance 5GB or 500MB
     #[arg(long, value_name = "SIZE", default_value = "5GB", value_parser = parse_size)]
     max_shard_size: usize,
+    /// Which kind of folder: auto stays with MultiMeditron's where the model comes from one, and else writes LLaVA's if that
+    /// has room for the model; brazier is for what no other kind can say
+    #[arg(long, value_enum, default_value_t = LayoutArg::Auto)]
+    layout: LayoutArg,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -74,6 +81,7 @@ impl OutputArgs {
             DtypeArg::Bf16 => (HostDtype::Bf16, DtypePolicy::Cast),
         };
         ExportOptions {
+            layout: self.layout.layout(),
             max_shard_bytes: self.max_shard_size,
             dtype,
             dtype_policy,
@@ -88,6 +96,46 @@ impl OutputArgs {
             pad_token_id: ids.pad,
         }
     }
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum LayoutArg {
+    Auto,
+    Llava,
+    Multimeditron,
+    Brazier,
+}
+
+impl LayoutArg {
+    /// The layout, with the parts' names that the imported folder has.
+    fn layout(self) -> ExportLayout {
+        match self {
+            LayoutArg::Auto => ExportLayout::Auto,
+            LayoutArg::Llava => ExportLayout::Llava,
+            LayoutArg::Multimeditron => ExportLayout::Multimeditron(None),
+            LayoutArg::Brazier => ExportLayout::Brazier,
+        }
+    }
+
+    /// The layout for a model that is joined of these two.
+    fn layout_of(self, language: &Path, vision: &Path) -> Result<ExportLayout, Failure> {
+        match self {
+            LayoutArg::Multimeditron => Ok(ExportLayout::Multimeditron(Some(MultimeditronNames {
+                llm_path: part_name(language)?,
+                clip_name: part_name(vision)?,
+            }))),
+            other => Ok(other.layout()),
+        }
+    }
+}
+
+/// How a folder names a model that it refers to: a name on the hub stays what it is, a folder can be named from everywhere.
+fn part_name(model: &Path) -> Result<String, Failure> {
+    let path = match fs::exists(model) {
+        true => fs::canonicalize(model)?,
+        false => model.to_owned(),
+    };
+    Ok(path.to_string_lossy().into_owned())
 }
 
 /// Writes a copy of the base model whose weights are W + s·B·A where the adapter has a layer, computed in f32 and rounded
@@ -135,14 +183,10 @@ pub(super) fn export_adapter(learner: &Learner, base: &Path, dir: &Path) -> Resu
     };
     let trained = &learner.trainable().params;
     let is_trained = |path: &str| trained.iter().any(|param| param.info.path == path);
-    // A name on the hub stays what it is; a folder can be named from everywhere.
-    let base = match fs::exists(base) {
-        true => fs::canonicalize(base)?,
-        false => base.to_owned(),
-    };
+    let base = part_name(base)?;
     let adapter = Adapter {
         config,
-        base: Some(base.to_string_lossy().into_owned()),
+        base: Some(base),
         tensors: params::read_params(model, |path| is_adapter(path) || is_trained(path)),
     };
     hub::write_adapter(dir, model.config(), &adapter).map_err(|error| match error {
@@ -194,6 +238,7 @@ pub(super) fn trained_options(
     stop_ids.sort_unstable();
     stop_ids.dedup();
     Ok(ExportOptions {
+        layout: hub::ExportLayout::Auto,
         max_shard_bytes: MAX_SHARD_BYTES,
         dtype: HostDtype::F32,
         dtype_policy: DtypePolicy::Cast,
@@ -220,18 +265,14 @@ fn written(error: HubError) -> Failure {
 fn report(summary: &ExportSummary, elapsed: Duration) {
     let ExportSummary {
         dir,
+        layout,
         architecture,
-        loads_in_transformers,
         num_tensors,
         num_files,
         size_bytes,
     } = summary;
-    let reader = if *loads_in_transformers {
-        "transformers and vLLM load it"
-    } else {
-        "for this program only"
-    };
-    say(format_args!("wrote {} ({architecture}; {reader})", show(dir)));
+    let readers = layout.readers();
+    say(format_args!("wrote {} ({architecture}; {readers})", show(dir)));
     say(format_args!(
         "  {num_tensors} tensors in {num_files} files, {}",
         throughput(*size_bytes, elapsed)

@@ -111,6 +111,7 @@ fn joined_config(parts: &JoinedModel, tokenizer: &Tokenizer) -> Result<VlmConfig
         projector: parts.projector,
         vision_feature_layer: parts.vision_feature_layer,
         vision_feature_select: parts.vision_feature_select,
+        vision_post_layernorm: parts.vision_post_layernorm,
         image_token_id: tokenizer.image_token_id()?,
         vocab_size: Some(rows.max(tokenizer.vocab_size())),
     };

@@ -293,15 +293,11 @@ fn conclude(
         }
         let options = model::trained_options(&session.model, &session.tokenizer, &run.model)?;
         let summary = model::export_model(learner.model(), &session.tokenizer, options, &dir)?;
-        let reader = if summary.loads_in_transformers {
-            "transformers and vLLM load it"
-        } else {
-            "for this program only"
-        };
         say(format_args!(
-            "  exported model {} ({}; {reader})",
+            "  exported model {} ({}; {})",
             show(&dir),
-            summary.architecture
+            summary.architecture,
+            summary.layout.readers()
         ));
         let image = evaluation.and_then(|evaluation| {
             evaluation.answers.iter().find_map(|answer| {

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use super::raw::{
     RawBest, RawCheckpoint, RawConsole, RawEval, RawEvery, RawKeep, RawMetric, RawMode, RawOptimizerName,
-    RawPrecision, RawRecompute, RawTooLong, RawTrack, RawVisionActivation,
+    RawPrecision, RawRecompute, RawTooLong, RawTrack, RawVisionModelType,
 };
 
 /// The last block's output.
@@ -52,8 +52,7 @@ defaults! {
     beta_slow: f64 = 1.0;
     truncate: bool = true;
     initializer_range: f64 = 0.02;
-    layer_norm_eps: f64 = 1e-5;
-    hidden_act: RawVisionActivation = RawVisionActivation::QuickGelu;
+    vision_model_type: RawVisionModelType = RawVisionModelType::Clip;
 
     synth_dir: PathBuf = "data/shapes".into();
     train_images: usize = 8_000;

@@ -1,12 +1,15 @@
 //! The configuration as it took effect, as YAML: what the user wrote, and every default. Loading it gives the
 //! same run, also with a later version that has other defaults.
 
-use brazier_models::{AttentionBias, LanguageModelType};
+use brazier_models::{AttentionBias, FeatureSelect, LanguageModelType, VisionActivation};
 use serde_json::Value as Json;
 
 use super::{
     defaults,
-    raw::{RawConfig, RawEvery, RawFeatureSelect, RawModelType, RawProjector, RawRows, RawSchedule},
+    raw::{
+        RawConfig, RawEvery, RawFeatureSelect, RawModel, RawModelType, RawProjector, RawRows, RawSchedule,
+        RawVisionActivation,
+    },
     run::{LoraChoice, ModelChoice, NewModel, RunConfig},
 };
 use crate::learner::options::EvalConfig;
@@ -61,23 +64,7 @@ fn effective(run: &RunConfig) -> RawConfig {
         }
     }
 
-    // How a tower is joined to a decoder, where the run says it and not an imported folder.
-    let feature_layer = match &run.model {
-        ModelChoice::New(new) => new
-            .config
-            .vision
-            .as_ref()
-            .map(|vision| vision.vision_feature_layer),
-        ModelChoice::Join(joined) => Some(joined.vision_feature_layer),
-        ModelChoice::Import(_) => None,
-    };
-    if let Some(feature_layer) = feature_layer {
-        model.projector.get_or_insert(RawProjector::Mlp {});
-        model.vision_feature_layer.get_or_insert(feature_layer);
-        model
-            .vision_feature_select
-            .get_or_insert(RawFeatureSelect::Default);
-    }
+    effective_vision(model, &run.model);
     if let (Some(LoraChoice::New { config, .. }), Some(lora)) = (&run.lora, &mut model.lora) {
         lora.r.get_or_insert(config.r);
         lora.alpha.get_or_insert(config.lora_alpha);
@@ -196,5 +183,35 @@ fn says_something(value: &Json) -> bool {
         Json::Null => false,
         Json::Object(entries) => entries.values().any(says_something),
         _ => true,
+    }
+}
+
+/// What the tower is and how it is joined to a decoder, where the run says it and not an imported folder.
+fn effective_vision(model: &mut RawModel, choice: &ModelChoice) {
+    let (feature_layer, select) = match choice {
+        ModelChoice::New(new) => {
+            let Some(config) = &new.config.vision else { return };
+            if let Some(vision) = &mut model.vision {
+                vision.layer_norm_eps.get_or_insert(config.vision.layer_norm_eps);
+                vision.hidden_act.get_or_insert(match config.vision.hidden_act {
+                    VisionActivation::QuickGelu => RawVisionActivation::QuickGelu,
+                    VisionActivation::Gelu => RawVisionActivation::Gelu,
+                    VisionActivation::GeluTanh => RawVisionActivation::GeluPytorchTanh,
+                });
+            }
+            (config.vision_feature_layer, Some(config.vision_feature_select))
+        }
+        // The family that decides on the tokens is known when the tower has been read.
+        ModelChoice::Join(joined) => (joined.vision_feature_layer, joined.vision_feature_select),
+        ModelChoice::Import(_) => return,
+    };
+    model.projector.get_or_insert(RawProjector::Mlp {});
+    model.vision_feature_layer.get_or_insert(feature_layer);
+    model.vision_post_layernorm.get_or_insert(false);
+    if let Some(select) = select {
+        model.vision_feature_select.get_or_insert(match select {
+            FeatureSelect::Default => RawFeatureSelect::Default,
+            FeatureSelect::Full => RawFeatureSelect::Full,
+        });
     }
 }

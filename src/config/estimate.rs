@@ -13,8 +13,9 @@
 //!   MLP width `I`, `q` and `k` columns of queries and of keys, a decoder block keeps for each token the
 //!   inputs of both norms and of the projections behind them (`4D`), queries, keys and values as projected
 //!   and queries and keys as rotated (`2q + 3k`), the attention's output (`q`) and the MLP's gate, its
-//!   activation, up and their product (`4I`; without a gate up and its activation, `2I`). A vision block keeps `4D + 3D + D + 2I`. Each attention adds an
-//!   f32 log-sum-exp for each head. Blocks below which nothing is trained keep nothing. With
+//!   activation, up and their product (`4I`; without a gate up and its activation, `2I`). A vision block keeps
+//!   `4D + 3D + D + 2I`. The projector keeps its input, and between two layers what goes into the GELU and what comes out; a
+//!   tower's last norm before it keeps its own input. Each attention adds an f32 log-sum-exp for each head. Blocks below which nothing is trained keep nothing. With
 //!   `recompute: blocks` a block keeps its input (`D`), and the largest block is whole once;
 //! * logits: a chunk of rows times the vocabulary, as f32 logits and as their gradient;
 //! * batch: ids and labels, pixels in f32, and the embedded sequence in the compute dtype.
@@ -24,8 +25,8 @@
 use std::fmt;
 
 use brazier_models::{
-    AttentionBias, DecoderConfig, FeatureSelect, Head, LoraConfig, MlpKind, ProjectorKind, VisionConfig,
-    VisionLanguageConfig, VlmConfig, lora::linears,
+    AttentionBias, DecoderConfig, Head, LoraConfig, MlpKind, VisionConfig, VisionLanguageConfig, VlmConfig,
+    lora::linears,
 };
 
 use super::run::RunConfig;
@@ -139,21 +140,24 @@ fn vision_parameters(config: &VisionConfig) -> u64 {
         ..
     } = config;
     let norm = 2 * hidden_size;
-    let embeddings =
-        hidden_size + hidden_size * 3 * patch_size * patch_size + (config.num_patches() + 1) * hidden_size;
+    let family = config.model_type;
+    let of_family = |has: bool, size: usize| if has { size } else { 0 };
+    let embeddings = of_family(family.has_class_token(), hidden_size)
+        + of_family(family.has_patch_bias(), hidden_size)
+        + hidden_size * 3 * patch_size * patch_size
+        + config.num_positions() * hidden_size;
     let attention = 4 * linear(hidden_size, hidden_size);
     let mlp = linear(hidden_size, intermediate_size) + linear(intermediate_size, hidden_size);
-    (embeddings + num_hidden_layers * (2 * norm + attention + mlp) + 2 * norm) as u64
+    let head = of_family(config.vision_use_head, hidden_size + attention + norm + mlp);
+    let pre_norm = of_family(family.has_pre_norm(), norm);
+    (embeddings + num_hidden_layers * (2 * norm + attention + mlp) + pre_norm + norm + head) as u64
 }
 
 fn projector_parameters(config: &VisionLanguageConfig, text: &DecoderConfig) -> u64 {
-    let (from, to) = (config.vision.hidden_size, text.hidden_size);
-    let parameters = match config.projector {
-        ProjectorKind::Linear => linear(from, to),
-        ProjectorKind::Mlp2 => linear(from, to) + linear(to, to),
-        ProjectorKind::PixelShuffle { factor } => linear(from * factor * factor, to),
-    };
-    parameters as u64
+    let layers = config
+        .projector
+        .layers(config.vision.hidden_size, text.hidden_size);
+    layers.iter().map(|&(from, to)| linear(from, to) as u64).sum()
 }
 
 /// Weight and bias.
@@ -349,7 +353,7 @@ fn activations(
         return text.kept(recompute) + transient(recompute, &[&text]);
     };
     let mut tower = vision_blocks(vision, width, shape);
-    let tokens = (shape.images * (vision.vision.num_patches() + 1)) as u64;
+    let tokens = (shape.images * vision.vision.num_positions()) as u64;
     tower.whole += tokens * width * kept_by_adapters("vision_tower.", vision.vision.num_hidden_layers);
     let projector = match mode {
         TrainMode::LmOnly => 0,
@@ -416,7 +420,7 @@ fn decoder_blocks(config: &DecoderConfig, width: u64, shape: BatchShape) -> Bloc
 
 fn vision_blocks(config: &VisionLanguageConfig, width: u64, shape: BatchShape) -> Blocks {
     let vision = &config.vision;
-    let tokens = (shape.images * (vision.num_patches() + 1)) as u64;
+    let tokens = (shape.images * vision.num_positions()) as u64;
     let kept = 8 * vision.hidden_size + 2 * vision.intermediate_size;
     Blocks {
         // What lies above the selected hidden state is not computed.
@@ -426,20 +430,24 @@ fn vision_blocks(config: &VisionLanguageConfig, width: u64, shape: BatchShape) -
     }
 }
 
-/// Input of the projector, and for two layers what lies between them.
+/// Input of the projector, what lies between its layers, and the input of a norm before it.
 fn projector_bytes(
     config: &VisionLanguageConfig,
     text: &DecoderConfig,
     width: u64,
     shape: BatchShape,
 ) -> u64 {
-    let class_token = usize::from(config.vision_feature_select == FeatureSelect::Full);
-    let features = (config.vision.num_patches() + class_token) * config.vision.hidden_size;
-    let between = match config.projector {
-        ProjectorKind::Mlp2 => 2 * config.num_image_tokens() * text.hidden_size,
-        ProjectorKind::Linear | ProjectorKind::PixelShuffle { .. } => 0,
-    };
-    shape.images as u64 * width * (features + between) as u64
+    let tokens = config.vision.num_patches() + usize::from(config.keeps_class_token());
+    let features = tokens * config.vision.hidden_size;
+    let normed = if config.vision_post_layernorm { features } else { 0 };
+    let layers = config
+        .projector
+        .layers(config.vision.hidden_size, text.hidden_size);
+    let between = layers
+        .iter()
+        .skip(1)
+        .map(|(from, _)| 2 * config.num_image_tokens() * from);
+    shape.images as u64 * width * (features + normed + between.sum::<usize>()) as u64
 }
 
 impl RunConfig {
@@ -466,7 +474,10 @@ impl RunConfig {
 
 #[cfg(test)]
 mod tests {
-    use brazier_models::{LanguageModelType, LoraParts, LoraTargets, RopeScaling, VisionActivation};
+    use brazier_models::{
+        FeatureSelect, LanguageModelType, LoraParts, LoraTargets, ProjectorKind, RopeScaling,
+        VisionActivation, VisionModelType,
+    };
 
     use super::*;
 
@@ -496,6 +507,7 @@ mod tests {
 
     fn llava_7b() -> VlmConfig {
         let vision = VisionConfig {
+            model_type: VisionModelType::Clip,
             hidden_size: 1024,
             intermediate_size: 4096,
             num_hidden_layers: 24,
@@ -504,6 +516,7 @@ mod tests {
             patch_size: 14,
             layer_norm_eps: 1e-5,
             hidden_act: VisionActivation::QuickGelu,
+            vision_use_head: false,
             initializer_range: 0.02,
         };
         let vision = VisionLanguageConfig {
@@ -511,6 +524,7 @@ mod tests {
             projector: ProjectorKind::Mlp2,
             vision_feature_layer: -2,
             vision_feature_select: FeatureSelect::Default,
+            vision_post_layernorm: false,
             image_token_id: 32000,
         };
         VlmConfig {

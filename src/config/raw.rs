@@ -21,7 +21,7 @@ pub(super) use self::{
     data::{RawData, RawRows, RawSynth, RawTooLong},
     model::{
         RawFeatureSelect, RawHead, RawLanguage, RawLora, RawLoraParts, RawModel, RawModelType, RawProjector,
-        RawResizeVocabulary, RawRopeScaling, RawVision, RawVisionActivation,
+        RawResizeVocabulary, RawRopeScaling, RawVision, RawVisionActivation, RawVisionModelType,
     },
     run::{
         RawBest, RawCheckpoint, RawConsole, RawDirection, RawEarlyStopping, RawEval, RawEvery, RawKeep,

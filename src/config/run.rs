@@ -75,7 +75,9 @@ pub struct JoinedModel {
     /// Hidden state of the tower that is used.
     pub vision_feature_layer: i64,
     /// Tokens of the tower that are used.
-    pub vision_feature_select: FeatureSelect,
+    pub vision_feature_select: Option<FeatureSelect>,
+    /// Whether the tower's last norm is applied to it.
+    pub vision_post_layernorm: bool,
 }
 
 /// What the model is for.

@@ -5,7 +5,12 @@ use std::path::{Path, PathBuf};
 use brazier_models::VlmConfig;
 use serde_json::{Map, Value};
 
-use super::{DtypePolicy, ExportOptions, HubError, Result, config_in::parse_config, sidecar::read_object};
+use super::{
+    DtypePolicy, ExportOptions, HubError, Result,
+    config_in::{MODALITIES, multimeditron_names, read_map},
+    layout::{MULTIMODAL, MultimeditronNames},
+    sidecar::read_object,
+};
 use crate::fs;
 
 /// Keys that would mislead: Python files that do not come along, and the place from which somebody loaded the model.
@@ -41,7 +46,7 @@ pub fn token_ids(dir: &Path) -> Result<TokenIds> {
     let generation = read_object(&dir.join("generation_config.json"))?;
     let config = read_object(&dir.join("config.json"))?;
     let text = config.get("text_config").and_then(Value::as_object);
-    let find = |key: &str| {
+    let find_key = |key: &str| {
         let places = [Some(&generation), Some(&config), text];
         places
             .into_iter()
@@ -49,20 +54,23 @@ pub fn token_ids(dir: &Path) -> Result<TokenIds> {
             .find_map(|map| map.get(key).filter(|value| !value.is_null()))
             .cloned()
     };
+    // MultiMeditron has words of its own.
+    let find = |kind: &str| find_key(&format!("{kind}_id")).or_else(|| find_key(&format!("{kind}_idx")));
     let id = |value: &Value| value.as_u64().and_then(|id| u32::try_from(id).ok());
     Ok(TokenIds {
-        bos: find("bos_token_id").as_ref().and_then(id),
-        eos: match find("eos_token_id") {
+        bos: find("bos_token").as_ref().and_then(id),
+        eos: match find("eos_token") {
             Some(Value::Array(ids)) => ids.iter().filter_map(id).collect(),
             one => one.as_ref().and_then(id).into_iter().collect(),
         },
-        pad: find("pad_token_id").as_ref().and_then(id),
+        pad: find("pad_token").as_ref().and_then(id),
     })
 }
 
 /// The files of the imported folder; empty without one.
 #[derive(Debug, Default)]
 pub(super) struct Carried {
+    dir: PathBuf,
     config: Map<String, Value>,
     generation: Map<String, Value>,
     processor: Vec<PathBuf>,
@@ -76,6 +84,7 @@ impl Carried {
         };
         let files = PROCESSOR_FILES.map(|name| dir.join(name));
         Ok(Self {
+            dir: dir.clone(),
             config: read_object(&dir.join("config.json"))?,
             generation: read_object(&dir.join("generation_config.json"))?,
             processor: files.into_iter().filter(|file| file.is_file()).collect(),
@@ -83,13 +92,37 @@ impl Carried {
         })
     }
 
+    /// What kind of model the imported folder has.
+    pub(super) fn model_type(&self) -> Option<&str> {
+        self.config.get("model_type").and_then(Value::as_str)
+    }
+
+    /// The parts that the imported folder names, if it is one of MultiMeditron's.
+    pub(super) fn multimeditron_names(&self) -> Option<MultimeditronNames> {
+        let is_theirs = self.model_type() == Some(MULTIMODAL);
+        is_theirs.then(|| multimeditron_names(&self.config)).flatten()
+    }
+
+    /// The imported folder.
+    pub(super) fn dir(&self) -> &Path {
+        &self.dir
+    }
+
     /// Our `config.json` with what else the imported one said, if that was one of the same model type.
     ///
     /// # Errors
-    /// If the result would be read back as another model: that is a mistake of this program.
+    /// If the result would be read back as another model: that is a mistake of this program, or in MultiMeditron's layout the
+    /// parts that it names are others.
     pub(super) fn merged_config(&self, config: &VlmConfig, mut ours: Value) -> Result<Value> {
         if let Some(map) = ours.as_object_mut() {
             if map.get("model_type") == self.config.get("model_type") {
+                if let Some((key, list)) = self.modalities() {
+                    // What a version of MultiMeditron wrote in its own way means what it meant, and the range is not that
+                    // of the language model.
+                    map.remove(MODALITIES[0]);
+                    map.remove("initializer_range");
+                    map.insert(key.into(), list.clone());
+                }
                 merge(map, &self.config);
                 for key in DTYPE_KEYS {
                     if let Some(theirs) = self.config.get(key).filter(|_| self.keeps_dtype) {
@@ -97,8 +130,8 @@ impl Carried {
                     }
                 }
             }
-            let read = parse_config(map);
-            if read.as_ref() != Ok(config) {
+            let read = read_map(map, &self.dir.join("config.json"))?;
+            if read != *config {
                 return Err(HubError::Inexpressible {
                     what: "config.json".into(),
                     reason: format!("it would be read back as {read:?}, and the model is {config:?}"),
@@ -106,6 +139,12 @@ impl Carried {
             }
         }
         Ok(ours)
+    }
+
+    fn modalities(&self) -> Option<(&'static str, &Value)> {
+        let find = |key| Some((key, self.config.get(key)?));
+        let is_theirs = self.model_type() == Some(MULTIMODAL);
+        MODALITIES.into_iter().find_map(find).filter(|_| is_theirs)
     }
 
     /// The imported `generation_config.json` with our token ids where we have any.

@@ -1,7 +1,9 @@
 //! Hugging Face's `config.json` to [`VlmConfig`]. Defaults are those of transformers 5.23; keys of 4.x are read as well.
 
 mod decoder;
+mod multimeditron;
 mod parts;
+mod projector;
 #[cfg(test)]
 mod tests;
 mod vision;
@@ -9,21 +11,25 @@ mod vision;
 use std::path::{Path, PathBuf};
 
 use brazier_models::{
-    FeatureSelect, Head, LanguageModelType, ProjectorKind, VisionLanguageConfig, VlmConfig,
+    Head, LanguageModelType, ProjectorKind, VisionLanguageConfig, VisionModelType, VlmConfig,
 };
 use serde_json::{Map, Value, json};
 
+pub(super) use self::multimeditron::{MODALITIES, names as multimeditron_names};
 pub use self::parts::{JoinOptions, join_configs, read_decoder_config, read_vision_config};
-use self::{decoder::decoder, vision::vision};
+use self::{
+    decoder::decoder,
+    projector::{feature_select, projector},
+    vision::vision,
+};
 use super::{
     HubError, Result,
+    layout::{BRAZIER_VLM, MULTIMODAL},
     names::{causal_lm, sequence_classification},
     section::{Problems, Section},
 };
 use crate::fs;
 
-/// Model type of folders that only this program reads.
-pub(super) const BRAZIER_VLM: &str = "brazier_vlm";
 const MAX_CONFIG_BYTES: u64 = 16 << 20;
 
 /// Reads `config.json` of a model folder.
@@ -31,10 +37,23 @@ const MAX_CONFIG_BYTES: u64 = 16 << 20;
 /// # Errors
 /// If the file is missing or no JSON, and with every key whose value the models cannot express (other activations, partly
 /// rotated heads, dropout, quantized weights, …). Keys that transformers does not know for the model's type
-/// have no effect there, and none here.
+/// have no effect there, and none here. A folder of MultiMeditron's names its parts: they must be found as well, as
+/// [`super::locate`] finds them.
 pub fn read_config(dir: &Path) -> Result<VlmConfig> {
     let (path, map) = read_json(dir)?;
-    parse_config(&map).map_err(|problems| HubError::Config { path, problems })
+    read_map(&map, &path)
+}
+
+/// What a `config.json` at that place says.
+pub(super) fn read_map(map: &Map<String, Value>, path: &Path) -> Result<VlmConfig> {
+    let config = match map.get("model_type") {
+        Some(model_type) if model_type == MULTIMODAL => multimeditron::read(map, path)?,
+        _ => parse_config(map),
+    };
+    config.map_err(|problems| HubError::Config {
+        path: path.into(),
+        problems,
+    })
 }
 
 /// The object in a folder's `config.json`, and where that is.
@@ -78,7 +97,7 @@ pub(super) fn parse_config(map: &Map<String, Value>) -> std::result::Result<VlmC
         },
         (other, None) => {
             let families = LanguageModelType::ALL.map(LanguageModelType::name).join(", ");
-            let known = format!("expected llava, {families} or {BRAZIER_VLM}");
+            let known = format!("expected llava, {families}, {MULTIMODAL} or {BRAZIER_VLM}");
             return Err(vec![format!("model_type = {other:?}: {known}")]);
         }
     };
@@ -135,7 +154,8 @@ fn architecture(root: Section, expected: &str) {
 }
 
 fn vlm(root: Section, model_type: &str) -> VlmConfig {
-    let projector = if model_type == BRAZIER_VLM {
+    let is_ours = model_type == BRAZIER_VLM;
+    let projector = if is_ours {
         architecture(root, "BrazierVlm");
         projector(root)
     } else {
@@ -172,25 +192,16 @@ fn vlm(root: Section, model_type: &str) -> VlmConfig {
         map: default,
         problems: root.problems,
     };
-    let vision = vision(root.child("vision_config", "vision_config.").unwrap_or(absent));
+    let section = root.child("vision_config", "vision_config.").unwrap_or(absent);
+    let vision = vision(section, VisionModelType::Clip);
 
-    let vision_feature_select = match root.text("vision_feature_select_strategy") {
-        None | Some("default") => FeatureSelect::Default,
-        Some("full") => FeatureSelect::Full,
-        Some(other) => {
-            root.refuse(
-                "vision_feature_select_strategy",
-                &other.into(),
-                "expected default or full",
-            );
-            FeatureSelect::Default
-        }
-    };
     let vision = VisionLanguageConfig {
         vision,
         projector,
         vision_feature_layer: root.integer("vision_feature_layer").unwrap_or(-2),
-        vision_feature_select,
+        vision_feature_select: feature_select(root),
+        // LLaVA has no such key, and no such norm.
+        vision_post_layernorm: is_ours && root.flag("vision_post_layernorm").unwrap_or(false),
         image_token_id: image_token(root),
     };
     VlmConfig {
@@ -217,26 +228,4 @@ fn image_token(root: Section) -> u32 {
         root.refuse("image_token_id", &id.into(), "no vocabulary is so large");
         0
     })
-}
-
-fn projector(root: Section) -> ProjectorKind {
-    let Some(section) = root.child("projector", "projector.") else {
-        root.refuse(
-            "projector",
-            &Value::Null,
-            "expected an object with kind = mlp, linear or pixel_shuffle",
-        );
-        return ProjectorKind::Mlp2;
-    };
-    match section.text("kind") {
-        Some("mlp") => ProjectorKind::Mlp2,
-        Some("linear") => ProjectorKind::Linear,
-        Some("pixel_shuffle") => ProjectorKind::PixelShuffle {
-            factor: section.size("factor").unwrap_or(0),
-        },
-        other => {
-            section.refuse("kind", &other.into(), "expected mlp, linear or pixel_shuffle");
-            ProjectorKind::Mlp2
-        }
-    }
 }

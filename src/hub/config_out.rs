@@ -1,64 +1,47 @@
 //! [`VlmConfig`] to Hugging Face's `config.json` and `generation_config.json`.
 
 mod decoder;
+mod multimeditron;
 mod vision;
 
-use brazier_models::{FeatureSelect, Head, HostDtype, ProjectorKind, VisionLanguageConfig, VlmConfig};
+use brazier_models::{Head, HostDtype, ProjectorKind, VisionLanguageConfig, VlmConfig};
 use serde_json::{Map, Value, json};
 
-use self::{decoder::text_json, vision::vision_json};
+use self::{decoder::text_json, multimeditron::multimeditron_json, vision::vision_json};
 use super::{
     ExportOptions, HubError, Result,
-    config_in::BRAZIER_VLM,
-    names::{causal_lm, sequence_classification},
+    layout::{BRAZIER_VLM, Layout, MultimeditronNames},
 };
 
-/// Which kind of folder a model becomes.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Layout {
-    Decoder,
-    Llava,
-    BrazierVlm,
-}
-
-impl Layout {
-    pub(super) fn of(config: &VlmConfig) -> Self {
-        match config.vision.as_ref().map(|vision| vision.projector) {
-            None => Layout::Decoder,
-            Some(ProjectorKind::Mlp2) => Layout::Llava,
-            Some(ProjectorKind::Linear | ProjectorKind::PixelShuffle { .. }) => Layout::BrazierVlm,
-        }
-    }
-
-    /// Class that loads the folder.
-    pub(super) fn architecture(self, config: &VlmConfig) -> &'static str {
-        match self {
-            Layout::Decoder => match config.head {
-                Head::Lm => causal_lm(config.text.model_type),
-                Head::Classification { .. } => sequence_classification(config.text.model_type),
-            },
-            Layout::Llava => "LlavaForConditionalGeneration",
-            Layout::BrazierVlm => "BrazierVlm",
-        }
-    }
-}
-
-/// The class that loads an export of the model.
-pub fn architecture(config: &VlmConfig) -> &'static str {
-    Layout::of(config).architecture(config)
-}
-
-pub(super) fn config_json(config: &VlmConfig, options: &ExportOptions) -> Result<Value> {
+/// `names` are the parts' for [`Layout::Multimeditron`].
+pub(super) fn config_json(
+    config: &VlmConfig,
+    layout: Layout,
+    names: Option<&MultimeditronNames>,
+    options: &ExportOptions,
+) -> Result<Value> {
     let checked = config.validate().and_then(|()| config.text.check_family());
     checked.map_err(|error| HubError::Inexpressible {
         what: format!("{} = {}", error.key, error.value),
         reason: error.reason,
     })?;
-    let layout = Layout::of(config);
-    let text = text_json(&config.text, options)?;
-    let mut root = match &config.vision {
-        None => text,
-        Some(vision) => vision_language_json(vision, text, config, layout),
+    let mut root = match (&config.vision, layout) {
+        (Some(vision), Layout::Multimeditron) => {
+            let Some(names) = names else {
+                let reason = "it names the language model and the two-tower model that its parts were taken from, and these \
+                              are not known";
+                return Err(HubError::Inexpressible {
+                    what: "this model in MultiMeditron's layout".into(),
+                    reason: reason.into(),
+                });
+            };
+            multimeditron_json(config, vision, names, options)
+        }
+        (None, _) => text_json(&config.text, options)?,
+        (Some(vision), _) => {
+            let text = text_json(&config.text, options)?;
+            vision_language_json(vision, text, config, layout)
+        }
     };
     root.insert("architectures".into(), json!([layout.architecture(config)]));
     if let Head::Classification { labels } = &config.head {
@@ -73,8 +56,10 @@ pub(super) fn config_json(config: &VlmConfig, options: &ExportOptions) -> Result
         root.insert("problem_type".into(), "single_label_classification".into());
     }
     root.insert("dtype".into(), dtype_name(options.dtype).into());
-    // The name of the same key before transformers 4.56.
-    root.insert("torch_dtype".into(), dtype_name(options.dtype).into());
+    if layout != Layout::Multimeditron {
+        // The name of the same key before transformers 4.56.
+        root.insert("torch_dtype".into(), dtype_name(options.dtype).into());
+    }
     Ok(Value::Object(root))
 }
 
@@ -109,12 +94,8 @@ fn vision_language_json(
     whole: &VlmConfig,
     layout: Layout,
 ) -> Map<String, Value> {
-    let select = match config.vision_feature_select {
-        FeatureSelect::Default => "default",
-        FeatureSelect::Full => "full",
-    };
     let value = json!({
-        "model_type": if layout == Layout::BrazierVlm { BRAZIER_VLM } else { "llava" },
+        "model_type": if layout == Layout::Brazier { BRAZIER_VLM } else { "llava" },
         "text_config": text,
         "vision_config": vision_json(&config.vision),
         "image_token_index": config.image_token_id,
@@ -122,17 +103,26 @@ fn vision_language_json(
         "projector_hidden_act": "gelu",
         "multimodal_projector_bias": true,
         "vision_feature_layer": config.vision_feature_layer,
-        "vision_feature_select_strategy": select,
+        "vision_feature_select_strategy": config.vision_feature_select.name(),
         "tie_word_embeddings": whole.text.tie_word_embeddings,
     });
     let Value::Object(mut map) = value else {
         return Map::new();
     };
+    if layout != Layout::Brazier {
+        return map;
+    }
     let projector = match config.projector {
-        ProjectorKind::Mlp2 => return map,
+        ProjectorKind::Mlp2 => json!({"kind": "mlp"}),
+        ProjectorKind::Mlp3 => json!({"kind": "mlp3"}),
         ProjectorKind::Linear => json!({"kind": "linear"}),
         ProjectorKind::PixelShuffle { factor } => json!({"kind": "pixel_shuffle", "factor": factor}),
+        ProjectorKind::AveragePool { kernel } => json!({"kind": "average_pool", "kernel": kernel}),
     };
     map.insert("projector".into(), projector);
+    map.insert(
+        "vision_post_layernorm".into(),
+        config.vision_post_layernorm.into(),
+    );
     map
 }

@@ -1,21 +1,25 @@
 //! A model to a Hugging Face folder, at once or not at all.
 
 use std::{
+    borrow::Cow,
     collections::HashSet,
     ffi::OsStr,
     path::{Path, PathBuf},
 };
 
 use brazier_models::{HostDtype, VlmConfig};
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::{
     ExportTensor, HubError, Result,
+    cache::locate,
     carry::Carried,
-    config_out::{Layout, config_json, generation_json},
-    names::to_disk,
+    config_out::{config_json, generation_json},
+    layout::{ExportLayout, Layout, MultimeditronNames},
+    names::{Part, to_disk},
+    other_half::other_half,
     shards::{self, Written, write_weights},
-    sidecar::{write_json, write_processor, write_tokenizer},
+    sidecar::{read_object, write_json, write_processor, write_tokenizer},
 };
 use crate::fs;
 
@@ -25,6 +29,8 @@ pub(super) const MARKER: &str = "brazier.json";
 /// What a folder says besides the model itself.
 #[derive(Debug, Clone, PartialEq)]
 pub struct ExportOptions {
+    /// Which kind of folder it is to be; a language model alone has one kind.
+    pub layout: ExportLayout,
     /// A safetensors file holds at most so many bytes of tensors, unless one tensor alone is larger.
     pub max_shard_bytes: usize,
     /// Element type that `config.json` names.
@@ -67,10 +73,10 @@ pub enum DtypePolicy {
 pub struct ExportSummary {
     /// The folder.
     pub dir: PathBuf,
+    /// Which kind of folder it is.
+    pub layout: Layout,
     /// Class that loads it, as in `config.json`.
     pub architecture: &'static str,
-    /// Whether transformers has that class. Without it the folder is for this program only.
-    pub loads_in_transformers: bool,
     /// Number of tensors.
     pub num_tensors: usize,
     /// Number of safetensors files.
@@ -82,8 +88,8 @@ pub struct ExportSummary {
 /// Writes a model folder beside `dir`, syncs it and renames it to `dir`; an earlier export there is replaced.
 ///
 /// `tokenizer` is a folder with a `tokenizer.json`, or that file; what belongs to it and lies beside it comes along.
-/// A tied head is not stored. Projectors other than the two-layer one make a `brazier_vlm` folder, which transformers
-/// does not know (see [the module](super)).
+/// A tied head is not stored. What LLaVA cannot say makes another kind of folder, which transformers does not know (see
+/// [the module](super)).
 ///
 /// # Errors
 /// What Hugging Face cannot express, a target that holds something else, tensors under unknown or equal names, and what
@@ -97,22 +103,48 @@ pub fn export<'a, T: Into<ExportTensor<'a>>>(
 ) -> Result<ExportSummary> {
     let mut tensors: Vec<ExportTensor> = tensors.into_iter().map(Into::into).collect();
     tensors.extend(shards::constants(config, tensors.first()));
-    check_tensors(config, &tensors)?;
     let carried = Carried::read(options)?;
+    let layout = Layout::choose(config, &options.layout, carried.model_type())?;
+    let outgoing = Folder {
+        config,
+        layout,
+        names: names(layout, &options.layout, &carried),
+        options,
+        carried,
+    };
+    tensors.extend(outgoing.other_half()?);
+    outgoing.check_tensors(&tensors)?;
     // Refused before anything is written.
-    carried.merged_config(config, config_json(config, options)?)?;
-    let written = write_staged(dir, |partial| {
-        write_folder(partial, config, tensors, tokenizer, options, &carried)
-    })?;
-    let layout = Layout::of(config);
+    outgoing.config_json()?;
+    let written = write_staged(dir, |partial| outgoing.write(partial, tensors, tokenizer))?;
     Ok(ExportSummary {
         dir: dir.into(),
+        layout,
         architecture: layout.architecture(config),
-        loads_in_transformers: layout != Layout::BrazierVlm,
         num_tensors: written.num_tensors,
         num_files: written.num_files,
         size_bytes: written.size_bytes,
     })
+}
+
+/// The names of the parts, where a layout needs some and they are known.
+fn names(layout: Layout, wanted: &ExportLayout, carried: &Carried) -> Option<MultimeditronNames> {
+    match (layout, wanted) {
+        (Layout::Multimeditron, ExportLayout::Multimeditron(Some(names))) => Some(names.clone()),
+        (Layout::Multimeditron, _) => carried.multimeditron_names(),
+        (Layout::Decoder | Layout::Llava | Layout::Brazier, _) => None,
+    }
+}
+
+/// The kind of folder that an export has if nothing else is asked for: of a model that comes from `source`, with the
+/// class that loads it.
+///
+/// # Errors
+/// If the folder's `config.json` is no JSON.
+pub fn usual_layout(config: &VlmConfig, source: &Path) -> Result<Layout> {
+    let map = read_object(&source.join("config.json"))?;
+    let model_type = map.get("model_type").and_then(Value::as_str);
+    Ok(Layout::auto(config, model_type))
 }
 
 /// Whether [`export`] may write there: a new or empty folder, or an earlier export.
@@ -155,35 +187,84 @@ pub(super) fn write_staged<T>(dir: &Path, write: impl FnOnce(&Path) -> Result<T>
     })
 }
 
-/// Writes every file, the marker last.
-fn write_folder(
-    dir: &Path,
-    config: &VlmConfig,
-    tensors: Vec<ExportTensor>,
-    tokenizer: &Path,
-    options: &ExportOptions,
-    carried: &Carried,
-) -> Result<Written> {
-    let written = write_weights(dir, config.vision.is_some(), tensors, options)?;
-    let json = carried.merged_config(config, config_json(config, options)?)?;
-    write_json(&dir.join("config.json"), &json)?;
-    let json = carried.merged_generation_config(generation_json(options));
-    write_json(&dir.join("generation_config.json"), &json)?;
-    write_tokenizer(dir, tokenizer, config.vision.is_some(), options)?;
-    if let Some(vision) = &config.vision {
-        write_processor(dir, vision, options)?;
-        carried.copy_processor(dir)?;
+/// A folder that is going to be written.
+struct Folder<'a> {
+    config: &'a VlmConfig,
+    layout: Layout,
+    names: Option<MultimeditronNames>,
+    options: &'a ExportOptions,
+    carried: Carried,
+}
+
+impl Folder<'_> {
+    fn config_json(&self) -> Result<Value> {
+        let ours = config_json(self.config, self.layout, self.names.as_ref(), self.options)?;
+        self.carried.merged_config(self.config, ours)
     }
-    let layout = Layout::of(config);
-    let marker = json!({
-        "format": "brazier-export",
-        "version": 1,
-        "brazier": env!("CARGO_PKG_VERSION"),
-        "architecture": layout.architecture(config),
-        "loads_in_transformers": layout != Layout::BrazierVlm,
-    });
-    write_json(&dir.join(MARKER), &marker)?;
-    Ok(written)
+
+    fn disk_name(&self, name: &str) -> Option<String> {
+        to_disk(name, self.layout, self.config).map(Cow::into_owned)
+    }
+
+    /// MultiMeditron's folders hold a whole two-tower model: the imported one's, or that of the model they name.
+    fn other_half<'t>(&self) -> Result<Vec<ExportTensor<'t>>> {
+        match &self.names {
+            Some(_) if self.carried.multimeditron_names().is_some() => {
+                other_half(self.carried.dir(), Part::Whole)
+            }
+            Some(names) => {
+                let env = |name: &str| std::env::var(name).ok();
+                other_half(&locate(Path::new(&names.clip_name), &env)?, Part::Vision)
+            }
+            None => Ok(Vec::new()),
+        }
+    }
+
+    fn check_tensors(&self, tensors: &[ExportTensor]) -> Result<()> {
+        let mut names = HashSet::new();
+        for tensor in tensors {
+            let refuse = |reason: &str| HubError::Inexpressible {
+                what: format!("tensor {}", tensor.name()),
+                reason: reason.into(),
+            };
+            if self.disk_name(tensor.name()).is_none() {
+                return Err(refuse("Hugging Face's layout has no place for it"));
+            }
+            if !names.insert(tensor.name()) {
+                return Err(refuse("there are two of this name"));
+            }
+        }
+        Ok(())
+    }
+
+    /// Writes every file, the marker last.
+    fn write(&self, dir: &Path, tensors: Vec<ExportTensor>, tokenizer: &Path) -> Result<Written> {
+        let Self { config, options, .. } = self;
+        let name_of = |name: &str| self.disk_name(name).unwrap_or_else(|| name.to_owned());
+        let written = write_weights(dir, &name_of, tensors, options)?;
+        write_json(&dir.join("config.json"), &self.config_json()?)?;
+        let json = self.carried.merged_generation_config(generation_json(options));
+        write_json(&dir.join("generation_config.json"), &json)?;
+        write_tokenizer(
+            dir,
+            tokenizer,
+            self.layout == Layout::Llava || self.layout == Layout::Brazier,
+            options,
+        )?;
+        if let Some(vision) = &config.vision {
+            write_processor(dir, vision, options)?;
+            self.carried.copy_processor(dir)?;
+        }
+        let marker = json!({
+            "format": "brazier-export",
+            "version": 1,
+            "brazier": env!("CARGO_PKG_VERSION"),
+            "architecture": self.layout.architecture(config),
+            "loads_in_transformers": self.layout.loads_in_transformers(),
+        });
+        write_json(&dir.join(MARKER), &marker)?;
+        Ok(written)
+    }
 }
 
 fn beside(dir: &Path, word: &str) -> PathBuf {
@@ -203,21 +284,4 @@ fn publish(dir: &Path, partial: &Path, parent: &Path) -> Result<()> {
     })?;
     fs::sync_dir(parent)?;
     Ok(fs::remove_dir_all(&replaced)?)
-}
-
-fn check_tensors(config: &VlmConfig, tensors: &[ExportTensor]) -> Result<()> {
-    let mut names = HashSet::new();
-    for tensor in tensors {
-        let refuse = |reason: &str| HubError::Inexpressible {
-            what: format!("tensor {}", tensor.name()),
-            reason: reason.into(),
-        };
-        if to_disk(tensor.name(), config.vision.is_some()).is_none() {
-            return Err(refuse("Hugging Face's layout has no place for it"));
-        }
-        if !names.insert(tensor.name()) {
-            return Err(refuse("there are two of this name"));
-        }
-    }
-    Ok(())
 }

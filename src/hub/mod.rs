@@ -1,15 +1,16 @@
 //! Hugging Face folders: models in ([`read_config`], [`read_weights`]) and out ([`export`]), strictly; adapters in PEFT's
 //! format ([`read_adapter`], [`write_adapter`], [`merge_adapter`]).
 //!
-//! Three kinds of folder are read and written:
+//! Four kinds of folder are read and written:
 //!
 //! | `model_type` | what it is | who loads it |
 //! |---|---|---|
 //! | `llava` | vision tower, two-layer projector, any of the decoders | transformers and whoever reads its folders |
 //! | `llama`, `mistral`, `qwen2`, `qwen3`, `apertus` | a decoder alone | the same |
-//! | `brazier_vlm` | as `llava`, with `"projector": {"kind": "linear"}` or `{"kind": "pixel_shuffle", "factor": n}` | Brazier |
+//! | `multimodal` | vision tower, projector of three layers or with pixel shuffle, decoder; the parts are named | MultiMeditron |
+//! | `brazier_vlm` | as `llava`, with a `projector` of any kind and `vision_post_layernorm` | Brazier |
 //!
-//! The third kind exists because transformers' LLaVA knows one projector only; under its name the folder would load there
+//! The last kind exists because transformers' LLaVA knows one projector only; under its name the folder would load there
 //! with random weights in place of what is missing.
 
 mod adapter;
@@ -21,8 +22,10 @@ mod config_out;
 mod elements;
 mod error;
 mod export;
+mod layout;
 mod merge;
 mod names;
+mod other_half;
 mod resize;
 mod section;
 mod shards;
@@ -37,9 +40,9 @@ pub use adapter::{Adapter, read_adapter, write_adapter};
 pub use cache::{Env, RepoId, cache_dir, is_offline, locate};
 pub use carry::{TokenIds, token_ids};
 pub use config_in::{JoinOptions, join_configs, read_config, read_decoder_config, read_vision_config};
-pub use config_out::architecture;
 pub use error::{HubError, Result};
-pub use export::{DtypePolicy, ExportOptions, ExportSummary, check_target, export};
+pub use export::{DtypePolicy, ExportOptions, ExportSummary, check_target, export, usual_layout};
+pub use layout::{ExportLayout, Layout, MultimeditronNames};
 pub use merge::{MergeSummary, merge_adapter};
 pub use names::Part;
 pub use resize::{ResizeOptions, Table, is_vocabulary};

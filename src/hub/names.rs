@@ -6,9 +6,20 @@
 //! | `model.language_model.…`, `lm_head.weight` (LLaVA in memory of transformers 5) | `language_model.model.…`, `language_model.lm_head.weight` |
 //! | `vision_tower.vision_model.…`, `vision_tower.…` (transformers 5), either with `model.` before | `vision_tower.vision_model.…` |
 //! | `multi_modal_projector.…`, also with `model.` before | `multi_modal_projector.…` |
+//! | `model.model.…`, `model.lm_head.weight` (MultiMeditron) | `language_model.model.…`, `language_model.lm_head.weight` |
+//! | `modalities_with_projection.0.feature_extractor.vision_model.…` (MultiMeditron) | `vision_tower.vision_model.…` |
+//! | `modalities_with_projection.0.projector.projection.{0,2,4}.…`, `….projector.proj.…` (MultiMeditron) | `multi_modal_projector.linear_{1,2,3}.…` |
 //! | `model.…`, `lm_head.weight`, `score.weight` (a decoder alone) | `language_model.model.…`, `language_model.lm_head.weight`, `language_model.score.weight` |
+//!
+//! MultiMeditron has had three spellings of its modalities. All are read, the last is written; see [`modality_part`].
 
-use brazier_models::{DecoderConfig, HostDtype, HostTensor, LanguageModelType, MlpKind, ops};
+use std::borrow::Cow;
+
+use brazier_models::{
+    DecoderConfig, HostDtype, HostTensor, LanguageModelType, MlpKind, ProjectorKind, VlmConfig, ops,
+};
+
+use super::layout::Layout;
 
 /// Weight of the output projection.
 pub(super) const LM_HEAD: &str = "language_model.lm_head.weight";
@@ -97,6 +108,8 @@ const OTHER_HALF: [&str; 5] = [
 ];
 /// Where the vision tower is in the model.
 const VISION: &str = "vision_tower.vision_model.";
+/// Where the projector is in the model.
+const PROJECTOR: &str = "multi_modal_projector.";
 
 impl Part {
     /// Whether a parameter of the model belongs to the part.
@@ -113,7 +126,7 @@ impl Part {
         match self {
             Part::Whole => from_disk(name, has_vision),
             Part::Language => from_disk(name, false),
-            Part::Vision if self.passes_over(name) => None,
+            Part::Vision if self.other_half(name).is_some() => None,
             Part::Vision => Some(format!(
                 "{VISION}{}",
                 name.strip_prefix("vision_model.").unwrap_or(name)
@@ -121,10 +134,92 @@ impl Part {
         }
     }
 
-    /// Whether a stored tensor is left where it is, by design.
-    pub(super) fn passes_over(self, name: &str) -> bool {
-        self == Part::Vision && OTHER_HALF.iter().any(|other| name.starts_with(other))
+    /// The name of a stored tensor that belongs to the other half of the tower's two-tower model. It is no part of the model;
+    /// MultiMeditron's folders have it all the same.
+    pub(super) fn other_half(self, name: &str) -> Option<String> {
+        let modality;
+        let inside = match self {
+            Part::Language => return None,
+            Part::Vision => name,
+            Part::Whole => {
+                modality = modality_part(name)?;
+                modality.strip_prefix(FEATURE_EXTRACTOR)?
+            }
+        };
+        let is_other = OTHER_HALF.iter().any(|other| inside.starts_with(other));
+        is_other.then(|| format!("{OTHER_TOWER}{inside}"))
     }
+}
+
+/// Before names of the two-tower model's other half.
+const OTHER_TOWER: &str = "two_towers.";
+/// MultiMeditron's two-tower model, inside a modality.
+const FEATURE_EXTRACTOR: &str = "feature_extractor.";
+/// The first modality, as MultiMeditron's last versions write it.
+const MODALITY: &str = "modalities_with_projection.0.";
+
+/// What follows the name of the first modality, in the words of MultiMeditron's last versions.
+///
+/// | until September 2025 | then | last |
+/// |---|---|---|
+/// | `modalities.0.modality.feature_extractor.…` | `modalities.0.feature_extractor.…` | `modalities_with_projection.0.feature_extractor.…` |
+/// | `modalities.0.projection.…` | `modalities.0.projector.projection.…` | `modalities_with_projection.0.projector.projection.…` |
+fn modality_part(name: &str) -> Option<Cow<'_, str>> {
+    if let Some(rest) = name.strip_prefix(MODALITY) {
+        return Some(rest.into());
+    }
+    let rest = name.strip_prefix("modalities.0.")?;
+    if rest.starts_with("projection.") {
+        return Some(format!("projector.{rest}").into());
+    }
+    Some(rest.strip_prefix("modality.").unwrap_or(rest).into())
+}
+
+/// The model's name of a tensor in MultiMeditron's folder.
+fn from_multimeditron(name: &str) -> Option<String> {
+    if let Some(rest) = name
+        .strip_prefix("model.")
+        .filter(|rest| rest.starts_with("model.") || *rest == "lm_head.weight")
+    {
+        return Some(format!("language_model.{rest}"));
+    }
+    let part = modality_part(name)?;
+    if let Some(rest) = part.strip_prefix(FEATURE_EXTRACTOR) {
+        return Some(format!("{VISION}{}", rest.strip_prefix("vision_model.")?));
+    }
+    let inside = part.strip_prefix("projector.")?;
+    let (layer, rest) = match inside.strip_prefix("projection.") {
+        Some(inside) => inside.split_once('.')?,
+        None => ("0", inside.strip_prefix("proj.")?),
+    };
+    // Every second module is an activation.
+    let layer: usize = layer.parse().ok().filter(|layer| layer % 2 == 0)?;
+    Some(format!("{PROJECTOR}linear_{}.{rest}", layer / 2 + 1))
+}
+
+/// The name under which MultiMeditron's folder stores a tensor of the model.
+fn to_multimeditron(name: &str, projector: ProjectorKind) -> Option<String> {
+    if name.starts_with("language_model.") {
+        return Some(format!("model.{}", name.strip_prefix("language_model.")?));
+    }
+    if let Some(rest) = name.strip_prefix(VISION) {
+        return Some(format!("{MODALITY}{FEATURE_EXTRACTOR}vision_model.{rest}"));
+    }
+    if let Some(rest) = name.strip_prefix(OTHER_TOWER) {
+        return Some(format!("{MODALITY}{FEATURE_EXTRACTOR}{rest}"));
+    }
+    let (layer, rest) = name
+        .strip_prefix(PROJECTOR)?
+        .strip_prefix("linear_")?
+        .split_once('.')?;
+    if matches!(projector, ProjectorKind::PixelShuffle { .. }) {
+        return Some(format!("{MODALITY}projector.proj.{rest}"));
+    }
+    let layer: usize = layer.parse().ok()?;
+    Some(format!(
+        "{MODALITY}projector.projection.{}.{rest}",
+        2 * (layer - 1)
+    ))
 }
 
 /// The model's name of a tensor on disk, if it can be one.
@@ -141,6 +236,9 @@ pub(super) fn from_disk(name: &str, has_vision: bool) -> Option<String> {
     if let Some(rest) = name.strip_prefix("model.language_model.") {
         return Some(format!("language_model.model.{rest}"));
     }
+    if let Some(name) = from_multimeditron(name) {
+        return Some(name);
+    }
     let name = name.strip_prefix("model.").unwrap_or(name);
     if let Some(rest) = name.strip_prefix("vision_tower.") {
         return Some(format!(
@@ -148,24 +246,23 @@ pub(super) fn from_disk(name: &str, has_vision: bool) -> Option<String> {
             rest.strip_prefix("vision_model.").unwrap_or(rest)
         ));
     }
-    let ours = ["language_model.model.", "multi_modal_projector."];
+    let ours = ["language_model.model.", PROJECTOR];
     (name == LM_HEAD || ours.iter().any(|prefix| name.starts_with(prefix))).then(|| name.into())
 }
 
 /// The name under which a tensor of the model is stored, if it has one.
-pub(super) fn to_disk(name: &str, has_vision: bool) -> Option<&str> {
-    if !has_vision {
-        return name.strip_prefix("language_model.");
+pub(super) fn to_disk<'a>(name: &'a str, layout: Layout, config: &VlmConfig) -> Option<Cow<'a, str>> {
+    let projector = config.vision.as_ref().map(|vision| vision.projector);
+    match (layout, projector) {
+        (Layout::Multimeditron, Some(projector)) => to_multimeditron(name, projector).map(Cow::Owned),
+        (Layout::Decoder | Layout::Multimeditron, _) => {
+            name.strip_prefix("language_model.").map(Cow::Borrowed)
+        }
+        (Layout::Llava | Layout::Brazier, _) => ["language_model.", PROJECTOR, VISION]
+            .iter()
+            .any(|prefix| name.starts_with(prefix))
+            .then_some(Cow::Borrowed(name)),
     }
-    let known = [
-        "language_model.",
-        "multi_modal_projector.",
-        "vision_tower.vision_model.",
-    ];
-    known
-        .iter()
-        .any(|prefix| name.starts_with(prefix))
-        .then_some(name)
 }
 
 #[cfg(test)]
@@ -199,10 +296,75 @@ mod tests {
         ] {
             check(true, disk, Some("multi_modal_projector.linear_1.bias"));
         }
+        for (disk, model) in [
+            ("model.model.norm.weight", "language_model.model.norm.weight"),
+            ("model.lm_head.weight", LM_HEAD),
+            (
+                "modalities.0.modality.feature_extractor.vision_model.x",
+                "vision_tower.vision_model.x",
+            ),
+            (
+                "modalities.0.feature_extractor.vision_model.x",
+                "vision_tower.vision_model.x",
+            ),
+            (
+                "modalities_with_projection.0.feature_extractor.vision_model.x",
+                "vision_tower.vision_model.x",
+            ),
+            (
+                "modalities.0.projection.4.bias",
+                "multi_modal_projector.linear_3.bias",
+            ),
+            (
+                "modalities.0.projector.projection.2.bias",
+                "multi_modal_projector.linear_2.bias",
+            ),
+            (
+                "modalities_with_projection.0.projector.projection.0.bias",
+                "multi_modal_projector.linear_1.bias",
+            ),
+            (
+                "modalities_with_projection.0.projector.proj.bias",
+                "multi_modal_projector.linear_1.bias",
+            ),
+        ] {
+            check(true, disk, Some(model));
+        }
+        for lost in [
+            "modalities.1.projection.0.bias",
+            "modalities.0.projection.1.bias",
+            "modalities.0.experts.0.vision_model.x",
+            "modalities_with_projection.0.feature_extractor.text_model.x",
+        ] {
+            check(true, lost, None);
+        }
         check(true, "model.norm.weight", None);
         check(true, "image_newline", None);
         check(false, "vision_tower.x", None);
         check(false, "score.weight", Some(SCORE));
         check(true, "score.weight", None);
+    }
+
+    #[test]
+    fn the_other_half_of_two_towers_is_told_from_the_tower() {
+        let logit_scale = Some("two_towers.logit_scale");
+        let check = |part: Part, name: &str, expected: Option<&str>| {
+            assert_eq!(part.other_half(name).as_deref(), expected, "{name}");
+        };
+        for prefix in [
+            "modalities.0.modality",
+            "modalities.0",
+            "modalities_with_projection.0",
+        ] {
+            check(
+                Part::Whole,
+                &format!("{prefix}.feature_extractor.logit_scale"),
+                logit_scale,
+            );
+        }
+        check(Part::Vision, "logit_scale", logit_scale);
+        check(Part::Language, "logit_scale", None);
+        check(Part::Whole, "logit_scale", None);
+        check(Part::Vision, "vision_model.post_layernorm.bias", None);
     }
 }

@@ -1,16 +1,15 @@
 //! Tensors to safetensors files of a chosen size, each tensor read when its turn comes.
 
-use std::{borrow::Cow, cell::RefCell, collections::HashMap, path::Path};
+use std::{borrow::Cow, cell::RefCell, collections::HashMap, path::Path, sync::Arc};
 
 use brazier_models::{HostDtype, HostTensor, VlmConfig};
 use safetensors::{Dtype, SafeTensorError, View};
 use serde_json::{Map, json};
 
 use super::{
-    DtypePolicy, ExportOptions, HubError, ResizeOptions, Result, Table, Weights,
-    names::{self, to_disk},
+    DtypePolicy, ExportOptions, HubError, ResizeOptions, Result, Table, Weights, names,
     sidecar::write_json,
-    stored::{convert, size_bytes},
+    stored::{Form, StoredFile, convert, size_bytes},
     weights::{INDEX_FILE, SINGLE_FILE, stored_dtype},
 };
 use crate::fs::FsError;
@@ -115,6 +114,12 @@ impl<'a> ExportTensor<'a> {
         })
     }
 
+    /// A tensor of a file, under a name of the model's.
+    pub(super) fn of_file(name: String, file: Arc<StoredFile>, form: Form) -> Self {
+        let (shape, dtype) = (form.shape.clone(), form.dtype);
+        Self::computed(name, shape, dtype, move || file.read(&form, dtype))
+    }
+
     /// The element type it is written in where each tensor keeps its own: that of the tensor it is a new value of.
     pub fn kept_as(self, dtype: HostDtype) -> Self {
         Self {
@@ -172,10 +177,10 @@ pub(super) struct Written {
     pub(super) size_bytes: u64,
 }
 
-/// Writes one file, or shards and their index.
+/// Writes one file, or shards and their index. `name_of` gives the name on disk for the model's.
 pub(super) fn write_weights(
     dir: &Path,
-    has_vision: bool,
+    name_of: &dyn Fn(&str) -> String,
     tensors: Vec<ExportTensor>,
     options: &ExportOptions,
 ) -> Result<Written> {
@@ -208,7 +213,7 @@ pub(super) fn write_weights(
         };
         let shard: Vec<(String, Outgoing)> = shard
             .into_iter()
-            .map(|outgoing| (outgoing.disk_name(has_vision).to_owned(), outgoing))
+            .map(|outgoing| (name_of(outgoing.tensor.name()), outgoing))
             .collect();
         for (disk_name, _) in &shard {
             weight_map.insert(disk_name.clone(), name.as_str().into());
@@ -305,10 +310,6 @@ impl<'a, 'p> Outgoing<'a, 'p> {
             dtype,
             problem,
         }
-    }
-
-    fn disk_name(&self, has_vision: bool) -> &str {
-        to_disk(&self.tensor.name, has_vision).unwrap_or(&self.tensor.name)
     }
 
     fn bytes(&self) -> Result<Cow<'a, [u8]>> {

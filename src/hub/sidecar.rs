@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use brazier_models::{FeatureSelect, VisionLanguageConfig};
+use brazier_models::VisionLanguageConfig;
 use serde_json::{Map, Value, json};
 
 use super::{
@@ -30,7 +30,7 @@ const MAX_CONFIG_BYTES: u64 = 16 << 20;
 pub(super) fn write_tokenizer(
     dir: &Path,
     source: &Path,
-    has_vision: bool,
+    is_llava: bool,
     options: &ExportOptions,
 ) -> Result<()> {
     let file = if source.is_dir() {
@@ -61,7 +61,7 @@ pub(super) fn write_tokenizer(
     if let Some(id) = options.added_image_token {
         add_to_config(&mut config, &options.image_token, id);
     }
-    if has_vision {
+    if is_llava {
         config.insert("processor_class".into(), "LlavaProcessor".into());
     }
     if let Some(template) = &options.chat_template {
@@ -104,10 +104,6 @@ pub(super) fn write_processor(
     options: &ExportOptions,
 ) -> Result<()> {
     let side = config.vision.image_size;
-    let select = match config.vision_feature_select {
-        FeatureSelect::Default => "default",
-        FeatureSelect::Full => "full",
-    };
     let preprocessor = json!({
         "image_processor_type": "CLIPImageProcessor",
         "processor_class": "LlavaProcessor",
@@ -127,9 +123,9 @@ pub(super) fn write_processor(
         "processor_class": "LlavaProcessor",
         "image_token": options.image_token,
         "patch_size": config.vision.patch_size,
-        "vision_feature_select_strategy": select,
+        "vision_feature_select_strategy": config.vision_feature_select.name(),
         // The class token, which `default` takes off again.
-        "num_additional_image_tokens": 1,
+        "num_additional_image_tokens": usize::from(config.vision.model_type.has_class_token()),
     });
     write_json(&dir.join("preprocessor_config.json"), &preprocessor)?;
     write_json(&dir.join("processor_config.json"), &processor)

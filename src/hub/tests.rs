@@ -1,6 +1,7 @@
 //! Folders written and read back, and folders that must be refused.
 
 mod identity;
+mod multimeditron;
 pub(super) mod pickled;
 mod refused;
 
@@ -8,7 +9,8 @@ use std::path::Path;
 
 use brazier_models::{
     AttentionBias, DecoderConfig, FeatureSelect, Head, HostDtype, HostTensor, LanguageModelType, MlpKind,
-    ProjectorKind, RopeScaling, VisionActivation, VisionConfig, VisionLanguageConfig, VlmConfig,
+    ProjectorKind, RopeScaling, VisionActivation, VisionConfig, VisionLanguageConfig, VisionModelType,
+    VlmConfig,
 };
 use serde_json::{Map, Value, json};
 
@@ -45,6 +47,7 @@ fn decoder(qk_norm: bool, tied: bool) -> DecoderConfig {
 
 pub(super) fn vlm(projector: ProjectorKind) -> VlmConfig {
     let vision = VisionConfig {
+        model_type: VisionModelType::Clip,
         hidden_size: 6,
         intermediate_size: 10,
         num_hidden_layers: 2,
@@ -53,6 +56,7 @@ pub(super) fn vlm(projector: ProjectorKind) -> VlmConfig {
         patch_size: 2,
         layer_norm_eps: 1e-6,
         hidden_act: VisionActivation::Gelu,
+        vision_use_head: false,
         initializer_range: 0.04,
     };
     let vision = VisionLanguageConfig {
@@ -60,6 +64,7 @@ pub(super) fn vlm(projector: ProjectorKind) -> VlmConfig {
         projector,
         vision_feature_layer: -1,
         vision_feature_select: FeatureSelect::Default,
+        vision_post_layernorm: false,
         image_token_id: 5,
     };
     VlmConfig {
@@ -67,6 +72,20 @@ pub(super) fn vlm(projector: ProjectorKind) -> VlmConfig {
         vision: Some(vision),
         head: Head::Lm,
     }
+}
+
+/// The same with a tower of SigLIP's, pooling head included. Its patches do not fill the image.
+pub(super) fn siglip_vlm(projector: ProjectorKind, vision_post_layernorm: bool) -> VlmConfig {
+    let mut config = vlm(projector);
+    if let Some(vision) = &mut config.vision {
+        vision.vision.model_type = VisionModelType::Siglip;
+        vision.vision.hidden_act = VisionActivation::GeluTanh;
+        vision.vision.vision_use_head = true;
+        vision.vision.image_size = 9;
+        vision.vision_feature_select = FeatureSelect::Full;
+        vision.vision_post_layernorm = vision_post_layernorm;
+    }
+    config
 }
 
 pub(super) fn lm(qk_norm: bool, tied: bool) -> VlmConfig {
@@ -79,6 +98,7 @@ pub(super) fn lm(qk_norm: bool, tied: bool) -> VlmConfig {
 
 fn options(dtype: HostDtype) -> ExportOptions {
     ExportOptions {
+        layout: ExportLayout::Auto,
         max_shard_bytes: 1 << 30,
         dtype,
         dtype_policy: DtypePolicy::Cast,
@@ -152,7 +172,14 @@ fn vision_parameters(config: &VisionLanguageConfig, text_width: usize) -> Vec<(S
             linear("multi_modal_projector.linear_1", text_width, width);
             linear("multi_modal_projector.linear_2", text_width, text_width);
         }
-        ProjectorKind::Linear => linear("multi_modal_projector.linear_1", text_width, width),
+        ProjectorKind::Mlp3 => {
+            linear("multi_modal_projector.linear_1", width, width);
+            linear("multi_modal_projector.linear_2", text_width, width);
+            linear("multi_modal_projector.linear_3", text_width, text_width);
+        }
+        ProjectorKind::Linear | ProjectorKind::AveragePool { .. } => {
+            linear("multi_modal_projector.linear_1", text_width, width);
+        }
         ProjectorKind::PixelShuffle { factor } => {
             linear(
                 "multi_modal_projector.linear_1",
@@ -170,25 +197,49 @@ fn vision_parameters(config: &VisionLanguageConfig, text_width: usize) -> Vec<(S
         linear(&layer_name(layer, "mlp.fc1"), inner, width);
         linear(&layer_name(layer, "mlp.fc2"), width, inner);
     }
-    let mut norms: Vec<String> = ["pre_layrnorm", "post_layernorm"]
-        .map(|name| format!("vision_tower.vision_model.{name}"))
-        .to_vec();
+    let tower = "vision_tower.vision_model";
+    let mut norms = vec![format!("{tower}.post_layernorm")];
+    let embeddings = format!("{tower}.embeddings");
+    let mut others = vec![(
+        format!("{embeddings}.patch_embedding.weight"),
+        vec![width, 3, patch, patch],
+    )];
+    let num_patches = (vision.image_size / patch).pow(2);
+    let positions = match vision.model_type {
+        VisionModelType::Clip => {
+            norms.push(format!("{tower}.pre_layrnorm"));
+            others.push((format!("{embeddings}.class_embedding"), vec![width]));
+            num_patches + 1
+        }
+        VisionModelType::Siglip => {
+            others.push((format!("{embeddings}.patch_embedding.bias"), vec![width]));
+            num_patches
+        }
+    };
+    others.push((
+        format!("{embeddings}.position_embedding.weight"),
+        vec![positions, width],
+    ));
+    if vision.vision_use_head {
+        linear(&format!("{tower}.head.attention.out_proj"), width, width);
+        linear(&format!("{tower}.head.mlp.fc1"), inner, width);
+        linear(&format!("{tower}.head.mlp.fc2"), width, inner);
+        norms.push(format!("{tower}.head.layernorm"));
+        for (name, shape) in [
+            ("probe", vec![1, 1, width]),
+            ("attention.in_proj_weight", vec![3 * width, width]),
+            ("attention.in_proj_bias", vec![3 * width]),
+        ] {
+            others.push((format!("{tower}.head.{name}"), shape));
+        }
+    }
     for layer in 0..vision.num_hidden_layers {
         norms.extend(["layer_norm1", "layer_norm2"].map(|name| layer_name(layer, name)));
     }
     for norm in norms {
         all.extend(["weight", "bias"].map(|part| (format!("{norm}.{part}"), vec![width])));
     }
-    let embeddings = "vision_tower.vision_model.embeddings";
-    all.push((format!("{embeddings}.class_embedding"), vec![width]));
-    all.push((
-        format!("{embeddings}.patch_embedding.weight"),
-        vec![width, 3, patch, patch],
-    ));
-    all.push((
-        format!("{embeddings}.position_embedding.weight"),
-        vec![vision.num_patches() + 1, width],
-    ));
+    all.extend(others);
     all
 }
 
@@ -335,6 +386,10 @@ fn an_export_is_read_back_bit_for_bit() {
         vlm(ProjectorKind::Mlp2),
         vlm(ProjectorKind::Linear),
         vlm(ProjectorKind::PixelShuffle { factor: 2 }),
+        vlm(ProjectorKind::AveragePool { kernel: 4 }),
+        siglip_vlm(ProjectorKind::Mlp2, false),
+        siglip_vlm(ProjectorKind::Mlp2, true),
+        siglip_vlm(ProjectorKind::Mlp3, true),
         lm(false, false),
         lm(true, true),
     ];
@@ -409,7 +464,7 @@ fn folder(
         Some((rename(&tensor.name)?, view.unwrap()))
     });
     safetensors::serialize_to_file(views, None, &dir.path().join("model.safetensors")).unwrap();
-    let json = config_json(config, &options(HostDtype::F32)).unwrap();
+    let json = config_json(config, Layout::auto(config, None), None, &options(HostDtype::F32)).unwrap();
     fs::write_durable(&dir.path().join("config.json"), json.to_string().as_bytes()).unwrap();
     dir
 }

@@ -346,7 +346,7 @@ fn match_tensors<'a>(
         for (disk_name, form) in shard.tensors() {
             problems.extend(wrong_constant(shard, disk_name, form)?);
             match part.model_name(disk_name, config.vision.is_some()) {
-                None if is_constant(disk_name) || part.passes_over(disk_name) => {}
+                None if is_constant(disk_name) || part.other_half(disk_name).is_some() => {}
                 None => problems.push(format!("unused: {disk_name} {:?}", form.shape)),
                 Some(name) if is_constant(&name) => {}
                 Some(name) => {

@@ -200,8 +200,8 @@ fn init_joins_two_folders_and_training_starts_from_there() {
         &["--image-token <picture>", "hint: add it with --add-image-token"],
     );
     refused(
-        &format!("{init} new --projector mlp3"),
-        &["expected mlp, linear or pixel_shuffle:FACTOR"],
+        &format!("{init} new --projector mlp9"),
+        &["expected mlp, mlp3, linear, pixel_shuffle:FACTOR or"],
     );
     refused(&format!("{init} new --max-shard-size 5TB"), &["5TB", "GiB"]);
     refused(

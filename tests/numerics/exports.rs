@@ -11,7 +11,7 @@ use std::{
 
 use brazier::{
     fs,
-    hub::{self, DtypePolicy, ExportOptions},
+    hub::{self, DtypePolicy, ExportLayout, ExportOptions},
 };
 use brazier_models::{HostDtype, VlmConfig};
 use serde_json::Value;
@@ -53,6 +53,7 @@ fn export(dir: &Path, fixture: &Fixture, config: &VlmConfig) -> BTreeMap<String,
     let tokenizer = tokenizer.path().join("tokenizer.json");
     fs::write_atomic(&tokenizer, b"{}").unwrap();
     let options = ExportOptions {
+        layout: ExportLayout::Auto,
         max_shard_bytes: 20_000,
         dtype: HostDtype::F32,
         dtype_policy: DtypePolicy::Cast,

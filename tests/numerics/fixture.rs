@@ -7,7 +7,8 @@ use std::{
 
 use brazier_models::{
     DecoderConfig, FeatureSelect, Head, HostBatch, HostDtype, HostTensor, LoraConfig, ProjectorKind,
-    VisionActivation, VisionConfig, VisionLanguageConfig, Vlm, VlmConfig, params::load_params,
+    VisionActivation, VisionConfig, VisionLanguageConfig, VisionModelType, Vlm, VlmConfig,
+    params::load_params,
 };
 use burn::tensor::{DType, Device, Tensor, TensorData};
 use safetensors::{Dtype, SafeTensors};
@@ -156,6 +157,7 @@ impl Fixture {
                 projector: ProjectorKind::Mlp2,
                 vision_feature_layer: self.about["vision_feature_layer"].as_i64().unwrap(),
                 vision_feature_select: FeatureSelect::Default,
+                vision_post_layernorm: false,
                 image_token_id: self.about["image_token_id"].as_u64().unwrap() as u32,
             }),
             head: Head::Lm,
@@ -169,6 +171,7 @@ pub(crate) fn size(config: &Value, key: &str) -> usize {
 
 pub(crate) fn vision_config(config: &Value) -> VisionConfig {
     VisionConfig {
+        model_type: VisionModelType::Clip,
         hidden_size: size(config, "hidden_size"),
         intermediate_size: size(config, "intermediate_size"),
         num_hidden_layers: size(config, "num_hidden_layers"),
@@ -177,6 +180,7 @@ pub(crate) fn vision_config(config: &Value) -> VisionConfig {
         patch_size: size(config, "patch_size"),
         layer_norm_eps: config["layer_norm_eps"].as_f64().unwrap(),
         hidden_act: activation(&config["hidden_act"]),
+        vision_use_head: false,
         initializer_range: config["initializer_range"].as_f64().unwrap(),
     }
 }

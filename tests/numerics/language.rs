@@ -136,6 +136,7 @@ fn every_family_is_exported_and_read_back() {
             brazier::fs::write_atomic(&tokenizer, b"{}").unwrap();
             let dir = root.path().join(name);
             let options = ExportOptions {
+                layout: hub::ExportLayout::Auto,
                 max_shard_bytes: 10_000,
                 dtype,
                 dtype_policy: DtypePolicy::Cast,

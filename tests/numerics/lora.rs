@@ -123,6 +123,7 @@ fn write_base(dir: &Path, config: &VlmConfig, tensors: Vec<HostTensor>) {
     let tokenizer = dir.with_file_name("tokenizer.json");
     fs::write_durable(&tokenizer, b"{}").unwrap();
     let options = ExportOptions {
+        layout: hub::ExportLayout::Auto,
         max_shard_bytes: 1 << 30,
         dtype: HostDtype::F32,
         dtype_policy: DtypePolicy::Cast,

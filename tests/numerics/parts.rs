@@ -5,8 +5,8 @@ use std::collections::{BTreeMap, HashMap};
 use brazier::learner::{Trainable, options::TrainMode};
 use brazier_models::{
     AttentionBias, DecoderConfig, FeatureSelect, IGNORE_INDEX, LanguageModelType, MlpKind, ProjectorKind,
-    RopeScaling, Segment, Segmented, VisionConfig, VisionLanguageConfig, Vlm, VlmConfig, VlmInputs,
-    params::list_params,
+    RopeScaling, Segment, Segmented, VisionConfig, VisionLanguageConfig, VisionModelType, Vlm, VlmConfig,
+    VlmInputs, params::list_params,
 };
 use burn::{
     module::{Module, ModuleVisitor, Param, ParamId},
@@ -104,6 +104,7 @@ fn check_tower(variant: &str, device: &Device) {
         projector: ProjectorKind::Linear,
         vision_feature_layer: about["vision_feature_layer"].as_i64().unwrap(),
         vision_feature_select: FeatureSelect::Default,
+        vision_post_layernorm: false,
         image_token_id: 0,
     };
     let rows = only_images(fixture.f32s("pixels"), fixture.shape("pixels")[0], &vision);
@@ -159,6 +160,7 @@ fn check_projector(name: &str, projector: ProjectorKind, device: &Device) {
     let fixture = Fixture::open("projector.safetensors");
     let vision = VisionLanguageConfig {
         vision: VisionConfig {
+            model_type: VisionModelType::Clip,
             hidden_size: fixture.number("vision_width") as usize,
             intermediate_size: 4,
             num_hidden_layers: 1,
@@ -167,11 +169,13 @@ fn check_projector(name: &str, projector: ProjectorKind, device: &Device) {
             patch_size: 2,
             layer_norm_eps: 1e-5,
             hidden_act: activation(&Value::from("gelu")),
+            vision_use_head: false,
             initializer_range: 0.02,
         },
         projector,
         vision_feature_layer: -1,
         vision_feature_select: FeatureSelect::Default,
+        vision_post_layernorm: false,
         image_token_id: 0,
     };
     let rows = only_images(vec![0.0; 2 * 3 * 64], 2, &vision);

@@ -123,31 +123,50 @@ def record_projector(folder: Path) -> None:
     generator = torch.Generator().manual_seed(61)
     features = torch.randn((2, 1 + side * side, width), generator=generator)
     tensors: Tensors = {"features": features}
-    for kind, fan_in in (("linear", width), ("pixel_shuffle", width * factor**2)):
-        linear = draw_weights(torch.nn.Linear(fan_in, text_width), 62)
+    sizes_of = {
+        "linear": [(width, text_width)],
+        "pixel_shuffle": [(width * factor**2, text_width)],
+        "average_pool": [(width, text_width)],
+        "mlp3": [(width, width), (width, text_width), (text_width, text_width)],
+    }
+    for kind, sizes in sizes_of.items():
+        linears = draw_weights(torch.nn.ModuleList(torch.nn.Linear(*size) for size in sizes), 62)
         inputs = features.clone().requires_grad_()
-        patches = inputs[:, 1:]
-        if kind == "pixel_shuffle":
-            grid = patches.transpose(1, 2).unflatten(2, (side, side))  # [image, width, row, column]
-            patches = torch.nn.functional.pixel_unshuffle(grid, factor).flatten(2).transpose(1, 2)
-        output = linear(patches)
+        output = fold_patches(inputs[:, 1:], kind, factor)
+        for index, linear in enumerate(linears):
+            output = linear(output if index == 0 else torch.nn.functional.gelu(output))
         objective_weights = torch.randn(output.shape, generator=generator)
         (output * objective_weights).sum().backward()
         tensors |= {f"{kind}.output": output, f"{kind}.objective_weights": objective_weights}
         tensors[f"{kind}.grad.features"] = inputs.grad
-        for name, parameter in linear.named_parameters():
-            tensors[f"{kind}.multi_modal_projector.linear_1.{name}"] = parameter
-            tensors[f"{kind}.grad.multi_modal_projector.linear_1.{name}"] = parameter.grad
+        for index, linear in enumerate(linears):
+            for name, parameter in linear.named_parameters():
+                path = f"multi_modal_projector.linear_{index + 1}.{name}"
+                tensors[f"{kind}.{path}"] = parameter
+                tensors[f"{kind}.grad.{path}"] = parameter.grad
     about = {
         "vision_width": width, "text_width": text_width, "factor": factor, "vision_feature_select": "default",
         "conventions": [
             "features [image, class token + patches, width]; the class token is dropped, so its gradient is 0",
             "pixel_shuffle = torch.nn.functional.pixel_unshuffle over the grid, then one linear layer: input channel"
             " c * factor^2 + i * factor + j is channel c of row i, column j of the block",
+            "average_pool = torch.nn.functional.avg_pool2d over the grid, kernel and stride = factor, then one linear"
+            " layer; mlp3 = three linear layers with exact GELU between",
             "grad.* = gradient of sum(output * objective_weights)",
         ],
     }
     save_fixture(folder / "projector.safetensors", tensors, about)
+
+
+def fold_patches(patches: torch.Tensor, kind: str, factor: int) -> torch.Tensor:
+    """Blocks of neighbouring patches to one token, where the kind of projector does so."""
+    side = round(patches.shape[1] ** 0.5)
+    grid = patches.transpose(1, 2).unflatten(2, (side, side))  # [image, width, row, column]
+    if kind == "pixel_shuffle":
+        grid = torch.nn.functional.pixel_unshuffle(grid, factor)
+    elif kind == "average_pool":
+        grid = torch.nn.functional.avg_pool2d(grid, factor)
+    return grid.flatten(2).transpose(1, 2)
 
 
 VLM_SEED = 32  # of the weights of `vlm.safetensors`

@@ -27,6 +27,7 @@ from fixtures_language import record_languages, record_rope
 from fixtures_lora import record_lora
 from fixtures_pickled import record_pickled
 from fixtures_training import record_adamw, record_schedules, record_training
+from fixtures_vision import record_towers
 
 RECORDERS: dict[str, Callable[[Path], None]] = {
     "decoder": record_decoders,
@@ -35,6 +36,7 @@ RECORDERS: dict[str, Callable[[Path], None]] = {
     "vision": record_vision,
     "projector": record_projector,
     "vlm": record_vlm,
+    "towers": record_towers,
     "generation": record_generation,
     "lora": record_lora,
     "pickled": record_pickled,

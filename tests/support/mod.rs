@@ -12,7 +12,8 @@ use brazier::{
 };
 use brazier_models::{
     AttentionBias, DecoderConfig, FeatureSelect, Head, HostTensor, LanguageModelType, MlpKind, ProjectorKind,
-    RopeScaling, VisionActivation, VisionConfig, VisionLanguageConfig, Vlm, VlmConfig, params::read_params,
+    RopeScaling, VisionActivation, VisionConfig, VisionLanguageConfig, VisionModelType, Vlm, VlmConfig,
+    params::read_params,
 };
 use burn::tensor::{DType, Device};
 
@@ -103,6 +104,7 @@ pub(crate) fn tiny_vlm() -> VlmConfig {
         },
         vision: Some(VisionLanguageConfig {
             vision: VisionConfig {
+                model_type: VisionModelType::Clip,
                 hidden_size: 12,
                 intermediate_size: 20,
                 num_hidden_layers: 3,
@@ -111,11 +113,13 @@ pub(crate) fn tiny_vlm() -> VlmConfig {
                 patch_size: 2,
                 layer_norm_eps: 1e-5,
                 hidden_act: VisionActivation::Gelu,
+                vision_use_head: false,
                 initializer_range: 0.2,
             },
             projector: ProjectorKind::PixelShuffle { factor: 2 },
             vision_feature_layer: -2,
             vision_feature_select: FeatureSelect::Default,
+            vision_post_layernorm: false,
             image_token_id: IMAGE,
         }),
         head: Head::Lm,

@@ -29,6 +29,8 @@ pub use reference::RopeTable;
 pub enum Activation {
     /// Exact GELU, `x · Φ(x)` (<https://arxiv.org/abs/1606.08415>).
     Gelu,
+    /// `x/2 · (1 + tanh(√(2/π) (x + 0.044715 x³)))`, the approximation in GELU's paper, PyTorch's `approximate="tanh"`.
+    GeluTanh,
     /// `x · sigmoid(1.702 x)`, OpenAI CLIP's approximation of GELU.
     QuickGelu,
 }
@@ -47,6 +49,11 @@ pub enum AttentionMask {
         window: usize,
     },
 }
+
+/// Factor of the cubic term in [`Activation::GeluTanh`].
+const GELU_TANH_CUBIC: f64 = 0.044715;
+/// `2 √(2/π)`: `1 + tanh(u)` is `2 sigmoid(2 u)`.
+const GELU_TANH_SCALE: f64 = 1.595_769_121_605_730_7;
 
 /// Slope of [`xielu`] at 0; fixed by the architecture.
 pub const XIELU_BETA: f64 = 0.5;

@@ -2,7 +2,7 @@
 
 use burn::tensor::{Bool, Device, Int, Tensor, TensorData, activation};
 
-use super::{Activation, AttentionMask, XIELU_BETA, XIELU_EPS, to_dtype, to_f32};
+use super::{Activation, AttentionMask, GELU_TANH_CUBIC, XIELU_BETA, XIELU_EPS, to_dtype, to_f32};
 
 /// Cosines and sines of `t` positions, f32.
 #[derive(Debug, Clone)]
@@ -136,6 +136,11 @@ pub fn swiglu(gate_ni: Tensor<2>, up_ni: Tensor<2>) -> Tensor<2> {
 pub fn activate(x_ni: Tensor<2>, kind: Activation) -> Tensor<2> {
     match kind {
         Activation::Gelu => activation::gelu(x_ni),
+        Activation::GeluTanh => {
+            let cubic = x_ni.clone() * x_ni.clone() * x_ni.clone() * GELU_TANH_CUBIC;
+            let inner = (x_ni.clone() + cubic) * (2.0 / std::f64::consts::PI).sqrt();
+            x_ni * 0.5 * (inner.tanh() + 1.0)
+        }
         Activation::QuickGelu => activation::sigmoid(x_ni.clone() * 1.702) * x_ni,
     }
 }

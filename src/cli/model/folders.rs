@@ -17,7 +17,7 @@ use super::{
 };
 use crate::{
     checkpoint,
-    config::RunConfig,
+    config::{ModelChoice, RunConfig},
     data::Tokenizer,
     device,
     hub::{self, DtypePolicy, ExportOptions, ExportTensor, Part, Weights},
@@ -131,6 +131,10 @@ pub(super) fn export(args: &ExportArgs) -> Result<ExitCode, Failure> {
         .map(|(name, shape)| outgoing(name, shape, &saved, &imported))
         .collect::<Result<Vec<_>, _>>()?;
     let options = ExportOptions {
+        layout: match &run.model {
+            ModelChoice::Join(parts) => args.output.layout.layout_of(&parts.language, &parts.vision)?,
+            ModelChoice::Import(_) | ModelChoice::New(_) => args.output.layout.layout(),
+        },
         max_shard_bytes: args.output.max_shard_size,
         dtype: match args.output.dtype {
             DtypeArg::Keep => kept,

@@ -47,7 +47,14 @@ pub(super) fn info(args: &InfoArgs) -> Result<ExitCode, Failure> {
     let config = hub::read_config(&dir)?;
     let counts = num_parameters(&config);
     print(format_args!("{}\n{config:#?}", show(&dir)));
-    print(format_args!("loaded by     {}", hub::architecture(&config)));
+    let architecture = hub::usual_layout(&config, &dir)?.architecture(&config);
+    print(format_args!("loaded by     {architecture}"));
+    if let Some(vision) = &config.vision {
+        print(format_args!(
+            "image tokens  {} for each image",
+            vision.num_image_tokens()
+        ));
+    }
     print(format_args!(
         "parameters {} (vision {}, projector {}, language {})",
         counts.total(),

@@ -20,8 +20,8 @@ pub(in crate::config) struct RawModel {
     /// `vision_from`; `projector` is drawn at random between them.
     #[schemars(example = "Qwen/Qwen3-0.6B")]
     pub language_from: Option<PathBuf>,
-    /// Vision tower of a new vision-language model: a folder with a CLIP vision tower, or with a whole CLIP model, of
-    /// which the tower is taken. Goes with `language_from`.
+    /// Vision tower of a new vision-language model: a folder with a vision tower of CLIP or SigLIP, or with a whole model
+    /// of theirs, of which the tower is taken. Goes with `language_from`.
     #[schemars(example = "openai/clip-vit-large-patch14-336")]
     pub vision_from: Option<PathBuf>,
     /// Folder with `tokenizer.json`. Left out: `model.from`, `model.language_from`, or the folder of `data.synth`.
@@ -32,7 +32,7 @@ pub(in crate::config) struct RawModel {
     pub resize_vocabulary: Option<RawResizeVocabulary>,
     /// A fresh language model: a decoder of one of the families that `model_type` lists.
     pub language: Option<RawLanguage>,
-    /// A fresh vision tower (CLIP's ViT). Left out: a model without eyes.
+    /// A fresh vision tower of one of the families that `model_type` lists. Left out: a model without eyes.
     pub vision: Option<RawVision>,
     /// How image features become token embeddings. Left out: `mlp`.
     pub projector: Option<RawProjector>,
@@ -40,9 +40,11 @@ pub(in crate::config) struct RawModel {
     /// the embeddings.
     #[schemars(extend("default" = defaults::VISION_FEATURE_LAYER), example = -2)]
     pub vision_feature_layer: Option<i64>,
-    /// The vision tower's tokens that are used.
-    #[schemars(extend("default" = "default"))]
+    /// The vision tower's tokens that are used. Left out: the patches (`default` for CLIP, `full` for SigLIP).
     pub vision_feature_select: Option<RawFeatureSelect>,
+    /// Whether the tower's last norm is applied to the last hidden state, as MultiMeditron does with SigLIP; LLaVA never does.
+    #[schemars(extend("default" = false), example = true)]
+    pub vision_post_layernorm: Option<bool>,
     /// Low-rank adapters (LoRA) instead of the weights themselves: what `train.mode` trains of the language model and of
     /// the vision tower rests, and adapters on it are trained; the projector is trained in full. Needs `from`. The export
     /// is a folder that PEFT loads; `brazier model merge` folds it into the base model.
@@ -273,10 +275,14 @@ pub(in crate::config) enum RawRopeScaling {
     },
 }
 
-/// A CLIP vision tower, in Hugging Face's names.
+/// A vision tower, in Hugging Face's names.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub(in crate::config) struct RawVision {
+    /// The family.
+    #[serde(default = "defaults::vision_model_type")]
+    #[schemars(example = &"siglip")]
+    pub model_type: RawVisionModelType,
     /// Width of the residual stream.
     #[schemars(range(min = 1), example = 96)]
     pub hidden_size: usize,
@@ -295,17 +301,25 @@ pub(in crate::config) struct RawVision {
     /// Side of a patch, in pixels.
     #[schemars(range(min = 1), example = 8)]
     pub patch_size: usize,
-    /// Epsilon inside the root of LayerNorm.
-    #[serde(default = "defaults::layer_norm_eps")]
+    /// Epsilon inside the root of LayerNorm. Left out: 1e-5 for `clip`, 1e-6 for `siglip`.
     #[schemars(extend("exclusiveMinimum" = 0), example = 1e-6)]
-    pub layer_norm_eps: f64,
-    /// Activation of the MLP.
-    #[serde(default = "defaults::hidden_act")]
-    pub hidden_act: RawVisionActivation,
+    pub layer_norm_eps: Option<f64>,
+    /// Activation of the MLP. Left out: `quick_gelu` for `clip`, `gelu_pytorch_tanh` for `siglip`.
+    pub hidden_act: Option<RawVisionActivation>,
     /// Standard deviation of freshly drawn weights.
     #[serde(default = "defaults::initializer_range")]
     #[schemars(range(min = 0), example = 0.02)]
     pub initializer_range: f64,
+}
+
+/// Families of vision towers.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub(in crate::config) enum RawVisionModelType {
+    /// CLIP: a class token before the patches.
+    Clip,
+    /// SigLIP, and SigLIP 2 of a fixed resolution: patches alone.
+    Siglip,
 }
 
 /// Activation of the vision tower's MLP.
@@ -316,6 +330,8 @@ pub(in crate::config) enum RawVisionActivation {
     QuickGelu,
     /// Exact GELU.
     Gelu,
+    /// GELU with tanh, as SigLIP was trained.
+    GeluPytorchTanh,
 }
 
 /// The projector.
@@ -326,11 +342,19 @@ pub(in crate::config) enum RawProjector {
     Linear {},
     /// Linear, GELU, linear (LLaVA-1.5).
     Mlp {},
-    /// `factor × factor` neighbouring patches become one token, then one linear layer.
+    /// Linear to the tower's own width, GELU, linear, GELU, linear (MultiMeditron).
+    Mlp3 {},
+    /// `factor × factor` neighbouring patches become one token with all their numbers, then one linear layer.
     PixelShuffle {
         /// Side of the block of patches that becomes one token; divides the patch grid's side.
         #[schemars(range(min = 1), example = 2)]
         factor: usize,
+    },
+    /// `kernel × kernel` neighbouring patches become one token, their mean, then one linear layer.
+    AveragePool {
+        /// Side of the block of patches that becomes one token; divides the patch grid's side.
+        #[schemars(range(min = 1), example = 2)]
+        kernel: usize,
     },
 }
 
@@ -338,8 +362,8 @@ pub(in crate::config) enum RawProjector {
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub(in crate::config) enum RawFeatureSelect {
-    /// Patches only.
+    /// Without the class token, in a tower that has one.
     Default,
-    /// Class token and patches.
+    /// All.
     Full,
 }

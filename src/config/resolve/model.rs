@@ -1,20 +1,20 @@
 //! `model:`.
 
 mod language;
+mod vision;
 
 use std::path::{Path, PathBuf};
 
 use brazier_models::{
-    FeatureSelect, Head, LoraConfig, LoraParts, LoraTargets, ProjectorKind, VisionActivation, VisionConfig,
-    VisionLanguageConfig, VlmConfig,
+    FeatureSelect, Head, LoraConfig, LoraParts, LoraTargets, ProjectorKind, VisionLanguageConfig, VlmConfig,
 };
 
-use self::language::decoder;
+use self::{language::decoder, vision::vision_tower};
 use super::super::{
     defaults,
     raw::{
         RawFeatureSelect, RawHead, RawLora, RawLoraParts, RawMode, RawModel, RawProjector,
-        RawResizeVocabulary, RawVision, RawVisionActivation,
+        RawResizeVocabulary,
     },
     run::{HeadChoice, JoinedModel, LoraChoice, ModelChoice, NewModel},
     written::Errors,
@@ -23,7 +23,7 @@ use super::data::is_hub_name;
 use crate::{fs, hub::ResizeOptions};
 
 /// Keys that describe a new model; an imported one says all of this itself.
-const OF_NEW_MODELS: [&str; 7] = [
+const OF_NEW_MODELS: [&str; 8] = [
     "language_from",
     "vision_from",
     "language",
@@ -31,9 +31,15 @@ const OF_NEW_MODELS: [&str; 7] = [
     "projector",
     "vision_feature_layer",
     "vision_feature_select",
+    "vision_post_layernorm",
 ];
 /// Keys that mean something only where there is a vision tower.
-const OF_VISION: [&str; 3] = ["projector", "vision_feature_layer", "vision_feature_select"];
+const OF_VISION: [&str; 4] = [
+    "projector",
+    "vision_feature_layer",
+    "vision_feature_select",
+    "vision_post_layernorm",
+];
 
 pub(super) fn resolve(raw: RawModel, errors: &mut Errors) -> ModelChoice {
     let RawModel {
@@ -47,6 +53,7 @@ pub(super) fn resolve(raw: RawModel, errors: &mut Errors) -> ModelChoice {
         projector,
         vision_feature_layer,
         vision_feature_select,
+        vision_post_layernorm,
         lora: _, // resolved by itself
         head: _, // the same
     } = raw;
@@ -59,7 +66,8 @@ pub(super) fn resolve(raw: RawModel, errors: &mut Errors) -> ModelChoice {
     }
     let kind = projector_kind(projector);
     let vision_feature_layer = vision_feature_layer.unwrap_or(defaults::VISION_FEATURE_LAYER);
-    let vision_feature_select = feature_select(vision_feature_select);
+    let vision_feature_select = vision_feature_select.map(feature_select);
+    let vision_post_layernorm = vision_post_layernorm.unwrap_or(false);
     if language_from.is_some() || vision_from.is_some() {
         return joined(
             language_from,
@@ -70,6 +78,7 @@ pub(super) fn resolve(raw: RawModel, errors: &mut Errors) -> ModelChoice {
                 projector: kind,
                 vision_feature_layer,
                 vision_feature_select,
+                vision_post_layernorm,
             },
             errors,
         );
@@ -86,12 +95,17 @@ pub(super) fn resolve(raw: RawModel, errors: &mut Errors) -> ModelChoice {
             errors.no_effect(&format!("model.{key}"), "there is no model.vision");
         }
     }
-    let vision = vision.map(|vision| VisionLanguageConfig {
-        vision: vision_tower(vision),
-        projector: kind,
-        vision_feature_layer,
-        vision_feature_select,
-        image_token_id: 0,
+    let vision = vision.map(|vision| {
+        let vision = vision_tower(vision, errors);
+        let patches = FeatureSelect::patches(vision.model_type);
+        VisionLanguageConfig {
+            vision,
+            projector: kind,
+            vision_feature_layer,
+            vision_feature_select: vision_feature_select.unwrap_or(patches),
+            vision_post_layernorm,
+            image_token_id: 0,
+        }
     });
     ModelChoice::New(Box::new(NewModel {
         config: VlmConfig {
@@ -244,14 +258,16 @@ fn projector_kind(raw: Option<RawProjector>) -> ProjectorKind {
     match raw {
         Some(RawProjector::Linear {}) => ProjectorKind::Linear,
         Some(RawProjector::Mlp {}) | None => ProjectorKind::Mlp2,
+        Some(RawProjector::Mlp3 {}) => ProjectorKind::Mlp3,
         Some(RawProjector::PixelShuffle { factor }) => ProjectorKind::PixelShuffle { factor },
+        Some(RawProjector::AveragePool { kernel }) => ProjectorKind::AveragePool { kernel },
     }
 }
 
-fn feature_select(raw: Option<RawFeatureSelect>) -> FeatureSelect {
+fn feature_select(raw: RawFeatureSelect) -> FeatureSelect {
     match raw {
-        Some(RawFeatureSelect::Full) => FeatureSelect::Full,
-        Some(RawFeatureSelect::Default) | None => FeatureSelect::Default,
+        RawFeatureSelect::Full => FeatureSelect::Full,
+        RawFeatureSelect::Default => FeatureSelect::Default,
     }
 }
 
@@ -265,33 +281,5 @@ fn check_folder(key: &str, folder: &Path, errors: &mut Errors) {
     } else if !fs::exists(&folder.join("config.json")) {
         let hint = "give the folder of a model in Hugging Face's format";
         errors.refuse(key, "there is no config.json in this folder", Some(hint));
-    }
-}
-
-fn vision_tower(raw: RawVision) -> VisionConfig {
-    let RawVision {
-        hidden_size,
-        intermediate_size,
-        num_hidden_layers,
-        num_attention_heads,
-        image_size,
-        patch_size,
-        layer_norm_eps,
-        hidden_act,
-        initializer_range,
-    } = raw;
-    VisionConfig {
-        hidden_size,
-        intermediate_size,
-        num_hidden_layers,
-        num_attention_heads,
-        image_size,
-        patch_size,
-        layer_norm_eps,
-        hidden_act: match hidden_act {
-            RawVisionActivation::QuickGelu => VisionActivation::QuickGelu,
-            RawVisionActivation::Gelu => VisionActivation::Gelu,
-        },
-        initializer_range,
     }
 }

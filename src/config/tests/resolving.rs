@@ -132,8 +132,8 @@ fn parts_that_do_not_fit() {
         ),
         (
             &["model.language.head_dim=15", "model.vision.patch_size=7"],
-            "--set: model.language.head_dim = 15: must be even: RoPE rotates halves\n\
-             --set: model.vision.patch_size = 7: must divide image_size = 32",
+            "--set: model.vision.patch_size = 7: must divide image_size = 32\n\
+             --set: model.language.head_dim = 15: must be even: RoPE rotates halves",
         ),
         (
             &["model.projector={kind: pixel_shuffle, factor: 3}"],

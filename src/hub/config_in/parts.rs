@@ -3,7 +3,8 @@
 use std::path::Path;
 
 use brazier_models::{
-    DecoderConfig, FeatureSelect, Head, ProjectorKind, VisionConfig, VisionLanguageConfig, VlmConfig,
+    DecoderConfig, FeatureSelect, Head, ProjectorKind, VisionConfig, VisionLanguageConfig, VisionModelType,
+    VlmConfig,
 };
 use serde_json::Value;
 
@@ -20,8 +21,10 @@ pub struct JoinOptions {
     pub projector: ProjectorKind,
     /// Hidden state of the tower that is used.
     pub vision_feature_layer: i64,
-    /// Tokens of the tower that are used.
-    pub vision_feature_select: FeatureSelect,
+    /// Tokens of the tower that are used; `None` for its patches.
+    pub vision_feature_select: Option<FeatureSelect>,
+    /// Whether the tower's last norm is applied to the last hidden state.
+    pub vision_post_layernorm: bool,
     /// The token that stands for an image.
     pub image_token_id: u32,
     /// Rows of the vocabulary, where they are not those of the language model.
@@ -34,16 +37,19 @@ pub struct JoinOptions {
 /// As [`read_decoder_config`] and [`read_vision_config`], and if the parts do not fit.
 pub fn join_configs(language: &Path, vision: &Path, options: &JoinOptions) -> Result<VlmConfig> {
     let text = read_decoder_config(language)?;
+    let tower = read_vision_config(vision)?;
+    let patches = FeatureSelect::patches(tower.model_type);
     let config = VlmConfig {
         text: DecoderConfig {
             vocab_size: options.vocab_size.unwrap_or(text.vocab_size),
             ..text
         },
         vision: Some(VisionLanguageConfig {
-            vision: read_vision_config(vision)?,
+            vision: tower,
             projector: options.projector,
             vision_feature_layer: options.vision_feature_layer,
-            vision_feature_select: options.vision_feature_select,
+            vision_feature_select: options.vision_feature_select.unwrap_or(patches),
+            vision_post_layernorm: options.vision_post_layernorm,
             image_token_id: options.image_token_id,
         }),
         head: Head::Lm,
@@ -77,8 +83,8 @@ pub fn read_decoder_config(dir: &Path) -> Result<DecoderConfig> {
     }
 }
 
-/// Reads `config.json` of a folder with a vision tower (`clip_vision_model`), or with a two-tower model (`clip`), of
-/// which the vision tower is taken.
+/// Reads `config.json` of a folder with a vision tower (`clip_vision_model`, `siglip_vision_model`), or with a two-tower
+/// model (`clip`, `siglip`), of which the vision tower is taken.
 ///
 /// # Errors
 /// As [`read_config`].
@@ -91,18 +97,27 @@ pub fn read_vision_config(dir: &Path) -> Result<VisionConfig> {
         problems: &problems,
     };
     let model_type = root.text("model_type").unwrap_or_default();
-    let config = match model_type {
-        two_towers @ ("clip" | "siglip" | "siglip2") => {
-            let section = root.child("vision_config", "vision_config.");
-            if section.is_none() {
-                let reason = format!("expected an object, the vision tower of a {two_towers} model");
-                root.refuse("vision_config", &Value::Null, &reason);
-            }
-            section.map(vision)
+    let two_towers = |own| {
+        let section = root.child("vision_config", "vision_config.");
+        if section.is_none() {
+            let reason = format!("expected an object, the vision tower of a {model_type} model");
+            root.refuse("vision_config", &Value::Null, &reason);
         }
-        one if one.ends_with("_vision_model") => Some(vision(root)),
+        section.map(|section| vision(section, own))
+    };
+    let config = match model_type {
+        "clip" => two_towers(VisionModelType::Clip),
+        "siglip" => two_towers(VisionModelType::Siglip),
+        "siglip2" => {
+            let reason = "SigLIP 2 of variable resolution (NaFlex) is not built in; take one of fixed resolution, whose \
+                          config.json says siglip";
+            root.refuse("model_type", &model_type.into(), reason);
+            None
+        }
+        one if one.ends_with("_vision_model") => Some(vision(root, VisionModelType::Clip)),
         other => {
-            let reason = "expected a vision tower (clip_vision_model) or a two-tower model (clip)";
+            let reason = "expected a vision tower (clip_vision_model, siglip_vision_model) or a two-tower model (clip, \
+                          siglip)";
             root.refuse("model_type", &other.into(), reason);
             None
         }

@@ -1,6 +1,6 @@
 //! Configurations as others write them.
 
-use brazier_models::{DecoderConfig, VisionActivation};
+use brazier_models::{DecoderConfig, FeatureSelect, VisionActivation};
 
 use super::*;
 
@@ -242,7 +242,7 @@ fn what_the_models_are_not_is_refused_by_key_value_and_reason() {
     check(
         "gemma3",
         json!({}),
-        r#"model_type = "gemma3": expected llava, llama, mistral, qwen2, qwen3, apertus or brazier_vlm"#,
+        r#"model_type = "gemma3": expected llava, llama, mistral, qwen2, qwen3, apertus, multimodal or brazier_vlm"#,
     );
     check(
         "llava",
@@ -271,12 +271,7 @@ fn what_the_models_are_not_is_refused_by_key_value_and_reason() {
         r#"text_config.model_type = "phi3": the language model is one of llama, mistral,"#,
     );
     check("llava", text, "text_config.attention_dropout = 0.5: ");
-    let vision = json!({"vision_config": {"model_type": "siglip_vision_model"}});
-    check(
-        "llava",
-        vision,
-        r#"vision_config.model_type = "siglip_vision_model": the vision tower is CLIP's"#,
-    );
+    check_towers(&check);
     check(
         "llava",
         json!({"image_token_index": 99_999}),
@@ -285,9 +280,78 @@ fn what_the_models_are_not_is_refused_by_key_value_and_reason() {
     check("brazier_vlm", json!({}), "projector = null: ");
     check(
         "brazier_vlm",
-        json!({"projector": {"kind": "mlp3"}}),
-        r#"projector.kind = "mlp3": "#,
+        json!({"projector": {"kind": "resampler"}}),
+        r#"projector.kind = "resampler": expected mlp, mlp3, linear, pixel_shuffle or average_pool"#,
     );
+    check(
+        "brazier_vlm",
+        json!({"image_token_id": 1, "projector": {"kind": "average_pool", "kernel": 5}}),
+        "projector.kernel = 5: must divide the patch grid's side = 24",
+    );
+    check(
+        "brazier_vlm",
+        json!({"image_token_id": 1, "projector": {"kind": "pixel_shuffle"}}),
+        "projector.factor = 0: must divide the patch grid's side = 24",
+    );
+    check(
+        "brazier_vlm",
+        json!({"image_token_id": 1, "projector": {"kind": "mlp3"}, "vision_post_layernorm": true}),
+        "vision_post_layernorm = true: the tower's last norm belongs to its last hidden state",
+    );
+}
+
+fn check_towers(check: &dyn Fn(&str, Value, &str)) {
+    let tower = |vision: Value, expected: &str| check("llava", json!({"vision_config": vision}), expected);
+    tower(
+        json!({"model_type": "dinov2"}),
+        r#"vision_config.model_type = "dinov2": the vision tower is a clip_vision_model or siglip_vision_model"#,
+    );
+    tower(
+        json!({"model_type": "siglip2_vision_model"}),
+        r#"vision_config.model_type = "siglip2_vision_model": the tower of variable resolution (NaFlex) is not built in"#,
+    );
+    tower(
+        json!({"model_type": "siglip_vision_model", "hidden_act": "gelu_new"}),
+        r#"vision_config.hidden_act = "gelu_new": expected one of quick_gelu, gelu, gelu_pytorch_tanh"#,
+    );
+    tower(
+        json!({"model_type": "siglip_vision_model", "num_channels": 1}),
+        "vision_config.num_channels = 1: images have three channels",
+    );
+    tower(
+        json!({"patch_size": 400}),
+        "vision_config.patch_size = 400: larger than image_size = 224",
+    );
+    check(
+        "llava",
+        json!({"image_token_id": 1, "vision_config": {"model_type": "siglip_vision_model"}}),
+        r#"vision_feature_select = default: it drops the class token, and a siglip_vision_model has none"#,
+    );
+}
+
+/// What lies in the `config.json` of google/siglip-so400m-patch14-384 and google/siglip2-base-patch16-512 beside the names
+/// of their makers, each as a LLaVA would have it.
+#[test]
+fn siglip_towers_are_read() {
+    let read = |vision: Value| {
+        let config = json!({"model_type": "llava", "image_token_index": 7, "vision_feature_select_strategy": "full",
+            "vision_config": vision});
+        parse(config).unwrap().vision.unwrap()
+    };
+    let so400m = read(
+        json!({"hidden_size": 1152, "image_size": 384, "intermediate_size": 4304,
+        "model_type": "siglip_vision_model", "num_attention_heads": 16, "num_hidden_layers": 27, "patch_size": 14}),
+    );
+    assert_eq!(so400m.num_image_tokens(), 729);
+    assert_eq!(so400m.vision.num_positions(), 729);
+    assert_eq!(so400m.vision.hidden_act, VisionActivation::GeluTanh);
+    assert_eq!(so400m.vision.layer_norm_eps, 1e-6);
+    assert!(so400m.vision.vision_use_head && !so400m.vision_post_layernorm);
+    let base =
+        read(json!({"image_size": 512, "model_type": "siglip_vision_model", "vision_use_head": false}));
+    assert_eq!(base.num_image_tokens(), 1024);
+    assert_eq!((base.vision.hidden_size, base.vision.patch_size), (768, 16));
+    assert!(!base.vision.vision_use_head);
 }
 
 #[test]

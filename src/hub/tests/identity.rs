@@ -8,7 +8,7 @@ use safetensors::{Dtype, SafeTensors, tensor::TensorView};
 use super::*;
 
 /// Form and bytes of every tensor of a folder, by its name on disk.
-fn stored(dir: &Path) -> BTreeMap<String, (Dtype, Vec<usize>, Vec<u8>)> {
+pub(super) fn stored(dir: &Path) -> BTreeMap<String, (Dtype, Vec<usize>, Vec<u8>)> {
     let mut all = BTreeMap::new();
     for path in fs::read_dir(dir).unwrap() {
         if path.extension().is_none_or(|ending| ending != "safetensors") {
@@ -81,7 +81,7 @@ fn foreign_folder(root: &Path) -> std::path::PathBuf {
 }
 
 /// What `brazier model import` does.
-fn import(dir: &Path, out: &Path, tokenizer: &Path, options: ExportOptions) {
+pub(super) fn import(dir: &Path, out: &Path, tokenizer: &Path, options: ExportOptions) {
     let config = read_config(dir).unwrap();
     let weights = Weights::open(dir, Part::Whole, &config, &parameters(&config)).unwrap();
     let tensors = weights
@@ -246,7 +246,8 @@ fn a_vision_tower_is_taken_out_of_a_two_tower_model() {
     let join = JoinOptions {
         projector: ProjectorKind::Linear,
         vision_feature_layer: -1,
-        vision_feature_select: FeatureSelect::Default,
+        vision_feature_select: None,
+        vision_post_layernorm: false,
         image_token_id: 5,
         vocab_size: None,
     };

@@ -5,7 +5,7 @@ use rayon::prelude::*;
 
 use super::math::{erf, exp, sigmoid, simd};
 use super::{PIECE, dense, owned, tensor, values};
-use crate::ops::Activation;
+use crate::ops::{Activation, GELU_TANH_CUBIC, GELU_TANH_SCALE};
 
 pub(super) fn swiglu(gate: FlexTensor, up: FlexTensor) -> FlexTensor {
     let (gate, up) = (dense(gate), dense(up));
@@ -48,6 +48,7 @@ simd! {
 pub(super) fn activate(x: FlexTensor, activation: Activation) -> FlexTensor {
     let piece = match activation {
         Activation::Gelu => gelu_piece,
+        Activation::GeluTanh => gelu_tanh_piece,
         Activation::QuickGelu => quick_gelu_piece,
     };
     let x = dense(x);
@@ -59,6 +60,7 @@ pub(super) fn activate(x: FlexTensor, activation: Activation) -> FlexTensor {
 pub(super) fn activate_backward(x: FlexTensor, dy: FlexTensor, activation: Activation) -> FlexTensor {
     let piece = match activation {
         Activation::Gelu => gelu_backward_piece,
+        Activation::GeluTanh => gelu_tanh_backward_piece,
         Activation::QuickGelu => quick_gelu_backward_piece,
     };
     let (x, mut dx) = (dense(x), owned(dy));
@@ -73,6 +75,14 @@ simd! {
     fn gelu_piece(y: &mut [f32], x: &[f32]) {
         for (y, &x) in y.iter_mut().zip(x) {
             *y = x * normal_cdf(x);
+        }
+    }
+}
+
+simd! {
+    fn gelu_tanh_piece(y: &mut [f32], x: &[f32]) {
+        for (y, &x) in y.iter_mut().zip(x) {
+            *y = x * tanh_cdf(x);
         }
     }
 }
@@ -95,6 +105,16 @@ simd! {
 }
 
 simd! {
+    fn gelu_tanh_backward_piece(dx: &mut [f32], x: &[f32]) {
+        for (dx, &x) in dx.iter_mut().zip(x) {
+            let s = tanh_cdf(x);
+            let dz = GELU_TANH_SCALE as f32 * (1.0 + 3.0 * GELU_TANH_CUBIC as f32 * x * x);
+            *dx *= s + x * dz * s * (1.0 - s);
+        }
+    }
+}
+
+simd! {
     fn quick_gelu_backward_piece(dx: &mut [f32], x: &[f32]) {
         for (dx, &x) in dx.iter_mut().zip(x) {
             let s = sigmoid(1.702 * x);
@@ -106,4 +126,10 @@ simd! {
 #[inline(always)]
 fn normal_cdf(x: f32) -> f32 {
     0.5 * (1.0 + erf(x * std::f32::consts::FRAC_1_SQRT_2))
+}
+
+/// `(1 + tanh(√(2/π) (x + 0.044715 x³))) / 2`
+#[inline(always)]
+fn tanh_cdf(x: f32) -> f32 {
+    sigmoid(GELU_TANH_SCALE as f32 * x * (1.0 + GELU_TANH_CUBIC as f32 * x * x))
 }

@@ -138,7 +138,7 @@ fn other_bodies_equal_the_kernels() {
         &two(generic::swiglu_backward::<Flex>(x(), dy(), x())),
         2e-5,
     );
-    for kind in [Activation::Gelu, Activation::QuickGelu] {
+    for kind in [Activation::Gelu, Activation::GeluTanh, Activation::QuickGelu] {
         assert_close(
             "activate_backward",
             &one(Flex::activate_backward(x(), dy(), kind)),

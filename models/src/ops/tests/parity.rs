@@ -98,7 +98,7 @@ fn activations_agree_with_their_definitions() {
             &|x| swiglu(x2(&x[0]), x2(&x[1])).reshape([n * i]),
             &|x| reference::swiglu(x2(&x[0]), x2(&x[1])).reshape([n * i]),
         );
-        for kind in [Activation::Gelu, Activation::QuickGelu] {
+        for kind in [Activation::Gelu, Activation::GeluTanh, Activation::QuickGelu] {
             check(
                 &format!("{kind:?} {n} {i}"),
                 &inputs[..1],

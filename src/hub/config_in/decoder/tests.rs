@@ -6,7 +6,10 @@ use brazier_models::{
 };
 use serde_json::{Map, Value, json};
 
-use crate::hub::{DtypePolicy, ExportOptions, config_in::parse_config, config_out::config_json};
+use crate::hub::{
+    DtypePolicy, ExportLayout, ExportOptions, config_in::parse_config, config_out::config_json,
+    layout::Layout,
+};
 
 fn parse(value: &Value) -> DecoderConfig {
     parse_config(value.as_object().unwrap()).unwrap().text
@@ -15,6 +18,7 @@ fn parse(value: &Value) -> DecoderConfig {
 /// Our own `config.json` of a model says the same again.
 fn check_round_trip(text: &DecoderConfig) {
     let options = ExportOptions {
+        layout: ExportLayout::Auto,
         max_shard_bytes: 1,
         dtype: HostDtype::F32,
         dtype_policy: DtypePolicy::Cast,
@@ -33,7 +37,7 @@ fn check_round_trip(text: &DecoderConfig) {
         vision: None,
         head: Head::Lm,
     };
-    let written = config_json(&config, &options).unwrap();
+    let written = config_json(&config, Layout::Decoder, None, &options).unwrap();
     assert_eq!(parse(&written), *text, "{written}");
     // Versions of transformers before 5 do not know `rope_parameters`.
     let mut old: Map<String, Value> = written.as_object().unwrap().clone();
