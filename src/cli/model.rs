@@ -20,9 +20,10 @@ use clap::{Args, Subcommand, ValueEnum};
 use super::{Failure, say, session, show};
 use crate::{
     config::ModelChoice,
-    data::{CHAT_TEMPLATE_JINJA, CLIP_MEAN, CLIP_STD, ChatTemplate, IMAGE_TOKEN, Tokenizer},
+    data::{CHAT_TEMPLATE_JINJA, ChatTemplate, IMAGE_TOKEN, Tokenizer},
     fs,
     hub::{self, Adapter, DtypePolicy, ExportOptions, ExportSummary, ExportTensor, HubError, TokenIds},
+    image_processor::ImageProcessor,
     learner::Learner,
     track::process_memory,
 };
@@ -66,8 +67,8 @@ enum DtypeArg {
 }
 
 impl OutputArgs {
-    /// Options without a word on the tokens and images; `kept` is the element type where each is kept.
-    fn options(&self, kept: HostDtype, ids: TokenIds) -> ExportOptions {
+    /// Options without a word on the tokens; `kept` is the element type where each is kept.
+    fn options(&self, kept: HostDtype, ids: TokenIds, image_processor: ImageProcessor) -> ExportOptions {
         let (dtype, dtype_policy) = match self.dtype {
             DtypeArg::Keep => (kept, DtypePolicy::Keep),
             DtypeArg::F32 => (HostDtype::F32, DtypePolicy::Cast),
@@ -78,8 +79,7 @@ impl OutputArgs {
             dtype,
             dtype_policy,
             source: None,
-            image_mean: CLIP_MEAN,
-            image_std: CLIP_STD,
+            image_processor,
             image_token: IMAGE_TOKEN.to_owned(),
             chat_template: None,
             bos_token_id: ids.bos,
@@ -197,8 +197,7 @@ pub(super) fn trained_options(
         dtype: HostDtype::F32,
         dtype_policy: DtypePolicy::Cast,
         source,
-        image_mean: CLIP_MEAN,
-        image_std: CLIP_STD,
+        image_processor: session::image_processor(choice, config)?,
         image_token: IMAGE_TOKEN.to_owned(),
         chat_template,
         bos_token_id: bos,

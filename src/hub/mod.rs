@@ -20,6 +20,7 @@ mod config_out;
 mod elements;
 mod error;
 mod export;
+mod image_processor;
 mod merge;
 mod names;
 mod resize;
@@ -39,6 +40,7 @@ pub use config_in::{JoinOptions, join_configs, read_config, read_decoder_config,
 pub use config_out::architecture;
 pub use error::{HubError, Result};
 pub use export::{DtypePolicy, ExportOptions, ExportSummary, check_target, export};
+pub use image_processor::read_image_processor;
 pub use merge::{MergeSummary, merge_adapter};
 pub use names::Part;
 pub use resize::{ResizeOptions, Table, is_vocabulary};

@@ -9,6 +9,7 @@ use brazier::{
     data::Batch,
     fs,
     hub::{self, Adapter, DtypePolicy, ExportOptions},
+    image_processor::ImageProcessor,
     learner::{
         Learner,
         options::{OptimizerConfig, StepConfig, TrainMode},
@@ -127,8 +128,7 @@ fn write_base(dir: &Path, config: &VlmConfig, tensors: Vec<HostTensor>) {
         dtype: HostDtype::F32,
         dtype_policy: DtypePolicy::Cast,
         source: None,
-        image_mean: [0.5; 3],
-        image_std: [0.5; 3],
+        image_processor: ImageProcessor::siglip(8),
         image_token: "<image>".into(),
         chat_template: None,
         bos_token_id: None,

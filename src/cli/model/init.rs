@@ -98,6 +98,10 @@ pub(super) fn init(args: &InitArgs) -> Result<ExitCode, Failure> {
         image_token_id,
     };
     let config = hub::join_configs(&language_dir, &vision_dir, &join)?;
+    let processor = match &config.vision {
+        Some(vision) => session::image_options(Some(&vision_dir), vision)?.processor,
+        None => return Err(anyhow::anyhow!("a joined model has a vision tower").into()),
+    };
     let model = Vlm::init_deferred(&config, None, args.seed, &device::for_files()?, DType::F32)?;
     let expected = session::expected(&model);
     let language = Weights::open(&language_dir, Part::Language, &config, &expected)?;
@@ -115,7 +119,7 @@ pub(super) fn init(args: &InitArgs) -> Result<ExitCode, Failure> {
     });
     let options = ExportOptions {
         image_token: args.image_token.clone(),
-        ..args.output.options(dtype, hub::token_ids(&language_dir)?)
+        ..args.output.options(dtype, hub::token_ids(&language_dir)?, processor)
     };
     let tensors = stored.chain(drawn).collect();
     let summary =

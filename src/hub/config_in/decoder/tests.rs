@@ -6,7 +6,10 @@ use brazier_models::{
 };
 use serde_json::{Map, Value, json};
 
-use crate::hub::{DtypePolicy, ExportOptions, config_in::parse_config, config_out::config_json};
+use crate::{
+    hub::{DtypePolicy, ExportOptions, config_in::parse_config, config_out::config_json},
+    image_processor::ImageProcessor,
+};
 
 fn parse(value: &Value) -> DecoderConfig {
     parse_config(value.as_object().unwrap()).unwrap().text
@@ -19,8 +22,7 @@ fn check_round_trip(text: &DecoderConfig) {
         dtype: HostDtype::F32,
         dtype_policy: DtypePolicy::Cast,
         source: None,
-        image_mean: [0.5; 3],
-        image_std: [0.5; 3],
+        image_processor: ImageProcessor::siglip(8),
         image_token: "<image>".into(),
         chat_template: None,
         bos_token_id: Some(1),

@@ -1,0 +1,348 @@
+//! Pillow's `Image.resize` for 8-bit RGB: the same filters, the same fixed-point arithmetic, the same levels.
+//!
+//! Each axis is a pass of its own, columns first. A pixel is the weighted sum of those within the filter's reach; when
+//! scaling down, the filter is stretched by the factor, so that every pixel counts. Weights are computed in f64, divided by
+//! their sum, and rounded to 22 binary places: with 8 bits of the level, a sign and one bit for overshoot, a sum fits 32
+//! bits. It starts at one half, is shifted down and clipped, and the result of the first pass is again 8 bits.
+//! <https://github.com/python-pillow/Pillow/blob/13.0.0/src/libImaging/Resample.c> is the reference.
+
+use std::{f64::consts::PI, ops::Range};
+
+use image::RgbImage;
+
+use super::size::Size;
+
+/// Binary places of a weight.
+const PRECISION_BITS: u32 = 32 - 8 - 2;
+
+/// Pillow's filters; in files they are numbers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Filter {
+    /// 0: the nearest pixel; scaling down skips pixels.
+    Nearest,
+    /// 1: sinc, windowed to three pixels on each side.
+    Lanczos,
+    /// 2: linear between neighbours.
+    Bilinear,
+    /// 3: cubic with a = -0.5.
+    Bicubic,
+    /// 4: the mean of an area.
+    Box,
+    /// 5: sinc, windowed to one pixel on each side.
+    Hamming,
+}
+
+impl Filter {
+    /// In the order of Pillow's numbers.
+    pub const ALL: [Self; 6] = [
+        Self::Nearest,
+        Self::Lanczos,
+        Self::Bilinear,
+        Self::Bicubic,
+        Self::Box,
+        Self::Hamming,
+    ];
+
+    /// How far from its centre the filter reaches, in pixels.
+    fn support(self) -> f64 {
+        match self {
+            Self::Nearest => 0.0,
+            Self::Box => 0.5,
+            Self::Bilinear | Self::Hamming => 1.0,
+            Self::Bicubic => 2.0,
+            Self::Lanczos => 3.0,
+        }
+    }
+
+    fn weight(self, x: f64) -> f64 {
+        let distance = x.abs();
+        match self {
+            Self::Nearest => 0.0,
+            // Half open: a pixel on the border of two areas belongs to one.
+            Self::Box => f64::from(u8::from(x > -0.5 && x <= 0.5)),
+            Self::Bilinear => (1.0 - distance).max(0.0),
+            Self::Bicubic => cubic(distance),
+            Self::Hamming => match distance {
+                0.0 => 1.0,
+                1.0.. => 0.0,
+                _ => {
+                    let x = distance * PI;
+                    x.sin() / x * (0.54 + 0.46 * x.cos())
+                }
+            },
+            Self::Lanczos if (-3.0..3.0).contains(&x) => sinc(x) * sinc(x / 3.0),
+            Self::Lanczos => 0.0,
+        }
+    }
+}
+
+fn cubic(x: f64) -> f64 {
+    const A: f64 = -0.5;
+    match x {
+        ..1.0 => ((A + 2.0) * x - (A + 3.0)) * x * x + 1.0,
+        ..2.0 => (((x - 5.0) * x + 8.0) * x - 4.0) * A,
+        _ => 0.0,
+    }
+}
+
+fn sinc(x: f64) -> f64 {
+    if x == 0.0 {
+        return 1.0;
+    }
+    let x = x * PI;
+    x.sin() / x
+}
+
+/// A part of an image: the columns and rows that somebody wants to see.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Window {
+    pub(super) columns: Range<u32>,
+    pub(super) rows: Range<u32>,
+}
+
+/// The window of what `image` would be at `size`, as `[rows, columns, 3]` levels. What lies outside of the window is not
+/// computed, and what lies inside does not depend on it.
+pub(super) fn resize(image: &RgbImage, size: Size, filter: Filter, window: &Window) -> Vec<u8> {
+    let Window { columns, rows } = window;
+    if filter == Filter::Nearest {
+        let columns = nearest(image.width(), size.width, columns);
+        return pick(image, &columns, &nearest(image.height(), size.height, rows));
+    }
+    let is_wide = image.width() != size.width;
+    if image.height() == size.height {
+        return match is_wide {
+            true => across(image, &Axis::new(image.width(), size.width, filter, columns), rows),
+            false => cut(image, columns, rows),
+        };
+    }
+    let axis = Axis::new(image.height(), size.height, filter, rows);
+    let needed = axis.reach();
+    let between = match is_wide {
+        true => across(
+            image,
+            &Axis::new(image.width(), size.width, filter, columns),
+            &needed,
+        ),
+        false => cut(image, columns, &needed),
+    };
+    let stride = 3 * columns.len();
+    let mut levels = vec![0; stride * rows.len()];
+    accelerated(Pass::Down {
+        source: &between,
+        first_row: needed.start,
+        axis: &axis,
+        levels: &mut levels,
+    });
+    levels
+}
+
+fn across(image: &RgbImage, axis: &Axis, rows: &Range<u32>) -> Vec<u8> {
+    let stride = 3 * image.width() as usize;
+    let source = &image.as_raw()[stride * rows.start as usize..stride * rows.end as usize];
+    let mut levels = vec![0; 3 * axis.firsts.len() * rows.len()];
+    accelerated(Pass::Across {
+        source,
+        stride,
+        axis,
+        levels: &mut levels,
+    });
+    levels
+}
+
+/// A window of an image whose size is right already.
+fn cut(image: &RgbImage, columns: &Range<u32>, rows: &Range<u32>) -> Vec<u8> {
+    let stride = 3 * image.width() as usize;
+    let wanted = 3 * columns.start as usize..3 * columns.end as usize;
+    let mut levels = Vec::with_capacity(wanted.len() * rows.len());
+    for row in image.as_raw().chunks_exact(stride).skip(rows.start as usize).take(rows.len()) {
+        levels.extend_from_slice(&row[wanted.clone()]);
+    }
+    levels
+}
+
+/// Source of each pixel of the window. Pillow adds up the step rather than multiplying it, and so does this.
+fn nearest(from: u32, to: u32, window: &Range<u32>) -> Vec<usize> {
+    let step = f64::from(from) / f64::from(to);
+    let positions = std::iter::successors(Some(step * 0.5), |position| Some(position + step));
+    positions
+        .map(|position| (position as usize).min(from as usize - 1))
+        .take(window.end as usize)
+        .skip(window.start as usize)
+        .collect()
+}
+
+fn pick(image: &RgbImage, columns: &[usize], rows: &[usize]) -> Vec<u8> {
+    let stride = 3 * image.width() as usize;
+    let mut levels = Vec::with_capacity(3 * columns.len() * rows.len());
+    for row in rows {
+        let row = &image.as_raw()[stride * row..stride * (row + 1)];
+        for column in columns {
+            levels.extend_from_slice(&row[3 * column..3 * column + 3]);
+        }
+    }
+    levels
+}
+
+/// For each pixel of one axis, the first pixel of the source that counts, and the weights from there on.
+struct Axis {
+    firsts: Vec<usize>,
+    /// `ends[i - 1]..ends[i]` are the weights of pixel i.
+    ends: Vec<usize>,
+    weights: Vec<i32>,
+}
+
+impl Axis {
+    fn new(from: u32, to: u32, filter: Filter, window: &Range<u32>) -> Self {
+        let scale = f64::from(from) / f64::from(to);
+        let stretch = scale.max(1.0);
+        let support = filter.support() * stretch;
+        let mut axis = Self {
+            firsts: Vec::with_capacity(window.len()),
+            ends: Vec::with_capacity(window.len()),
+            weights: Vec::new(),
+        };
+        let mut exact = Vec::new();
+        for pixel in window.clone() {
+            let centre = (f64::from(pixel) + 0.5) * scale;
+            // A cast cuts off the fraction, below zero too, where it then saturates.
+            let first = (centre - support + 0.5) as u32;
+            let end = ((centre + support + 0.5) as u32).min(from);
+            exact.clear();
+            exact.extend(
+                (first..end)
+                    .map(|source| filter.weight((f64::from(source) - centre + 0.5) * (1.0 / stretch))),
+            );
+            let sum: f64 = exact.iter().sum();
+            let divisor = if sum == 0.0 { 1.0 } else { sum };
+            axis.firsts.push(first as usize);
+            axis.weights.extend(exact.iter().map(|weight| fixed(weight / divisor)));
+            axis.ends.push(axis.weights.len());
+        }
+        axis
+    }
+
+    fn pixels(&self) -> impl Iterator<Item = (usize, &[i32])> {
+        let starts = std::iter::once(&0).chain(&self.ends);
+        let spans = starts.zip(&self.ends);
+        self.firsts
+            .iter()
+            .zip(spans)
+            .map(|(first, (start, end))| (*first, &self.weights[*start..*end]))
+    }
+
+    /// Everything in the source that counts.
+    fn reach(&self) -> Range<u32> {
+        let ends = self.pixels().map(|(first, weights)| first + weights.len());
+        let end = ends.max().unwrap_or(0);
+        self.firsts.iter().min().map_or(0, |first| *first as u32)..end as u32
+    }
+}
+
+/// Half away from zero, as a cast of C does after adding a half of the same sign.
+fn fixed(weight: f64) -> i32 {
+    let scaled = weight * f64::from(1 << PRECISION_BITS);
+    (scaled + if weight < 0.0 { -0.5 } else { 0.5 }) as i32
+}
+
+const HALF: i32 = 1 << (PRECISION_BITS - 1);
+
+fn level(sum: i32) -> u8 {
+    (sum >> PRECISION_BITS).clamp(0, 255) as u8
+}
+
+/// One of the two passes, over `[rows, columns, 3]` levels.
+enum Pass<'a> {
+    /// Rows stay, columns are mixed. `stride` levels are a row of the source.
+    Across {
+        source: &'a [u8],
+        stride: usize,
+        axis: &'a Axis,
+        levels: &'a mut [u8],
+    },
+    /// Columns stay, rows are mixed. The source begins at `first_row`.
+    Down {
+        source: &'a [u8],
+        first_row: u32,
+        axis: &'a Axis,
+        levels: &'a mut [u8],
+    },
+}
+
+impl Pass<'_> {
+    #[inline(always)]
+    fn run(self) {
+        match self {
+            Pass::Across {
+                source,
+                stride,
+                axis,
+                levels,
+            } => mix_columns(source, stride, axis, levels),
+            Pass::Down {
+                source,
+                first_row,
+                axis,
+                levels,
+            } => mix_rows(source, first_row as usize, axis, levels),
+        }
+    }
+}
+
+#[inline(always)]
+fn mix_columns(source: &[u8], stride: usize, axis: &Axis, levels: &mut [u8]) {
+    // Four lanes for three channels: a pixel is then one load.
+    let mut pixels = vec![[0_u8; 4]; stride / 3];
+    let wide = 3 * axis.firsts.len();
+    for (row, out) in source.chunks_exact(stride).zip(levels.chunks_exact_mut(wide)) {
+        for (pixel, levels) in pixels.iter_mut().zip(row.as_chunks::<3>().0) {
+            *pixel = [levels[0], levels[1], levels[2], 0];
+        }
+        for ((first, weights), out) in axis.pixels().zip(out.as_chunks_mut::<3>().0) {
+            let mut sums = [HALF; 4];
+            for (pixel, weight) in pixels[first..].iter().zip(weights) {
+                for (sum, level) in sums.iter_mut().zip(pixel) {
+                    *sum += i32::from(*level) * weight;
+                }
+            }
+            *out = [level(sums[0]), level(sums[1]), level(sums[2])];
+        }
+    }
+}
+
+#[inline(always)]
+fn mix_rows(source: &[u8], first_row: usize, axis: &Axis, levels: &mut [u8]) {
+    let stride = levels.len() / axis.firsts.len().max(1);
+    let mut sums = vec![HALF; stride];
+    for ((first, weights), out) in axis.pixels().zip(levels.chunks_exact_mut(stride.max(1))) {
+        sums.fill(HALF);
+        let rows = source[stride * (first - first_row)..].chunks_exact(stride.max(1));
+        for (row, weight) in rows.zip(weights) {
+            for (sum, level) in sums.iter_mut().zip(row) {
+                *sum += i32::from(*level) * weight;
+            }
+        }
+        for (out, sum) in out.iter_mut().zip(&sums) {
+            *out = level(*sum);
+        }
+    }
+}
+
+/// The same integers, with wider registers where the processor has them.
+fn accelerated(pass: Pass<'_>) {
+    #[cfg(target_arch = "x86_64")]
+    if std::arch::is_x86_feature_detected!("avx2") {
+        #[expect(unsafe_code, reason = "the processor has what the function is compiled for")]
+        // SAFETY: AVX2 has been found on the line above.
+        unsafe {
+            run_with_avx2(pass);
+        }
+        return;
+    }
+    pass.run();
+}
+
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx2")]
+fn run_with_avx2(pass: Pass<'_>) {
+    pass.run();
+}
