@@ -104,7 +104,8 @@ pub fn read_image_processor(dir: &Path, image_size: usize) -> Result<Option<Imag
         problems: &problems,
     };
     let processor = image_processor(section);
-    if let (Some(processor), true) = (&processor, problems.borrow().is_empty()) {
+    let is_sound = problems.borrow().is_empty();
+    if let (Some(processor), true) = (&processor, is_sound) {
         check_size(section, processor, image_size);
     }
     match (processor, problems.into_inner()) {
