@@ -50,7 +50,7 @@ fn decode(bytes: &[u8]) -> Result<RgbImage, ImageProblem> {
     let mut reader = ImageReader::new(Cursor::new(bytes))
         .with_guessed_format()
         .map_err(image::ImageError::from)?;
-    let is_jpeg = reader.format() == Some(ImageFormat::Jpeg);
+    let format = reader.format();
     reader.limits(limits.clone());
     let mut decoder = reader.into_decoder()?;
     let (width, height) = decoder.dimensions();
@@ -59,11 +59,9 @@ fn decode(bytes: &[u8]) -> Result<RgbImage, ImageProblem> {
     }
     limits.reserve(decoder.total_bytes())?;
     decoder.set_limits(limits)?;
-    if is_jpeg && !jpeg_ends(bytes) {
-        return Err(ImageProblem::CutShort {
-            format: "JPEG",
-            length: bytes.len(),
-        });
+    if let Some(format) = cut_short(format, bytes) {
+        let length = bytes.len();
+        return Err(ImageProblem::CutShort { format, length });
     }
     let orientation = orientation(&mut decoder)?;
     let levels = levels(DynamicImage::from_decoder(decoder)?)?;
@@ -131,7 +129,24 @@ fn map<P: Pixel, const N: usize>(
     RgbImage::from_raw(image.width(), image.height(), levels).unwrap_or_default()
 }
 
-/// Whether a JPEG has its end marker. The decoder would fill what is missing with grey and say nothing.
+/// Name of the format of a file that ends too early, as far as its decoder would not notice: that of JPEG fills what is
+/// missing with grey, that of WebP does without the orientation.
+fn cut_short(format: Option<ImageFormat>, bytes: &[u8]) -> Option<&'static str> {
+    match format {
+        Some(ImageFormat::Jpeg) if !jpeg_ends(bytes) => Some("JPEG"),
+        Some(ImageFormat::WebP) if !riff_is_whole(bytes) => Some("WebP"),
+        _ => None,
+    }
+}
+
+/// Whether there are as many bytes as the header says.
+fn riff_is_whole(bytes: &[u8]) -> bool {
+    let (header, rest) = bytes.split_at(bytes.len().min(8));
+    let length = header.last_chunk::<4>().map(|&length| u32::from_le_bytes(length));
+    length.is_some_and(|length| length as usize <= rest.len())
+}
+
+/// Whether a JPEG has its end marker.
 fn jpeg_ends(bytes: &[u8]) -> bool {
     const END: u8 = 0xd9;
     let mut rest = bytes.get(2..).unwrap_or_default();
