@@ -156,7 +156,10 @@ mod tests {
     fn the_middle_of_the_resized_image_is_kept() {
         // Nothing to resize: the crop alone.
         let wide = GrayImage::from_fn(7, 2, |x, _| Luma([x as u8]));
-        assert_eq!(decode(&encode(wide, ImageFormat::Png), &plain(2))[..4], [2, 3, 2, 3]);
+        assert_eq!(
+            decode(&encode(wide, ImageFormat::Png), &plain(2))[..4],
+            [2, 3, 2, 3]
+        );
         // Twice as large: flat areas stay flat.
         let tall = GrayImage::from_fn(4, 12, |_, y| Luma([if (4..8).contains(&y) { 90 } else { 91 }]));
         let decoded = decode(&encode(tall, ImageFormat::Png), &plain(2));
@@ -172,14 +175,8 @@ mod tests {
         let check = |width, height, image_size, pillow: &[u8]| {
             let value = |x: u32, y: u32| (37 * x * x + 91 * y * y * x + 13 * y) as u8;
             let image = GrayImage::from_fn(width, height, |x, y| Luma([value(x, y)]));
-            let decoded = decode(
-                &encode(image, ImageFormat::Png),
-                &plain(image_size),
-            );
-            let close = decoded
-                .iter()
-                .zip(pillow)
-                .all(|(got, pillow)| got == pillow);
+            let decoded = decode(&encode(image, ImageFormat::Png), &plain(image_size));
+            let close = decoded.iter().zip(pillow).all(|(got, pillow)| got == pillow);
             assert!(close, "{decoded:?}, Pillow has {pillow:?}");
         };
         check(9, 5, 3, &[109, 127, 95, 119, 113, 169, 55, 84, 120]);

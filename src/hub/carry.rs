@@ -5,7 +5,12 @@ use std::path::{Path, PathBuf};
 use brazier_models::VlmConfig;
 use serde_json::{Map, Value};
 
-use super::{DtypePolicy, ExportOptions, HubError, Result, config_in::parse_config, sidecar::read_object};
+use super::{
+    DtypePolicy, ExportOptions, HubError, Result,
+    config_in::parse_config,
+    image_processor::{PREPROCESSOR, PROCESSOR},
+    sidecar::read_object,
+};
 use crate::fs;
 
 /// Keys that would mislead: Python files that do not come along, and the place from which somebody loaded the model.
@@ -20,7 +25,7 @@ const ALIASES: [&[&str]; 3] = [
 const NESTED: [&str; 2] = ["text_config", "vision_config"];
 /// Keys that say in which element type the tensors are.
 const DTYPE_KEYS: [&str; 2] = ["dtype", "torch_dtype"];
-const PROCESSOR_FILES: [&str; 2] = ["preprocessor_config.json", "processor_config.json"];
+const PROCESSOR_FILES: [&str; 2] = [PREPROCESSOR, PROCESSOR];
 
 /// Tokens that begin and end texts, as a folder's `generation_config.json` or else its `config.json` names them.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]

@@ -5,7 +5,10 @@ use std::path::{Path, PathBuf};
 use brazier_models::{FeatureSelect, VisionLanguageConfig};
 use serde_json::{Map, Value, json};
 
-use super::{ExportOptions, HubError, Result, image_processor::image_processor_json};
+use super::{
+    ExportOptions, HubError, Result,
+    image_processor::{PREPROCESSOR, PROCESSOR, image_processor_json},
+};
 use crate::fs;
 
 const TOKENIZER: &str = "tokenizer.json";
@@ -91,8 +94,8 @@ pub(super) fn write_processor(
         "num_additional_image_tokens": 1,
     });
     let preprocessor = image_processor_json(&options.image_processor)?;
-    write_json(&dir.join("preprocessor_config.json"), &preprocessor)?;
-    write_json(&dir.join("processor_config.json"), &processor)
+    write_json(&dir.join(PREPROCESSOR), &preprocessor)?;
+    write_json(&dir.join(PROCESSOR), &processor)
 }
 
 pub(super) fn write_json(path: &Path, value: &Value) -> Result<()> {

@@ -153,7 +153,10 @@ fn jpeg_ends(bytes: &[u8]) -> bool {
     loop {
         // Between segments, and in the data after a scan's header: to the next marker. 0xff00 is a byte of data, and
         // 0xd0..=0xd7 are marks within the data.
-        let Some(at) = rest.windows(2).position(|pair| pair[0] == 0xff && is_marker(pair[1])) else {
+        let Some(at) = rest
+            .windows(2)
+            .position(|pair| pair[0] == 0xff && is_marker(pair[1]))
+        else {
             return false;
         };
         let marker = rest[at + 1];
@@ -184,7 +187,10 @@ mod tests {
         for decode in [|| panic!("no such table"), || panic!("{} is not 3", 4)] {
             let error = guarded::<()>(decode).unwrap_err().to_string();
             assert!(error.contains("the decoder failed: "), "{error}");
-            assert!(error.contains("no such table") || error.contains("4 is not 3"), "{error}");
+            assert!(
+                error.contains("no such table") || error.contains("4 is not 3"),
+                "{error}"
+            );
         }
     }
 
@@ -192,7 +198,10 @@ mod tests {
     fn xmp_says_the_orientation_in_two_ways() {
         let check = |xmp: &[u8], expected: Option<Orientation>| assert_eq!(xmp_orientation(xmp), expected);
         check(b"<a tiff:Orientation=\"6\"/>", Some(Orientation::Rotate90));
-        check(b"<tiff:Orientation>3</tiff:Orientation>", Some(Orientation::Rotate180));
+        check(
+            b"<tiff:Orientation>3</tiff:Orientation>",
+            Some(Orientation::Rotate180),
+        );
         check(b"<tiff:Orientation>9</tiff:Orientation>", None);
         check(b"tiff:Orientation", None);
         check(b"", None);

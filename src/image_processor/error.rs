@@ -12,11 +12,15 @@ pub enum ImageProblem {
     #[error(transparent)]
     Fs(#[from] FsError),
     /// Not an image of a known format, or a damaged one.
-    #[error("cannot decode it: {0}\n  hint: png, jpeg, webp, gif, bmp and tiff are read; of tiff \
-         grey, RGB, RGBA and CMYK with 8 or 16 bits, and black and white")]
+    #[error(
+        "cannot decode it: {0}\n  hint: png, jpeg, webp, gif, bmp and tiff are read; of tiff \
+         grey, RGB, RGBA and CMYK with 8 or 16 bits, and black and white"
+    )]
     Decode(#[from] image::ImageError),
     /// Data that ends too early. Some decoders would fill the rest with grey.
-    #[error("cannot decode it: the {format} data is cut short after {length} bytes\n  hint: copy the file again")]
+    #[error(
+        "cannot decode it: the {format} data is cut short after {length} bytes\n  hint: copy the file again"
+    )]
     CutShort {
         /// Name of the format.
         format: &'static str,

@@ -45,6 +45,8 @@ mod size;
 
 pub use decode::{MAX_PIXELS, decode_rgb};
 pub use error::ImageProblem;
-pub use processor::{CLIP_MEAN, CLIP_STD, ImageProcessor, Normalize, Processed, Rescale, Resize, mean_colour};
+pub use processor::{
+    CLIP_MEAN, CLIP_STD, ImageProcessor, Normalize, Processed, Rescale, Resize, mean_colour,
+};
 pub use resample::Filter;
 pub use size::{Size, TargetSize};

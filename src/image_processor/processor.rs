@@ -123,7 +123,9 @@ impl ImageProcessor {
     pub fn output_size(&self) -> Option<Size> {
         match (self.center_crop, self.resize.map(|resize| resize.size)) {
             (Some(size), _) | (None, Some(TargetSize::Exact(size))) => Some(size),
-            (None, Some(TargetSize::ShortestEdge(side))) if self.pad_to_square.is_some() => Some(Size::square(side)),
+            (None, Some(TargetSize::ShortestEdge(side))) if self.pad_to_square.is_some() => {
+                Some(Size::square(side))
+            }
             (None, Some(TargetSize::Edges { shortest, longest })) if self.pad_to_square.is_some() => {
                 Some(Size::square(shortest.min(longest)))
             }

@@ -111,7 +111,11 @@ pub(super) fn resize(image: &RgbImage, size: Size, filter: Filter, window: &Wind
     let is_wide = image.width() != size.width;
     if image.height() == size.height {
         return match is_wide {
-            true => across(image, &Axis::new(image.width(), size.width, filter, columns), rows),
+            true => across(
+                image,
+                &Axis::new(image.width(), size.width, filter, columns),
+                rows,
+            ),
             false => cut(image, columns, rows),
         };
     }
@@ -154,7 +158,12 @@ fn cut(image: &RgbImage, columns: &Range<u32>, rows: &Range<u32>) -> Vec<u8> {
     let stride = 3 * image.width() as usize;
     let wanted = 3 * columns.start as usize..3 * columns.end as usize;
     let mut levels = Vec::with_capacity(wanted.len() * rows.len());
-    for row in image.as_raw().chunks_exact(stride).skip(rows.start as usize).take(rows.len()) {
+    for row in image
+        .as_raw()
+        .chunks_exact(stride)
+        .skip(rows.start as usize)
+        .take(rows.len())
+    {
         levels.extend_from_slice(&row[wanted.clone()]);
     }
     levels
@@ -215,7 +224,8 @@ impl Axis {
             let sum: f64 = exact.iter().sum();
             let divisor = if sum == 0.0 { 1.0 } else { sum };
             axis.firsts.push(first as usize);
-            axis.weights.extend(exact.iter().map(|weight| fixed(weight / divisor)));
+            axis.weights
+                .extend(exact.iter().map(|weight| fixed(weight / divisor)));
             axis.ends.push(axis.weights.len());
         }
         axis

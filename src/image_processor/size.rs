@@ -109,7 +109,10 @@ impl fmt::Display for TargetSize {
             Self::Exact(size) => write!(f, "its size at {size}"),
             Self::ShortestEdge(edge) => write!(f, "its short side at {edge}"),
             Self::Edges { shortest, longest } => {
-                write!(f, "its short side at {shortest} and its long side within {longest}")
+                write!(
+                    f,
+                    "its short side at {shortest} and its long side within {longest}"
+                )
             }
         }
     }

@@ -119,7 +119,9 @@ pub(super) fn init(args: &InitArgs) -> Result<ExitCode, Failure> {
     });
     let options = ExportOptions {
         image_token: args.image_token.clone(),
-        ..args.output.options(dtype, hub::token_ids(&language_dir)?, processor)
+        ..args
+            .output
+            .options(dtype, hub::token_ids(&language_dir)?, processor)
     };
     let tensors = stored.chain(drawn).collect();
     let summary =

@@ -1,21 +1,22 @@
-//! `preprocessor_config.json` to [`ImageProcessor`] and back. Defaults are those of transformers 5.23; the spellings of 4.x
-//! (`feature_extractor_type`, sizes that are one number) are read as well.
+//! `preprocessor_config.json` to [`ImageProcessor`].
 
 use std::path::{Path, PathBuf};
 
 use serde_json::{Map, Value, json};
 
-use super::{
-    HubError, Result,
-    section::{Problems, Section},
-    sidecar::read_object,
-};
-use crate::image_processor::{
-    CLIP_MEAN, CLIP_STD, Filter, ImageProcessor, Normalize, Rescale, Resize, Size, TargetSize, mean_colour,
+use super::{PREPROCESSOR, PROCESSOR};
+use crate::{
+    hub::{
+        HubError, Result,
+        section::{Problems, Section},
+        sidecar::read_object,
+    },
+    image_processor::{
+        CLIP_MEAN, CLIP_STD, Filter, ImageProcessor, Normalize, Rescale, Resize, Size, TargetSize,
+        mean_colour,
+    },
 };
 
-const PREPROCESSOR: &str = "preprocessor_config.json";
-const PROCESSOR: &str = "processor_config.json";
 /// Where `processor_config.json` has what is else a file of its own.
 const NESTED: &str = "image_processor";
 
@@ -136,9 +137,17 @@ fn image_processor(section: Section) -> Option<ImageProcessor> {
     let kind = kind(section)?;
     let defaults = kind.defaults();
     refuse_unknown(section);
-    section.only("data_format", &json!("channels_first"), "channels come first here");
+    section.only(
+        "data_format",
+        &json!("channels_first"),
+        "channels come first here",
+    );
     section.only("pad_size", &Value::Null, "images are padded to squares only");
-    section.only("use_square_size", &json!(false), "say size = {height, width} instead");
+    section.only(
+        "use_square_size",
+        &json!(false),
+        "say size = {height, width} instead",
+    );
     // Read even where unused: a mistake in it is one.
     let (mean, std) = (channels(section, "image_mean"), channels(section, "image_std"));
     let (mean, std) = match defaults.normalize {
@@ -211,7 +220,11 @@ fn channels(section: Section, key: &str) -> Option<[f64; 3]> {
     };
     let channels = numbers.and_then(|numbers| numbers.try_into().ok());
     if channels.is_none() {
-        section.refuse(key, value, "expected one number, or three: for red, green and blue");
+        section.refuse(
+            key,
+            value,
+            "expected one number, or three: for red, green and blue",
+        );
     }
     channels
 }
@@ -222,7 +235,11 @@ fn filter(section: Section) -> Option<Filter> {
     let filter = number.and_then(|number| Filter::ALL.get(number).copied());
     if filter.is_none() {
         let numbers = "0 nearest, 1 lanczos, 2 bilinear, 3 bicubic, 4 box or 5 hamming";
-        section.refuse("resample", value, &format!("expected Pillow's number of a filter: {numbers}"));
+        section.refuse(
+            "resample",
+            value,
+            &format!("expected Pillow's number of a filter: {numbers}"),
+        );
     }
     filter
 }
@@ -288,7 +305,9 @@ fn size_parts(section: Section, key: &'static str) -> Option<[Option<u32>; 4]> {
 /// A number of pixels that an image may have on one side.
 fn pixels(section: Section, key: &str) -> Option<u32> {
     let size = section.size(key)?;
-    let pixels = u32::try_from(size).ok().filter(|pixels| (1..=0xffff).contains(pixels));
+    let pixels = u32::try_from(size)
+        .ok()
+        .filter(|pixels| (1..=0xffff).contains(pixels));
     if pixels.is_none() {
         section.refuse(key, &size.into(), "expected 1 to 65535 pixels");
     }
@@ -312,56 +331,4 @@ fn check_size(section: Section, processor: &ImageProcessor, image_size: usize) {
     };
     let reason = format!("makes {what}, and the vision tower takes {image_size} x {image_size}");
     section.refuse(key, value, &reason);
-}
-
-/// A processor as transformers writes it.
-///
-/// # Errors
-/// If padding has another colour than the mean: no key says so.
-pub(super) fn image_processor_json(processor: &ImageProcessor) -> Result<Value> {
-    let normalize = processor.normalize.unwrap_or(Normalize {
-        mean: CLIP_MEAN,
-        std: CLIP_STD,
-    });
-    if processor.pad_to_square.is_some_and(|colour| colour != mean_colour(normalize.mean)) {
-        return Err(HubError::Inexpressible {
-            what: PREPROCESSOR.into(),
-            reason: "images are padded with another colour than the mean".into(),
-        });
-    }
-    // Each class takes all the keys; these are the ones whose habits are nearest.
-    let class = match (processor.pad_to_square, processor.center_crop) {
-        (Some(_), _) => "LlavaImageProcessor",
-        (None, Some(_)) => "CLIPImageProcessor",
-        (None, None) => "SiglipImageProcessor",
-    };
-    let mut json = json!({
-        "image_processor_type": class,
-        "processor_class": "LlavaProcessor",
-        "do_convert_rgb": true,
-        "do_resize": processor.resize.is_some(),
-        "do_center_crop": processor.center_crop.is_some(),
-        "do_rescale": processor.rescale.is_some(),
-        "rescale_factor": processor.rescale.map_or(1.0 / 255.0, Rescale::factor),
-        "do_normalize": processor.normalize.is_some(),
-        "image_mean": normalize.mean,
-        "image_std": normalize.std,
-    });
-    if let Some(Resize { size, filter }) = processor.resize {
-        json["size"] = match size {
-            TargetSize::Exact(size) => json!({"height": size.height, "width": size.width}),
-            TargetSize::ShortestEdge(edge) => json!({"shortest_edge": edge}),
-            TargetSize::Edges { shortest, longest } => {
-                json!({"shortest_edge": shortest, "longest_edge": longest})
-            }
-        };
-        json["resample"] = Filter::ALL.iter().position(|&known| known == filter).into();
-    }
-    if let Some(size) = processor.center_crop {
-        json["crop_size"] = json!({"height": size.height, "width": size.width});
-    }
-    if processor.pad_to_square.is_some() {
-        json["do_pad"] = true.into();
-    }
-    Ok(json)
 }
