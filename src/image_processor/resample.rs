@@ -1,12 +1,12 @@
 //! Pillow's `Image.resize` for 8-bit RGB: the same filters, the same fixed-point arithmetic, the same levels.
 //!
-//! Each axis is a pass of its own, columns first. A pixel is the weighted sum of those within the filter's reach; when
+//! Each axis is a pass of its own, most often columns first. A pixel is the weighted sum of those within the filter's reach; when
 //! scaling down, the filter is stretched by the factor, so that every pixel counts. Weights are computed in f64, divided by
 //! their sum, and rounded to 22 binary places: with 8 bits of the level, a sign and one bit for overshoot, a sum fits 32
 //! bits. It starts at one half, is shifted down and clipped, and the result of the first pass is again 8 bits.
 //! <https://github.com/python-pillow/Pillow/blob/13.0.0/src/libImaging/Resample.c> is the reference.
 
-use std::{f64::consts::PI, ops::Range};
+use std::{borrow::Cow, f64::consts::PI, ops::Range};
 
 use image::RgbImage;
 
@@ -104,69 +104,54 @@ pub(super) struct Window {
 /// computed, and what lies inside does not depend on it.
 pub(super) fn resize(image: &RgbImage, size: Size, filter: Filter, window: &Window) -> Vec<u8> {
     let Window { columns, rows } = window;
+    let (width, height) = image.dimensions();
     if filter == Filter::Nearest {
-        let columns = nearest(image.width(), size.width, columns);
-        return pick(image, &columns, &nearest(image.height(), size.height, rows));
+        let columns = nearest(width, size.width, columns);
+        return pick(image, &columns, &nearest(height, size.height, rows));
     }
-    let is_wide = image.width() != size.width;
-    if image.height() == size.height {
-        return match is_wide {
-            true => across(
-                image,
-                &Axis::new(image.width(), size.width, filter, columns),
-                rows,
-            ),
-            false => cut(image, columns, rows),
-        };
+    // An axis whose length stays is left as it is.
+    let mut across = (width != size.width).then(|| Axis::new(width, size.width, filter, columns));
+    let mut down = (height != size.height).then(|| Axis::new(height, size.height, filter, rows));
+    let columns = across.as_mut().map_or(columns.clone(), Axis::start_at_reach);
+    let rows = down.as_mut().map_or(rows.clone(), Axis::start_at_reach);
+    let source = cut(image, &columns, &rows);
+    match (&across, &down) {
+        (Some(across), Some(down)) if rows_come_first(image, size) => {
+            mix_columns(&mix_rows(&source, columns.len(), down), columns.len(), across)
+        }
+        (Some(across), Some(down)) => {
+            mix_rows(&mix_columns(&source, columns.len(), across), across.len(), down)
+        }
+        (Some(across), None) => mix_columns(&source, columns.len(), across),
+        (None, Some(down)) => mix_rows(&source, columns.len(), down),
+        (None, None) => source.into_owned(),
     }
-    let axis = Axis::new(image.height(), size.height, filter, rows);
-    let needed = axis.reach();
-    let between = match is_wide {
-        true => across(
-            image,
-            &Axis::new(image.width(), size.width, filter, columns),
-            &needed,
-        ),
-        false => cut(image, columns, &needed),
-    };
-    let stride = 3 * columns.len();
-    let mut levels = vec![0; stride * rows.len()];
-    accelerated(Pass::Down {
-        source: &between,
-        first_row: needed.start,
-        axis: &axis,
-        levels: &mut levels,
-    });
-    levels
 }
 
-fn across(image: &RgbImage, axis: &Axis, rows: &Range<u32>) -> Vec<u8> {
-    let stride = 3 * image.width() as usize;
-    let source = &image.as_raw()[stride * rows.start as usize..stride * rows.end as usize];
-    let mut levels = vec![0; 3 * axis.firsts.len() * rows.len()];
-    accelerated(Pass::Across {
-        source,
-        stride,
-        axis,
-        levels: &mut levels,
-    });
-    levels
+/// Which pass is first shows, because levels are rounded between the two. Pillow 13 mixes rows first where the image loses
+/// more than twice as many rows as columns; the versions before it never do. The rule was found by asking: it tells the
+/// order of 2400 random sizes of both kinds.
+fn rows_come_first(image: &RgbImage, size: Size) -> bool {
+    let rows = i64::from(image.height()) - i64::from(size.height);
+    let columns = i64::from(image.width()) - i64::from(size.width);
+    rows > 0 && rows > 2 * columns
 }
 
-/// A window of an image whose size is right already.
-fn cut(image: &RgbImage, columns: &Range<u32>, rows: &Range<u32>) -> Vec<u8> {
+/// A window of an image.
+fn cut<'a>(image: &'a RgbImage, columns: &Range<u32>, rows: &Range<u32>) -> Cow<'a, [u8]> {
     let stride = 3 * image.width() as usize;
+    let levels = &image.as_raw()[stride * rows.start as usize..stride * rows.end as usize];
+    if columns.len() == image.width() as usize {
+        return Cow::Borrowed(levels);
+    }
     let wanted = 3 * columns.start as usize..3 * columns.end as usize;
-    let mut levels = Vec::with_capacity(wanted.len() * rows.len());
-    for row in image
-        .as_raw()
-        .chunks_exact(stride)
-        .skip(rows.start as usize)
-        .take(rows.len())
-    {
-        levels.extend_from_slice(&row[wanted.clone()]);
-    }
-    levels
+    Cow::Owned(
+        levels
+            .chunks_exact(stride)
+            .flat_map(|row| &row[wanted.clone()])
+            .copied()
+            .collect(),
+    )
 }
 
 /// Source of each pixel of the window. Pillow adds up the step rather than multiplying it, and so does this.
@@ -240,11 +225,19 @@ impl Axis {
             .map(|(first, (start, end))| (*first, &self.weights[*start..*end]))
     }
 
-    /// Everything in the source that counts.
-    fn reach(&self) -> Range<u32> {
+    fn len(&self) -> usize {
+        self.firsts.len()
+    }
+
+    /// Everything in the source that counts. From now on, the source is taken to begin there.
+    fn start_at_reach(&mut self) -> Range<u32> {
         let ends = self.pixels().map(|(first, weights)| first + weights.len());
         let end = ends.max().unwrap_or(0);
-        self.firsts.iter().min().map_or(0, |first| *first as u32)..end as u32
+        let start = self.firsts.iter().min().copied().unwrap_or(0);
+        for first in &mut self.firsts {
+            *first -= start;
+        }
+        start as u32..end as u32
     }
 }
 
@@ -260,99 +253,69 @@ fn level(sum: i32) -> u8 {
     (sum >> PRECISION_BITS).clamp(0, 255) as u8
 }
 
-/// One of the two passes, over `[rows, columns, 3]` levels.
-enum Pass<'a> {
-    /// Rows stay, columns are mixed. `stride` levels are a row of the source.
-    Across {
-        source: &'a [u8],
-        stride: usize,
-        axis: &'a Axis,
-        levels: &'a mut [u8],
-    },
-    /// Columns stay, rows are mixed. The source begins at `first_row`.
-    Down {
-        source: &'a [u8],
-        first_row: u32,
-        axis: &'a Axis,
-        levels: &'a mut [u8],
-    },
+/// Columns are mixed, rows stay. `width` are the columns of the source.
+fn mix_columns(source: &[u8], width: usize, axis: &Axis) -> Vec<u8> {
+    let mut levels = vec![0; source.len() / width * axis.len()];
+    accelerated(|| {
+        // Four lanes for three channels: a pixel is then one load.
+        let mut pixels = vec![[0_u8; 4]; width];
+        let rows = source.chunks_exact(3 * width);
+        for (row, out) in rows.zip(levels.chunks_exact_mut(3 * axis.len())) {
+            for (pixel, levels) in pixels.iter_mut().zip(row.as_chunks::<3>().0) {
+                *pixel = [levels[0], levels[1], levels[2], 0];
+            }
+            for ((first, weights), out) in axis.pixels().zip(out.as_chunks_mut::<3>().0) {
+                let mut sums = [HALF; 4];
+                for (pixel, weight) in pixels[first..].iter().zip(weights) {
+                    for (sum, level) in sums.iter_mut().zip(pixel) {
+                        *sum += i32::from(*level) * weight;
+                    }
+                }
+                *out = [level(sums[0]), level(sums[1]), level(sums[2])];
+            }
+        }
+    });
+    levels
 }
 
-impl Pass<'_> {
-    #[inline(always)]
-    fn run(self) {
-        match self {
-            Pass::Across {
-                source,
-                stride,
-                axis,
-                levels,
-            } => mix_columns(source, stride, axis, levels),
-            Pass::Down {
-                source,
-                first_row,
-                axis,
-                levels,
-            } => mix_rows(source, first_row as usize, axis, levels),
-        }
-    }
-}
-
-#[inline(always)]
-fn mix_columns(source: &[u8], stride: usize, axis: &Axis, levels: &mut [u8]) {
-    // Four lanes for three channels: a pixel is then one load.
-    let mut pixels = vec![[0_u8; 4]; stride / 3];
-    let wide = 3 * axis.firsts.len();
-    for (row, out) in source.chunks_exact(stride).zip(levels.chunks_exact_mut(wide)) {
-        for (pixel, levels) in pixels.iter_mut().zip(row.as_chunks::<3>().0) {
-            *pixel = [levels[0], levels[1], levels[2], 0];
-        }
-        for ((first, weights), out) in axis.pixels().zip(out.as_chunks_mut::<3>().0) {
-            let mut sums = [HALF; 4];
-            for (pixel, weight) in pixels[first..].iter().zip(weights) {
-                for (sum, level) in sums.iter_mut().zip(pixel) {
+/// Rows are mixed, columns stay. `width` are the columns of the source.
+fn mix_rows(source: &[u8], width: usize, axis: &Axis) -> Vec<u8> {
+    let mut levels = vec![0; 3 * width * axis.len()];
+    accelerated(|| {
+        let mut sums = vec![HALF; 3 * width];
+        for ((first, weights), out) in axis.pixels().zip(levels.chunks_exact_mut(3 * width)) {
+            sums.fill(HALF);
+            let rows = source[3 * width * first..].chunks_exact(3 * width);
+            for (row, weight) in rows.zip(weights) {
+                for (sum, level) in sums.iter_mut().zip(row) {
                     *sum += i32::from(*level) * weight;
                 }
             }
-            *out = [level(sums[0]), level(sums[1]), level(sums[2])];
-        }
-    }
-}
-
-#[inline(always)]
-fn mix_rows(source: &[u8], first_row: usize, axis: &Axis, levels: &mut [u8]) {
-    let stride = levels.len() / axis.firsts.len().max(1);
-    let mut sums = vec![HALF; stride];
-    for ((first, weights), out) in axis.pixels().zip(levels.chunks_exact_mut(stride.max(1))) {
-        sums.fill(HALF);
-        let rows = source[stride * (first - first_row)..].chunks_exact(stride.max(1));
-        for (row, weight) in rows.zip(weights) {
-            for (sum, level) in sums.iter_mut().zip(row) {
-                *sum += i32::from(*level) * weight;
+            for (out, sum) in out.iter_mut().zip(&sums) {
+                *out = level(*sum);
             }
         }
-        for (out, sum) in out.iter_mut().zip(&sums) {
-            *out = level(*sum);
-        }
-    }
+    });
+    levels
 }
 
-/// The same integers, with wider registers where the processor has them.
-fn accelerated(pass: Pass<'_>) {
+/// Runs it with wider registers where the processor has them. Integers stay the same.
+#[inline(always)]
+fn accelerated(run: impl FnOnce()) {
     #[cfg(target_arch = "x86_64")]
     if std::arch::is_x86_feature_detected!("avx2") {
         #[expect(unsafe_code, reason = "the processor has what the function is compiled for")]
         // SAFETY: AVX2 has been found on the line above.
         unsafe {
-            run_with_avx2(pass);
+            with_avx2(run);
         }
         return;
     }
-    pass.run();
+    run();
 }
 
 #[cfg(target_arch = "x86_64")]
 #[target_feature(enable = "avx2")]
-fn run_with_avx2(pass: Pass<'_>) {
-    pass.run();
+fn with_avx2(run: impl FnOnce()) {
+    run();
 }
