@@ -247,16 +247,41 @@ fn fixed(weight: f64) -> i32 {
     (scaled + if weight < 0.0 { -0.5 } else { 0.5 }) as i32
 }
 
+/// What sums start with, so that cutting them off rounds them.
 const HALF: i32 = 1 << (PRECISION_BITS - 1);
 
+#[inline(always)]
 fn level(sum: i32) -> u8 {
     (sum >> PRECISION_BITS).clamp(0, 255) as u8
 }
 
 /// Columns are mixed, rows stay. `width` are the columns of the source.
 fn mix_columns(source: &[u8], width: usize, axis: &Axis) -> Vec<u8> {
-    let mut levels = vec![0; source.len() / width * axis.len()];
-    accelerated(|| {
+    accelerated(Across { source, width, axis })
+}
+
+/// Rows are mixed, columns stay. `width` are the columns of the source.
+fn mix_rows(source: &[u8], width: usize, axis: &Axis) -> Vec<u8> {
+    accelerated(Down { source, width, axis })
+}
+
+/// One of the two passes, from levels to levels.
+trait Pass {
+    /// Always inlined, so that it is compiled for whatever its caller is compiled for.
+    fn run(self) -> Vec<u8>;
+}
+
+struct Across<'a> {
+    source: &'a [u8],
+    width: usize,
+    axis: &'a Axis,
+}
+
+impl Pass for Across<'_> {
+    #[inline(always)]
+    fn run(self) -> Vec<u8> {
+        let Across { source, width, axis } = self;
+        let mut levels = vec![0; source.len() / width * axis.len()];
         // Four lanes for three channels: a pixel is then one load.
         let mut pixels = vec![[0_u8; 4]; width];
         let rows = source.chunks_exact(3 * width);
@@ -274,14 +299,21 @@ fn mix_columns(source: &[u8], width: usize, axis: &Axis) -> Vec<u8> {
                 *out = [level(sums[0]), level(sums[1]), level(sums[2])];
             }
         }
-    });
-    levels
+        levels
+    }
 }
 
-/// Rows are mixed, columns stay. `width` are the columns of the source.
-fn mix_rows(source: &[u8], width: usize, axis: &Axis) -> Vec<u8> {
-    let mut levels = vec![0; 3 * width * axis.len()];
-    accelerated(|| {
+struct Down<'a> {
+    source: &'a [u8],
+    width: usize,
+    axis: &'a Axis,
+}
+
+impl Pass for Down<'_> {
+    #[inline(always)]
+    fn run(self) -> Vec<u8> {
+        let Down { source, width, axis } = self;
+        let mut levels = vec![0; 3 * width * axis.len()];
         let mut sums = vec![HALF; 3 * width];
         for ((first, weights), out) in axis.pixels().zip(levels.chunks_exact_mut(3 * width)) {
             sums.fill(HALF);
@@ -295,27 +327,23 @@ fn mix_rows(source: &[u8], width: usize, axis: &Axis) -> Vec<u8> {
                 *out = level(*sum);
             }
         }
-    });
-    levels
+        levels
+    }
 }
 
 /// Runs it with wider registers where the processor has them. Integers stay the same.
-#[inline(always)]
-fn accelerated(run: impl FnOnce()) {
+fn accelerated(pass: impl Pass) -> Vec<u8> {
     #[cfg(target_arch = "x86_64")]
     if std::arch::is_x86_feature_detected!("avx2") {
         #[expect(unsafe_code, reason = "the processor has what the function is compiled for")]
         // SAFETY: AVX2 has been found on the line above.
-        unsafe {
-            with_avx2(run);
-        }
-        return;
+        return unsafe { with_avx2(pass) };
     }
-    run();
+    pass.run()
 }
 
 #[cfg(target_arch = "x86_64")]
 #[target_feature(enable = "avx2")]
-fn with_avx2(run: impl FnOnce()) {
-    run();
+fn with_avx2(pass: impl Pass) -> Vec<u8> {
+    pass.run()
 }

@@ -34,7 +34,11 @@ impl Recorded {
     }
 
     fn bytes(&self, name: &str) -> &[u8] {
-        &self.tensors.get(name).unwrap_or_else(|| panic!("no tensor {name}")).1
+        &self
+            .tensors
+            .get(name)
+            .unwrap_or_else(|| panic!("no tensor {name}"))
+            .1
     }
 
     fn file(&self, name: &str) -> &[u8] {
@@ -77,14 +81,20 @@ fn read(json: &Value, image_size: usize) -> Result<ImageProcessor, String> {
 }
 
 fn sha256(bytes: &[u8]) -> String {
-    Sha256::digest(bytes).iter().map(|byte| format!("{byte:02x}")).collect()
+    Sha256::digest(bytes)
+        .iter()
+        .map(|byte| format!("{byte:02x}"))
+        .collect()
 }
 
 /// How far two lists of levels are apart: at most, and on average.
 fn distance(got: impl IntoIterator<Item = u8>, expected: &[u8]) -> (u8, f64) {
     let got: Vec<u8> = got.into_iter().collect();
     assert_eq!(got.len(), expected.len(), "lengths differ");
-    let differences = got.iter().zip(expected).map(|(got, expected)| got.abs_diff(*expected));
+    let differences = got
+        .iter()
+        .zip(expected)
+        .map(|(got, expected)| got.abs_diff(*expected));
     let (largest, sum) = differences.fold((0, 0), |(largest, sum), difference| {
         (difference.max(largest), sum + usize::from(difference))
     });
@@ -120,7 +130,10 @@ fn deep_greyscale_keeps_its_upper_byte() {
         let clipped: Vec<u8> = samples.iter().map(|&sample| sample.min(255) as u8).collect();
         assert_eq!(recorded.bytes(&format!("levels.{name}")), clipped);
         let image = decode_rgb(recorded.file(name)).unwrap();
-        let upper: Vec<u8> = samples.iter().flat_map(|&sample| [(sample >> 8) as u8; 3]).collect();
+        let upper: Vec<u8> = samples
+            .iter()
+            .flat_map(|&sample| [(sample >> 8) as u8; 3])
+            .collect();
         assert_eq!(image.as_raw(), &upper);
     }
 }
@@ -154,7 +167,11 @@ fn jpeg_decodes_to_nearly_the_levels_of_libjpeg() {
         let (shape, expected) = &recorded.tensors[&format!("levels.{name}")];
         let image = decode_rgb(file).unwrap_or_else(|error| panic!("{name}: {error}"));
         let size = &recorded.about["levels"][name];
-        assert_eq!(json!([image.height(), image.width()]), json!([size["height"], size["width"]]), "{name}");
+        assert_eq!(
+            json!([image.height(), image.width()]),
+            json!([size["height"], size["width"]]),
+            "{name}"
+        );
         let step = match image.height() {
             ..25 => 1,
             25..100 => 4,
@@ -193,16 +210,30 @@ fn processors_agree_bit_for_bit_with_transformers() {
     let cases = recorded.about["cases"].as_array().unwrap();
     let mut wrong = Vec::new();
     for case in cases {
-        let (processor, file) = (case["processor"].as_str().unwrap(), case["file"].as_str().unwrap());
+        let (processor, file) = (
+            case["processor"].as_str().unwrap(),
+            case["file"].as_str().unwrap(),
+        );
         let Processed { pixels, size } = recorded
             .processor(processor)
             .process(recorded.file(file))
             .unwrap_or_else(|error| panic!("{processor} {file}: {error}"));
-        assert_eq!(json!([3, size.height, size.width]), case["shape"], "{processor} {file}");
+        assert_eq!(
+            json!([3, size.height, size.width]),
+            case["shape"],
+            "{processor} {file}"
+        );
         let bytes: Vec<u8> = pixels.iter().flat_map(|value| value.to_le_bytes()).collect();
         if sha256(&bytes) != case["sha256"].as_str().unwrap() {
-            let sample: Vec<f32> = pixels.iter().step_by((pixels.len() / 5).max(1)).copied().collect();
-            wrong.push(format!("{processor} {file}: {sample:?}, expected {}", case["sample"]));
+            let sample: Vec<f32> = pixels
+                .iter()
+                .step_by((pixels.len() / 5).max(1))
+                .copied()
+                .collect();
+            wrong.push(format!(
+                "{processor} {file}: {sample:?}, expected {}",
+                case["sample"]
+            ));
         }
     }
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
@@ -222,7 +253,8 @@ fn a_crop_is_a_part_of_the_whole() {
             }),
             ..whole
         };
-        let [whole, cropped] = [whole, cropped].map(|processor| processor.process(recorded.file("photo.png")).unwrap());
+        let [whole, cropped] =
+            [whole, cropped].map(|processor| processor.process(recorded.file("photo.png")).unwrap());
         let (top, left) = ((whole.size.height - crop.0) / 2, (whole.size.width - crop.1) / 2);
         let at = |image: &Processed, channel: u32, row: u32, column: u32| {
             image.pixels[((channel * image.size.height + row) * image.size.width + column) as usize]
@@ -291,5 +323,9 @@ fn what_would_become_huge_is_refused() {
         resize: Some(edges),
         ..ImageProcessor::clip(20)
     };
-    refuse(vanishing, "tall.png", "with its short side at 40 and its long side within 20 it would have 0 x");
+    refuse(
+        vanishing,
+        "tall.png",
+        "with its short side at 40 and its long side within 20 it would have 0 x",
+    );
 }

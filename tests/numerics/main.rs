@@ -14,6 +14,7 @@ mod decoder_config;
 mod differences;
 mod fixture;
 mod generation;
+mod images;
 mod inputs;
 mod language;
 mod lora;
