@@ -95,7 +95,7 @@ impl Kind {
 /// If a file is no JSON; with every key that asks for something that is not built in; if images do not come out as squares
 /// of `image_size`.
 pub fn read_image_processor(dir: &Path, image_size: usize) -> Result<Option<ImageProcessor>> {
-    let Some((path, prefix, map)) = find(dir)? else {
+    let Some(Found { path, prefix, map }) = find(dir)? else {
         return Ok(None);
     };
     let problems = Problems::default();
@@ -115,11 +115,21 @@ pub fn read_image_processor(dir: &Path, image_size: usize) -> Result<Option<Imag
     }
 }
 
-/// File, prefix of its keys, and the object, in transformers' order.
-fn find(dir: &Path) -> Result<Option<(PathBuf, &'static str, Map<String, Value>)>> {
+/// The object, the prefix of its keys, and the file that has it.
+struct Found {
+    path: PathBuf,
+    prefix: &'static str,
+    map: Map<String, Value>,
+}
+
+/// Looks in transformers' order.
+fn find(dir: &Path) -> Result<Option<Found>> {
     let path = dir.join(PROCESSOR);
     match read_object(&path)?.remove(NESTED) {
-        Some(Value::Object(map)) => return Ok(Some((path, "image_processor.", map))),
+        Some(Value::Object(map)) => {
+            let prefix = "image_processor.";
+            return Ok(Some(Found { path, prefix, map }));
+        }
         None | Some(Value::Null) => {}
         Some(other) => {
             let problems = vec![format!("{NESTED} = {other}: expected an object")];
@@ -127,10 +137,12 @@ fn find(dir: &Path) -> Result<Option<(PathBuf, &'static str, Map<String, Value>)
         }
     }
     let path = dir.join(PREPROCESSOR);
-    match path.is_file() {
-        true => Ok(Some((path.clone(), "", read_object(&path)?))),
-        false => Ok(None),
+    if !path.is_file() {
+        return Ok(None);
     }
+    let map = read_object(&path)?;
+    let prefix = "";
+    Ok(Some(Found { path, prefix, map }))
 }
 
 fn image_processor(section: Section) -> Option<ImageProcessor> {
