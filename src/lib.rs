@@ -12,6 +12,7 @@ pub mod device_choice;
 pub mod fs;
 pub mod generate;
 pub mod hub;
+pub mod image_processor;
 pub mod learner;
 pub mod parallel;
 pub mod signal;

@@ -33,7 +33,8 @@ const ROOMS: &[Room] = &[
     room("device_choice", &[], &[]),
     room("parallel", &[], &[]),
     room("device", &["fs", "device_choice"], &["burn"]),
-    room("data", &["fs"], &["serde", "serde_json"]),
+    room("image_processor", &["fs"], &[]),
+    room("data", &["fs", "image_processor"], &["serde", "serde_json"]),
     room("track", &["fs"], &["serde", "serde_json"]),
     room(
         "checkpoint",
@@ -42,7 +43,7 @@ const ROOMS: &[Room] = &[
     ),
     room(
         "hub",
-        &["fs"],
+        &["fs", "image_processor"],
         &["brazier_models", "safetensors", "serde", "serde_json"],
     ),
     room("generate", &["data"], &["brazier_models", "burn"]),
@@ -91,6 +92,7 @@ const ROOMS: &[Room] = &[
             "track",
             "checkpoint",
             "hub",
+            "image_processor",
             "generate",
             "signal",
             "learner",

@@ -7,7 +7,7 @@ use clap::Args;
 
 use super::{Failure, session};
 use crate::{
-    data::{ChatTemplate, IMAGE_TOKEN, ImageOptions, Message, Role, Tokenizer, encode_prompt, load_image},
+    data::{ChatTemplate, IMAGE_TOKEN, Message, Role, Tokenizer, encode_prompt, load_image},
     device::{self},
     device_choice::DeviceChoice,
     generate::{GenerateOptions, PromptRef, Sampling, generate as continue_prompts},
@@ -93,7 +93,7 @@ pub(super) fn generate(args: &GenerateArgs) -> Result<ExitCode, Failure> {
             )));
         }
         (Some(vision), false) => {
-            let options = ImageOptions::clip(vision.vision.image_size, vision.num_image_tokens());
+            let options = session::image_options(Some(&folder), vision)?;
             args.image
                 .iter()
                 .map(|path| load_image(path, &options).map_err(|error| Failure::Input(error.to_string())))

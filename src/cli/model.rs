@@ -20,12 +20,13 @@ use clap::{Args, Subcommand, ValueEnum};
 use super::{Failure, say, session, show};
 use crate::{
     config::ModelChoice,
-    data::{CHAT_TEMPLATE_JINJA, CLIP_MEAN, CLIP_STD, ChatTemplate, IMAGE_TOKEN, Tokenizer},
+    data::{CHAT_TEMPLATE_JINJA, ChatTemplate, IMAGE_TOKEN, Tokenizer},
     fs,
     hub::{
         self, Adapter, DtypePolicy, ExportLayout, ExportOptions, ExportSummary, ExportTensor, HubError,
         MultimeditronNames, TokenIds,
     },
+    image_processor::ImageProcessor,
     learner::Learner,
     track::process_memory,
 };
@@ -73,8 +74,8 @@ enum DtypeArg {
 }
 
 impl OutputArgs {
-    /// Options without a word on the tokens and images; `kept` is the element type where each is kept.
-    fn options(&self, kept: HostDtype, ids: TokenIds) -> ExportOptions {
+    /// Options without a word on the tokens; `kept` is the element type where each is kept.
+    fn options(&self, kept: HostDtype, ids: TokenIds, image_processor: ImageProcessor) -> ExportOptions {
         let (dtype, dtype_policy) = match self.dtype {
             DtypeArg::Keep => (kept, DtypePolicy::Keep),
             DtypeArg::F32 => (HostDtype::F32, DtypePolicy::Cast),
@@ -86,8 +87,7 @@ impl OutputArgs {
             dtype,
             dtype_policy,
             source: None,
-            image_mean: CLIP_MEAN,
-            image_std: CLIP_STD,
+            image_processor,
             image_token: IMAGE_TOKEN.to_owned(),
             added_image_token: None,
             chat_template: None,
@@ -243,8 +243,7 @@ pub(super) fn trained_options(
         dtype: HostDtype::F32,
         dtype_policy: DtypePolicy::Cast,
         source,
-        image_mean: CLIP_MEAN,
-        image_std: CLIP_STD,
+        image_processor: session::image_processor(choice, config)?,
         image_token: IMAGE_TOKEN.to_owned(),
         added_image_token: None,
         chat_template,

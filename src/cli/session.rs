@@ -6,7 +6,10 @@ use std::{
     sync::Arc,
 };
 
-use brazier_models::{Head, HostDtype, HostTensor, LoraConfig, Vlm, VlmConfig, lora::is_adapter, params};
+use brazier_models::{
+    Head, HostDtype, HostTensor, LoraConfig, VisionLanguageConfig, VisionModelType, Vlm, VlmConfig,
+    lora::is_adapter, params,
+};
 use burn::tensor::{DType, Device};
 use indicatif::{ProgressBar, ProgressStyle};
 
@@ -15,6 +18,7 @@ use crate::{
     config::{JoinedModel, LoraChoice, ModelChoice, RunConfig, SynthChoice},
     data::{DataOptions, Dataset, ImageOptions, Split, Tokenizer, synth},
     hub::{self, Adapter, HubError, JoinOptions, ResizeOptions, Table, Weights},
+    image_processor::ImageProcessor,
     learner::Part,
 };
 
@@ -44,7 +48,8 @@ impl Session {
         let images = model
             .vision
             .as_ref()
-            .map(|vision| ImageOptions::clip(vision.vision.image_size, vision.num_image_tokens()));
+            .map(|vision| image_options(images_of(&run.model)?.as_deref(), vision))
+            .transpose()?;
         let data = DataOptions {
             classes: run.class_options(&model)?,
             ..run.data.clone()
@@ -149,6 +154,47 @@ pub(super) fn sources(choice: &ModelChoice) -> Result<(Option<PathBuf>, Option<P
         }
         ModelChoice::Join(parts) => Ok((None, Some(locate(&parts.language)?))),
         ModelChoice::New(_) => Ok((None, None)),
+    }
+}
+
+/// The folder that knows how the images of a run's model are prepared; none for a new model.
+fn images_of(choice: &ModelChoice) -> Result<Option<PathBuf>, Failure> {
+    match choice {
+        ModelChoice::Import(dir) => Ok(Some(locate(dir)?)),
+        ModelChoice::Join(parts) => Ok(Some(locate(&parts.vision)?)),
+        ModelChoice::New(_) => Ok(None),
+    }
+}
+
+/// How images are prepared for a vision tower: as its folder says, and as its family's are where that says nothing.
+pub(super) fn image_options(
+    dir: Option<&Path>,
+    vision: &VisionLanguageConfig,
+) -> Result<ImageOptions, Failure> {
+    let image_size = vision.vision.image_size;
+    let clip = ImageOptions::clip(image_size, vision.num_image_tokens());
+    let usual = match vision.vision.model_type {
+        VisionModelType::Clip => clip,
+        VisionModelType::Siglip => ImageOptions {
+            processor: ImageProcessor::siglip(u32::try_from(image_size).unwrap_or(u32::MAX)),
+            ..clip
+        },
+    };
+    let read = match dir {
+        Some(dir) => hub::read_image_processor(dir, image_size)?,
+        None => None,
+    };
+    Ok(match read {
+        Some(processor) => ImageOptions { processor, ..usual },
+        None => usual,
+    })
+}
+
+/// The processor of a run's model; of a model without vision one that nobody asks for.
+pub(super) fn image_processor(choice: &ModelChoice, model: &VlmConfig) -> Result<ImageProcessor, Failure> {
+    match &model.vision {
+        Some(vision) => Ok(image_options(images_of(choice)?.as_deref(), vision)?.processor),
+        None => Ok(ImageProcessor::clip(0)),
     }
 }
 

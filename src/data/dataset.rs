@@ -625,11 +625,8 @@ pub(crate) mod fixtures {
         }
 
         pub(crate) fn open(&self) -> Result<Dataset, DataError> {
-            let images = ImageOptions {
-                mean: [0.0; 3],
-                std: [1.0; 3],
-                ..ImageOptions::clip(2, COPIES)
-            };
+            let mut images = ImageOptions::clip(2, COPIES);
+            images.processor.normalize = None;
             Dataset::open(Split::Train, &self.options, Some(images), self.tokenizer.clone())
         }
     }

@@ -1,24 +1,15 @@
-//! From a file to the numbers a CLIP vision tower expects, in the order Hugging Face's `CLIPImageProcessor` works:
-//! RGB, shortest side to size (bicubic), centre crop, rescale, normalise.
+//! From a file to the numbers a vision tower expects; how is the image processor's business.
 
-use std::{
-    io::Cursor,
-    path::{Path, PathBuf},
-};
+use std::path::{Path, PathBuf};
 
-use image::{
-    DynamicImage, ImageDecoder, ImageReader, Limits, RgbImage,
-    imageops::{self, FilterType},
-};
 use thiserror::Error;
 
 use super::{batch::PixelImage, options::ImageOptions};
-use crate::fs::{self, FsError};
+use crate::{
+    fs,
+    image_processor::{ImageProblem, Size},
+};
 
-/// Most pixels of an image, decoded or resized. Pillow refuses from here on, too.
-pub const MAX_PIXELS: u64 = 178_956_970;
-/// Most memory that decoding one image may take.
-const MAX_DECODED_BYTES: u64 = 1 << 30;
 const MAX_FILE_BYTES: u64 = 1 << 29;
 
 /// An image that cannot be used.
@@ -31,41 +22,10 @@ pub struct ImageError {
     pub problem: ImageProblem,
 }
 
-/// What can be wrong with an image.
-#[derive(Debug, Error)]
-pub enum ImageProblem {
-    /// The file could not be read.
-    #[error(transparent)]
-    Fs(#[from] FsError),
-    /// Not an image of a known format, or a damaged one.
-    #[error("cannot decode it: {0}\n  hint: png, jpeg, webp, gif, bmp and tiff are read")]
-    Decode(#[from] image::ImageError),
-    /// So many pixels that it is refused before it is decoded: a small file can claim any size.
-    #[error("{width} x {height} pixels, more than {MAX_PIXELS}\n  hint: scale it down")]
-    TooManyPixels {
-        /// Width in pixels.
-        width: u32,
-        /// Height in pixels.
-        height: u32,
-    },
-    /// So long and narrow that it would become huge once its short side fits.
-    #[error(
-        "{width} x {height} pixels: with its short side at {image_size} it would exceed {MAX_PIXELS} pixels\n  hint: crop it"
-    )]
-    TooNarrow {
-        /// Width in pixels.
-        width: u32,
-        /// Height in pixels.
-        height: u32,
-        /// Side of the square it is brought to.
-        image_size: usize,
-    },
-}
-
-/// Reads, decodes and normalises one image.
+/// Reads, decodes and processes one image.
 ///
 /// # Errors
-/// With the path: the file is missing, damaged, of an unknown format, or too large.
+/// With the path: the file is missing, or as [`decode_image`].
 pub fn load_image(path: &Path, options: &ImageOptions) -> Result<PixelImage, ImageError> {
     fs::read_at_most(path, MAX_FILE_BYTES)
         .map_err(ImageProblem::from)
@@ -76,104 +36,39 @@ pub fn load_image(path: &Path, options: &ImageOptions) -> Result<PixelImage, Ima
         })
 }
 
-/// Decodes and normalises one image; the first frame of an animation.
-///
-/// Transparency is dropped, not blended, and the orientation of EXIF is applied, as Hugging Face's `load_image` does.
+/// Decodes and processes one image; the first frame of an animation.
 ///
 /// # Errors
-/// If it is damaged, of an unknown format, or too large.
+/// If it is damaged, of an unknown format, or too large, or does not come out as the square that is expected.
 pub fn decode_image(bytes: &[u8], options: &ImageOptions) -> Result<PixelImage, ImageProblem> {
-    let square = fit(decode_rgb(bytes)?, options.image_size)?;
+    let image = options.processor.process(bytes)?;
+    let Size { height, width } = image.size;
+    if height != width || height as usize != options.image_size {
+        return Err(ImageProblem::OtherSize {
+            size: image.size,
+            expected: options.image_size,
+        });
+    }
     Ok(PixelImage {
-        pixels: normalise(&square, options).into(),
+        pixels: image.pixels.into(),
         size: options.image_size,
     })
 }
 
-fn decode_rgb(bytes: &[u8]) -> Result<RgbImage, ImageProblem> {
-    let mut limits = Limits::default();
-    limits.max_alloc = Some(MAX_DECODED_BYTES);
-    let mut reader = ImageReader::new(Cursor::new(bytes))
-        .with_guessed_format()
-        .map_err(image::ImageError::from)?;
-    reader.limits(limits.clone());
-    let mut decoder = reader.into_decoder()?;
-    let (width, height) = decoder.dimensions();
-    if u64::from(width) * u64::from(height) > MAX_PIXELS {
-        return Err(ImageProblem::TooManyPixels { width, height });
-    }
-    limits.reserve(decoder.total_bytes())?;
-    decoder.set_limits(limits)?;
-    let orientation = decoder.orientation()?;
-    let mut image = DynamicImage::from_decoder(decoder)?;
-    image.apply_orientation(orientation);
-    Ok(image.into_rgb8())
-}
-
-/// Shortest side to `size`, then the square in the middle.
-fn fit(image: RgbImage, size: usize) -> Result<RgbImage, ImageProblem> {
-    let (width, height) = image.dimensions();
-    let side = size as u32;
-    let short = width.min(height);
-    // Hugging Face's `get_resize_output_image_size`: the long side is truncated, not rounded.
-    let scale = |length: u32| u64::from(length) * size as u64 / u64::from(short);
-    let (new_width, new_height) = (scale(width), scale(height));
-    if new_width * new_height > MAX_PIXELS {
-        return Err(ImageProblem::TooNarrow {
-            width,
-            height,
-            image_size: size,
-        });
-    }
-    let image = match short == side {
-        true => image,
-        // CatmullRom is the bicubic filter of Pillow (a = -0.5), widened when shrinking.
-        false => imageops::resize(
-            &image,
-            new_width as u32,
-            new_height as u32,
-            FilterType::CatmullRom,
-        ),
-    };
-    let (left, top) = ((image.width() - side) / 2, (image.height() - side) / 2);
-    if image.dimensions() == (side, side) {
-        return Ok(image);
-    }
-    Ok(imageops::crop_imm(&image, left, top, side, side).to_image())
-}
-
-/// `[height, width, 3]` bytes to `[3, height, width]` numbers.
-fn normalise(image: &RgbImage, options: &ImageOptions) -> Vec<f32> {
-    let mut pixels = Vec::with_capacity(image.as_raw().len());
-    for channel in 0..3 {
-        // A channel has 256 values: the division is done once for each.
-        let table: [f32; 256] = std::array::from_fn(|value| {
-            (value as f32 * (1.0 / 255.0) - options.mean[channel]) / options.std[channel]
-        });
-        pixels.extend(
-            image
-                .as_raw()
-                .iter()
-                .skip(channel)
-                .step_by(3)
-                .map(|&value| table[value as usize]),
-        );
-    }
-    pixels
-}
-
 #[cfg(test)]
 mod tests {
-    use image::{GrayImage, ImageBuffer, ImageFormat, Luma, Rgb, Rgba, RgbaImage};
+    use std::io::Cursor;
+
+    use image::{DynamicImage, GrayImage, ImageBuffer, ImageFormat, Luma, Rgb, RgbImage, Rgba, RgbaImage};
 
     use super::*;
 
-    const PLAIN: ImageOptions = ImageOptions {
-        image_size: 2,
-        num_image_tokens: 1,
-        mean: [0.0; 3],
-        std: [1.0; 3],
-    };
+    /// Numbers from 0 to 1 of a square, as a new model has them.
+    fn plain(image_size: usize) -> ImageOptions {
+        let mut options = ImageOptions::clip(image_size, 1);
+        options.processor.normalize = None;
+        options
+    }
 
     fn encode(image: impl Into<DynamicImage>, format: ImageFormat) -> Vec<u8> {
         let mut bytes = Cursor::new(Vec::new());
@@ -197,7 +92,7 @@ mod tests {
         let image = RgbImage::from_fn(2, 2, |x, y| Rgb([x as u8, 10 + y as u8, 255]));
         let bytes = encode(image, ImageFormat::Png);
         assert_eq!(
-            decode(&bytes, &PLAIN),
+            decode(&bytes, &plain(2)),
             [0, 1, 0, 1, 10, 10, 11, 11, 255, 255, 255, 255]
         );
         let clip = decode_image(&bytes, &ImageOptions::clip(2, 1)).unwrap();
@@ -209,7 +104,7 @@ mod tests {
     #[test]
     fn every_kind_of_pixel_becomes_rgb() {
         let check = |bytes: Vec<u8>, expected: [u8; 3]| {
-            let decoded = decode(&bytes, &PLAIN);
+            let decoded = decode(&bytes, &plain(2));
             assert_eq!([decoded[0], decoded[4], decoded[8]], expected);
         };
         check(
@@ -254,17 +149,20 @@ mod tests {
         encoder
             .write_image(&[1, 2, 3, 4], 2, 2, image::ExtendedColorType::L8)
             .unwrap();
-        assert_eq!(decode(&bytes, &PLAIN)[..4], [3, 1, 4, 2]);
+        assert_eq!(decode(&bytes, &plain(2))[..4], [3, 1, 4, 2]);
     }
 
     #[test]
     fn the_middle_of_the_resized_image_is_kept() {
         // Nothing to resize: the crop alone.
         let wide = GrayImage::from_fn(7, 2, |x, _| Luma([x as u8]));
-        assert_eq!(decode(&encode(wide, ImageFormat::Png), &PLAIN)[..4], [2, 3, 2, 3]);
+        assert_eq!(
+            decode(&encode(wide, ImageFormat::Png), &plain(2))[..4],
+            [2, 3, 2, 3]
+        );
         // Twice as large: flat areas stay flat.
         let tall = GrayImage::from_fn(4, 12, |_, y| Luma([if (4..8).contains(&y) { 90 } else { 91 }]));
-        let decoded = decode(&encode(tall, ImageFormat::Png), &PLAIN);
+        let decoded = decode(&encode(tall, ImageFormat::Png), &plain(2));
         assert!(
             decoded.iter().all(|&value| value == 90 || value == 91),
             "{decoded:?}"
@@ -277,14 +175,8 @@ mod tests {
         let check = |width, height, image_size, pillow: &[u8]| {
             let value = |x: u32, y: u32| (37 * x * x + 91 * y * y * x + 13 * y) as u8;
             let image = GrayImage::from_fn(width, height, |x, y| Luma([value(x, y)]));
-            let decoded = decode(
-                &encode(image, ImageFormat::Png),
-                &ImageOptions { image_size, ..PLAIN },
-            );
-            let close = decoded
-                .iter()
-                .zip(pillow)
-                .all(|(got, pillow)| got.abs_diff(*pillow) <= 1);
+            let decoded = decode(&encode(image, ImageFormat::Png), &plain(image_size));
+            let close = decoded.iter().zip(pillow).all(|(got, pillow)| got == pillow);
             assert!(close, "{decoded:?}, Pillow has {pillow:?}");
         };
         check(9, 5, 3, &[109, 127, 95, 119, 113, 169, 55, 84, 120]);
@@ -298,7 +190,7 @@ mod tests {
     #[test]
     fn unusable_images_are_refused() {
         let refuse = |bytes: &[u8], expected: &str| {
-            let message = decode_image(bytes, &PLAIN).unwrap_err().to_string();
+            let message = decode_image(bytes, &plain(2)).unwrap_err().to_string();
             assert!(message.contains(expected), "{message}");
         };
         refuse(b"", "cannot decode it");
@@ -311,12 +203,8 @@ mod tests {
         let checksum = crc32(&bomb[12..29]);
         bomb[29..33].copy_from_slice(&checksum.to_be_bytes());
         refuse(&bomb, "60000 x 60000 pixels, more than 178956970");
-        let options = ImageOptions {
-            image_size: 2000,
-            ..PLAIN
-        };
         let narrow = encode(GrayImage::new(1, 50), ImageFormat::Png);
-        let message = decode_image(&narrow, &options).unwrap_err().to_string();
+        let message = decode_image(&narrow, &plain(2000)).unwrap_err().to_string();
         assert!(
             message.contains("1 x 50 pixels: with its short side at 2000"),
             "{message}"
@@ -333,7 +221,7 @@ mod tests {
 
     #[test]
     fn a_missing_file_is_named() {
-        let error = load_image(Path::new("/nowhere/a.png"), &PLAIN).unwrap_err();
+        let error = load_image(Path::new("/nowhere/a.png"), &plain(2)).unwrap_err();
         assert!(error.to_string().contains("/nowhere/a.png"), "{error}");
     }
 }

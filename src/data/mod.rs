@@ -16,7 +16,7 @@ mod order;
 mod template;
 mod tokenizer;
 
-pub use self::image::{ImageError, ImageProblem, MAX_PIXELS, decode_image, load_image};
+pub use self::image::{ImageError, decode_image, load_image};
 pub use batch::{
     Batch, BatchLimits, Class, ClassBatch, Example, IGNORE_LABEL, ImageBatch, PixelImage, SampleId, collate,
 };
@@ -25,7 +25,7 @@ pub use classified::{ClassOptions, ClassifiedRow, Content, parse_classified};
 pub use dataset::{Dataset, DatasetReport, Prompt};
 pub use error::{DataError, EncodeError, RowError, RowProblem};
 pub use loader::Loader;
-pub use options::{BatchPlan, CLIP_MEAN, CLIP_STD, DataOptions, ImageOptions, Split, TooLong};
+pub use options::{BatchPlan, DataOptions, ImageOptions, Split, TooLong};
 pub use order::Order;
 pub use template::{
     CHAT_TEMPLATE_JINJA, ChatTemplate, Encoded, Segment, SegmentSource, TURN_END, TURN_START, encode_prompt,

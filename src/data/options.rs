@@ -3,11 +3,7 @@
 use std::{fmt, path::PathBuf};
 
 use super::classified::ClassOptions;
-
-/// Mean of CLIP's training images, per channel, of values in 0..1.
-pub const CLIP_MEAN: [f32; 3] = [0.481_454_66, 0.457_827_5, 0.408_210_73];
-/// Standard deviation of CLIP's training images, per channel, of values in 0..1.
-pub const CLIP_STD: [f32; 3] = [0.268_629_54, 0.261_302_6, 0.275_777_1];
+use crate::image_processor::{ImageProcessor, Rescale};
 
 /// Which of the configured files are meant.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -66,24 +62,25 @@ pub struct DataOptions {
 /// What the vision tower expects of an image.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct ImageOptions {
-    /// Side of the square, in pixels.
+    /// What is done to an image after decoding.
+    pub processor: ImageProcessor,
+    /// Side of the square that comes out, in pixels.
     pub image_size: usize,
     /// Copies of the image token that stand for one image.
     pub num_image_tokens: usize,
-    /// Subtracted from values in 0..1, per channel.
-    pub mean: [f32; 3],
-    /// Divides what is left, per channel.
-    pub std: [f32; 3],
 }
 
 impl ImageOptions {
-    /// CLIP's normalisation.
+    /// For a model that names no image processor: shortest side to size, bicubic, cut to the centre, CLIP's normalisation.
     pub fn clip(image_size: usize, num_image_tokens: usize) -> Self {
+        let side = u32::try_from(image_size).unwrap_or(u32::MAX);
         Self {
+            processor: ImageProcessor {
+                rescale: Some(Rescale::SinglePrecision),
+                ..ImageProcessor::clip(side)
+            },
             image_size,
             num_image_tokens,
-            mean: CLIP_MEAN,
-            std: CLIP_STD,
         }
     }
 }

@@ -8,6 +8,7 @@ use serde_json::{Map, Value};
 use super::{
     DtypePolicy, ExportOptions, HubError, Result,
     config_in::{MODALITIES, multimeditron_names, read_map},
+    image_processor::{PREPROCESSOR, PROCESSOR},
     layout::{MULTIMODAL, MultimeditronNames},
     sidecar::read_object,
 };
@@ -25,7 +26,7 @@ const ALIASES: [&[&str]; 3] = [
 const NESTED: [&str; 2] = ["text_config", "vision_config"];
 /// Keys that say in which element type the tensors are.
 const DTYPE_KEYS: [&str; 2] = ["dtype", "torch_dtype"];
-const PROCESSOR_FILES: [&str; 2] = ["preprocessor_config.json", "processor_config.json"];
+const PROCESSOR_FILES: [&str; 2] = [PREPROCESSOR, PROCESSOR];
 
 /// Tokens that begin and end texts, as a folder's `generation_config.json` or else its `config.json` names them.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]

@@ -56,6 +56,14 @@ pub enum HubError {
         /// Each with key, value and reason.
         problems: Vec<String>,
     },
+    /// Images prepared in a way that is not built in.
+    #[error("{}: this image processor cannot be used:{}", path.display(), list(problems))]
+    ImageProcessor {
+        /// The file.
+        path: PathBuf,
+        /// Each with key, value and reason.
+        problems: Vec<String>,
+    },
     /// Adapters of a kind that is not built in.
     #[error("{}: this adapter cannot be used:{}", path.display(), list(problems))]
     Adapter {

@@ -21,7 +21,7 @@ use super::{
     shards::{self, Written, write_weights},
     sidecar::{read_object, write_json, write_processor, write_tokenizer},
 };
-use crate::fs;
+use crate::{fs, image_processor::ImageProcessor};
 
 /// Marks a folder as written by [`export`]; such a folder may be replaced by the next one.
 pub(super) const MARKER: &str = "brazier.json";
@@ -40,10 +40,8 @@ pub struct ExportOptions {
     /// The folder the model was imported from. What its `config.json` and `generation_config.json` say that has no effect
     /// here, its token ids and its image processor come along.
     pub source: Option<PathBuf>,
-    /// Subtracted per channel from pixels in `0..=1`; unused without vision.
-    pub image_mean: [f32; 3],
-    /// Divides what is left; unused without vision.
-    pub image_std: [f32; 3],
+    /// How images were prepared; unused without vision, and where `source` says it itself.
+    pub image_processor: ImageProcessor,
     /// The token that stands for an image in text, as the tokenizer spells it; unused without vision.
     pub image_token: String,
     /// The id under which the exported tokenizer gets [`image_token`](Self::image_token), where the tokenizer that is

@@ -8,6 +8,7 @@ use serde_json::{Map, Value, json};
 use super::{
     ExportOptions, HubError, Result,
     added_token::{add_to_config, add_to_tokenizer},
+    image_processor::{PREPROCESSOR, PROCESSOR, image_processor_json},
 };
 use crate::fs;
 
@@ -97,28 +98,12 @@ pub(super) fn read_object(path: &Path) -> Result<Map<String, Value>> {
     })
 }
 
-/// Files of `LlavaProcessor` and `CLIPImageProcessor`: shortest side to the tower's size, bicubic, cut to the centre.
+/// Files of `LlavaProcessor` and of the image processor.
 pub(super) fn write_processor(
     dir: &Path,
     config: &VisionLanguageConfig,
     options: &ExportOptions,
 ) -> Result<()> {
-    let side = config.vision.image_size;
-    let preprocessor = json!({
-        "image_processor_type": "CLIPImageProcessor",
-        "processor_class": "LlavaProcessor",
-        "do_convert_rgb": true,
-        "do_resize": true,
-        "size": {"shortest_edge": side},
-        "resample": 3,
-        "do_center_crop": true,
-        "crop_size": {"height": side, "width": side},
-        "do_rescale": true,
-        "rescale_factor": 1.0 / 255.0,
-        "do_normalize": true,
-        "image_mean": decimals(options.image_mean),
-        "image_std": decimals(options.image_std),
-    });
     let processor = json!({
         "processor_class": "LlavaProcessor",
         "image_token": options.image_token,
@@ -127,16 +112,9 @@ pub(super) fn write_processor(
         // The class token, which `default` takes off again.
         "num_additional_image_tokens": usize::from(config.vision.model_type.has_class_token()),
     });
-    write_json(&dir.join("preprocessor_config.json"), &preprocessor)?;
-    write_json(&dir.join("processor_config.json"), &processor)
-}
-
-/// The shortest decimals that read back as the same f32, rather than the f32's digits as an f64.
-fn decimals(values: [f32; 3]) -> Vec<f64> {
-    values
-        .iter()
-        .map(|value| value.to_string().parse().unwrap_or(f64::from(*value)))
-        .collect()
+    let preprocessor = image_processor_json(&options.image_processor)?;
+    write_json(&dir.join(PREPROCESSOR), &preprocessor)?;
+    write_json(&dir.join(PROCESSOR), &processor)
 }
 
 pub(super) fn write_json(path: &Path, value: &Value) -> Result<()> {

@@ -15,7 +15,7 @@ use brazier_models::{
 use serde_json::{Map, Value, json};
 
 use super::{config_out::config_json, *};
-use crate::fs;
+use crate::{fs, image_processor::ImageProcessor};
 
 fn decoder(qk_norm: bool, tied: bool) -> DecoderConfig {
     DecoderConfig {
@@ -103,8 +103,7 @@ fn options(dtype: HostDtype) -> ExportOptions {
         dtype,
         dtype_policy: DtypePolicy::Cast,
         source: None,
-        image_mean: [0.48145466, 0.4578275, 0.40821073],
-        image_std: [0.26862954, 0.261_302_6, 0.275_777_1],
+        image_processor: ImageProcessor::clip(8),
         image_token: "<image>".into(),
         added_image_token: None,
         chat_template: Some("{{ messages }}".into()),
@@ -602,12 +601,8 @@ fn what_lies_beside_the_weights_is_complete() {
     );
     let image = read_json(&dir.join("preprocessor_config.json"));
     assert_eq!(image["size"], json!({"shortest_edge": 8}));
-    let written = image["image_mean"]
-        .as_array()
-        .unwrap()
-        .iter()
-        .map(|mean| mean.as_f64().unwrap() as f32);
-    assert!(written.eq(options(HostDtype::F32).image_mean));
+    let read = read_image_processor(&dir, 8).unwrap();
+    assert_eq!(read, Some(options(HostDtype::F32).image_processor));
     let processor = read_json(&dir.join("processor_config.json"));
     assert_eq!(processor["patch_size"], 2);
     assert_eq!(read_json(&dir.join("config.json"))["image_seq_length"], 16);

@@ -195,6 +195,7 @@ fn init_joins_two_folders_and_training_starts_from_there() {
     let refused = |command: &str, parts: &[&str]| {
         run(&project, command).exits(2).says(parts);
     };
+    images_are_prepared_as_the_vision_folder_says(&project, init);
     refused(
         &format!("{init} new --image-token <picture>"),
         &["--image-token <picture>", "hint: add it with --add-image-token"],
@@ -218,6 +219,44 @@ fn init_joins_two_folders_and_training_starts_from_there() {
         &["mine exists and is not an export of this program", "hint:"],
     );
     assert_eq!(project.read("mine/thesis.txt"), b"years of work");
+}
+
+/// From the folder of the tower through `init` and `import` to training and `generate`.
+fn images_are_prepared_as_the_vision_folder_says(project: &Project, init: &str) {
+    let side = read_json(&project.path("clip/config.json"))["vision_config"]["image_size"].clone();
+    let mut processor = json!({
+        "image_processor_type": "SiglipImageProcessor", "size": {"height": side, "width": side}, "resample": 2,
+        "image_mean": [0.5, 0.25, 0.125], "image_std": [0.5, 0.5, 0.25]
+    });
+    let write = |processor: &Value| {
+        project.write("clip/preprocessor_config.json", processor.to_string().as_bytes());
+    };
+    write(&processor);
+    run(project, &format!("{init} prepared --seed 5")).exits(0);
+    let written = read_json(&project.path("prepared/preprocessor_config.json"));
+    for key in [
+        "image_processor_type",
+        "size",
+        "resample",
+        "image_mean",
+        "image_std",
+    ] {
+        assert_eq!(written[key], processor[key], "{key}");
+    }
+    assert_eq!(written["do_center_crop"], false);
+    run(project, "model import prepared --out copied").exits(0);
+    assert_eq!(
+        read_json(&project.path("copied/preprocessor_config.json")),
+        written
+    );
+
+    processor["do_thumbnail"] = true.into();
+    write(&processor);
+    run(project, &format!("{init} new")).exits(2).says(&[
+        "clip/preprocessor_config.json",
+        "do_thumbnail = true: what it asks for is not built in",
+    ]);
+    fs::remove_file(project.path("clip/preprocessor_config.json")).unwrap();
 }
 
 #[test]

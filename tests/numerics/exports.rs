@@ -12,6 +12,7 @@ use std::{
 use brazier::{
     fs,
     hub::{self, DtypePolicy, ExportLayout, ExportOptions},
+    image_processor::ImageProcessor,
 };
 use brazier_models::{HostDtype, VlmConfig};
 use serde_json::Value;
@@ -58,8 +59,7 @@ fn export(dir: &Path, fixture: &Fixture, config: &VlmConfig) -> BTreeMap<String,
         dtype: HostDtype::F32,
         dtype_policy: DtypePolicy::Cast,
         source: None,
-        image_mean: [0.5; 3],
-        image_std: [0.5; 3],
+        image_processor: ImageProcessor::siglip(8),
         image_token: "<image>".into(),
         added_image_token: None,
         chat_template: None,

@@ -1,6 +1,9 @@
 //! Families of language models against transformers.
 
-use brazier::hub::{self, DtypePolicy, ExportOptions};
+use brazier::{
+    hub::{self, DtypePolicy, ExportOptions},
+    image_processor::ImageProcessor,
+};
 use brazier_models::{Head, HostDtype, VlmConfig};
 use safetensors::{Dtype, tensor::TensorView};
 use serde_json::Value;
@@ -141,8 +144,7 @@ fn every_family_is_exported_and_read_back() {
                 dtype,
                 dtype_policy: DtypePolicy::Cast,
                 source: None,
-                image_mean: [0.5; 3],
-                image_std: [0.5; 3],
+                image_processor: ImageProcessor::siglip(8),
                 image_token: "<image>".into(),
                 added_image_token: None,
                 chat_template: None,

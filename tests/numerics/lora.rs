@@ -9,6 +9,7 @@ use brazier::{
     data::Batch,
     fs,
     hub::{self, Adapter, DtypePolicy, ExportOptions},
+    image_processor::ImageProcessor,
     learner::{
         Learner,
         options::{OptimizerConfig, StepConfig, TrainMode},
@@ -128,8 +129,7 @@ fn write_base(dir: &Path, config: &VlmConfig, tensors: Vec<HostTensor>) {
         dtype: HostDtype::F32,
         dtype_policy: DtypePolicy::Cast,
         source: None,
-        image_mean: [0.5; 3],
-        image_std: [0.5; 3],
+        image_processor: ImageProcessor::siglip(8),
         image_token: "<image>".into(),
         added_image_token: None,
         chat_template: None,

@@ -15,6 +15,7 @@ mod differences;
 mod exports;
 mod fixture;
 mod generation;
+mod images;
 mod inputs;
 mod language;
 mod lora;

@@ -75,13 +75,16 @@ pub(super) fn import(args: &ImportArgs) -> Result<ExitCode, Failure> {
     let dir = session::locate(&args.model)?;
     hub::check_target(&args.output.out)?;
     let config = hub::read_config(&dir)?;
+    let processor = session::image_processor(&ModelChoice::Import(dir.clone()), &config)?;
     let expected = parameters(&config)?;
     let weights = Weights::open(&dir, Part::Whole, &config, &expected)?;
     let names = expected.iter().map(|(name, _)| name);
     let tensors = names.filter_map(|name| ExportTensor::stored(name, &weights));
     let options = ExportOptions {
         source: Some(dir.clone()),
-        ..args.output.options(main_dtype(&weights), hub::token_ids(&dir)?)
+        ..args
+            .output
+            .options(main_dtype(&weights), hub::token_ids(&dir)?, processor)
     };
     let summary =
         hub::export(&args.output.out, &config, tensors.collect(), &dir, &options).map_err(written)?;

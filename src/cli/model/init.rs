@@ -111,6 +111,10 @@ pub(super) fn init(args: &InitArgs) -> Result<ExitCode, Failure> {
         ..join_options(args, &vision_dir, image_token.id)?
     };
     let config = hub::join_configs(&language_dir, &vision_dir, &join)?;
+    let processor = match &config.vision {
+        Some(vision) => session::image_options(Some(&vision_dir), vision)?.processor,
+        None => return Err(anyhow::anyhow!("a joined model has a vision tower").into()),
+    };
     let model = Vlm::init_deferred(&config, None, args.seed, &device::for_files()?, DType::F32)?;
     let expected = session::expected(&model);
     let mut stored = expected.clone();
@@ -136,7 +140,9 @@ pub(super) fn init(args: &InitArgs) -> Result<ExitCode, Failure> {
         layout: args.output.layout.layout_of(&args.language, &args.vision)?,
         image_token: args.image_token.clone(),
         added_image_token: image_token.is_new.then_some(image_token.id),
-        ..args.output.options(dtype, hub::token_ids(&language_dir)?)
+        ..args
+            .output
+            .options(dtype, hub::token_ids(&language_dir)?, processor)
     };
     let tensors = stored.chain(drawn).collect();
     let summary =

@@ -6,9 +6,12 @@ use brazier_models::{
 };
 use serde_json::{Map, Value, json};
 
-use crate::hub::{
-    DtypePolicy, ExportLayout, ExportOptions, config_in::parse_config, config_out::config_json,
-    layout::Layout,
+use crate::{
+    hub::{
+        DtypePolicy, ExportLayout, ExportOptions, config_in::parse_config, config_out::config_json,
+        layout::Layout,
+    },
+    image_processor::ImageProcessor,
 };
 
 fn parse(value: &Value) -> DecoderConfig {
@@ -23,8 +26,7 @@ fn check_round_trip(text: &DecoderConfig) {
         dtype: HostDtype::F32,
         dtype_policy: DtypePolicy::Cast,
         source: None,
-        image_mean: [0.5; 3],
-        image_std: [0.5; 3],
+        image_processor: ImageProcessor::siglip(8),
         image_token: "<image>".into(),
         added_image_token: None,
         chat_template: None,
