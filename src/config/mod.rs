@@ -131,7 +131,8 @@ pub fn convert(path: &Path, request: Request, env: &dyn Fn(&str) -> Option<Strin
     Reading { report, result }
 }
 
-fn read_text(
+/// As [`read`], from memory; `name` stands for the file in messages.
+pub fn read_text(
     name: &str,
     text: &str,
     request: Request,
@@ -159,12 +160,7 @@ struct Tree {
 }
 
 /// From text to a tree in which every key is known and every value has its type.
-fn checked_tree(
-    name: &str,
-    text: &str,
-    request: Request,
-    env: &dyn Fn(&str) -> Option<String>,
-) -> Tree {
+fn checked_tree(name: &str, text: &str, request: Request, env: &dyn Fn(&str) -> Option<String>) -> Tree {
     let file: Arc<str> = name.into();
     let Request {
         sets,

@@ -40,7 +40,10 @@ pub(super) fn parse(
     let words = words(text).map_err(|line| vec![error(&at(line), "", "a quote without its end")])?;
     // What is before the script belongs to launchers; what is behind the command is another one.
     let script = words.iter().rposition(|word| word.text.ends_with(".py"));
-    let mut words = words.into_iter().skip(script.map_or(0, |script| script + 1)).peekable();
+    let mut words = words
+        .into_iter()
+        .skip(script.map_or(0, |script| script + 1))
+        .peekable();
     let mut entries: Vec<Entry> = Vec::new();
     let mut errors = Vec::new();
     while let Some(word) = words.next() {
@@ -51,7 +54,11 @@ pub(super) fn parse(
             continue;
         }
         if !is_flag(&word.text) {
-            errors.push(error(&at(word.line), &word.text, "a word without a flag before it"));
+            errors.push(error(
+                &at(word.line),
+                &word.text,
+                "a word without a flag before it",
+            ));
             continue;
         }
         let (name, value) = match word.text.split_once('=') {
@@ -92,7 +99,11 @@ pub(super) fn parse(
     }
 }
 
-fn node(values: &[String], at: &Location, env: &dyn Fn(&str) -> Option<String>) -> Result<Node, Vec<ConfigError>> {
+fn node(
+    values: &[String],
+    at: &Location,
+    env: &dyn Fn(&str) -> Option<String>,
+) -> Result<Node, Vec<ConfigError>> {
     let one = |text: &String| {
         let plain = yaml::read(text, env, &|_| at.clone());
         let is_scalar = |node: &Node| !matches!(node.value, Value::List(_) | Value::Map(_) | Value::Null);

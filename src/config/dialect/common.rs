@@ -3,7 +3,7 @@
 use super::translation::{Given, Translation, number};
 use crate::config::{
     error::{closest, one_of},
-    tree::Value,
+    tree::{self, Value},
 };
 
 /// Word by word: what a dialect says and what that is here.
@@ -11,7 +11,12 @@ pub(super) type Words = &'static [(&'static str, &'static str)];
 
 impl Translation<'_> {
     /// Translates one of a list of words. `mistakes` are words that people write for others.
-    pub(super) fn word(&mut self, given: Given, words: Words, mistakes: Words) -> Option<(&'static str, Given)> {
+    pub(super) fn word(
+        &mut self,
+        given: Given,
+        words: Words,
+        mistakes: Words,
+    ) -> Option<(&'static str, Given)> {
         let text = given.node.text().unwrap_or_default().to_lowercase();
         let meant = mistakes.iter().find(|(mistake, _)| *mistake == text);
         let (text, given) = match meant {
@@ -53,7 +58,9 @@ impl Translation<'_> {
         for key in bf16 {
             let Some(given) = self.take(key) else { continue };
             match (&given.node.value, given.node.text().as_deref()) {
-                (Value::Bool(true), _) | (_, Some("full")) => self.put(KEY, Value::String("bf16".into()), &given),
+                (Value::Bool(true), _) | (_, Some("full")) => {
+                    self.put(KEY, Value::String("bf16".into()), &given)
+                }
                 (Value::Bool(false), _) => self.put(KEY, Value::String("f32".into()), &given),
                 (_, Some("auto")) => {
                     let note = "auto is bf16; where a device lacks it, --set train.precision=f32";
@@ -81,7 +88,8 @@ impl Translation<'_> {
             (Value::Bool(true), _) => self.put(KEY, blocks(), &given),
             (Value::Bool(false), _) => self.put(KEY, Value::String("none".into()), &given),
             (_, Some("unsloth" | "offload" | "offload_disk" | "offload_layers")) => {
-                let note = "what is not kept is computed again, never moved to the host; no result depends on it";
+                let note =
+                    "what is not kept is computed again, never moved to the host; no result depends on it";
                 self.put_noted(KEY, blocks(), &given, Some(note));
             }
             _ => self.expected(&given, "true or false"),
@@ -125,7 +133,11 @@ impl Translation<'_> {
             None => self.no_effect(&given, "AdamW is one fused operation in any case"),
             Some(name) => {
                 let reason = format!("Brazier does not know the argument {name} of the optimizer here");
-                self.refuse(&given, &format!("refused: {reason}"), Some("write learning rate, betas, epsilon and weight decay by their own keys"));
+                self.refuse(
+                    &given,
+                    &format!("refused: {reason}"),
+                    Some("write learning rate, betas, epsilon and weight decay by their own keys"),
+                );
             }
         }
     }
@@ -133,7 +145,12 @@ impl Translation<'_> {
     /// How often something happens: a strategy's word, and a number of steps or a part of all. `native` is
     /// `checkpoint.every` or `eval.every`.
     pub(super) fn recurrence(&mut self, native: &str, strategy: &str, steps: &str, default: Recurrence) {
-        const WORDS: Words = &[("no", "no"), ("steps", "steps"), ("epoch", "epoch"), ("best", "best")];
+        const WORDS: Words = &[
+            ("no", "no"),
+            ("steps", "steps"),
+            ("epoch", "epoch"),
+            ("best", "best"),
+        ];
         const MISTAKES: Words = &[
             ("epochs", "epoch"),
             ("step", "steps"),
@@ -200,11 +217,9 @@ impl Translation<'_> {
             (Some(given), _) => self.put("checkpoint.keep.last", given.node.value.clone(), &given),
             (None, Some(default)) => self.default("checkpoint.keep.last", Value::Integer(default)),
             (None, None) => {
-                let steps = crate::config::tree::get(&self.out, "checkpoint.every.steps");
-                let multiple = steps.map_or(Value::Integer(1), |steps| steps.value.clone());
-                let never = crate::config::tree::get(&self.out, "checkpoint.every");
-                if !never.is_some_and(|every| every.value == Value::String("never".into())) {
-                    self.default("checkpoint.keep.every", multiple);
+                let every = tree::get(&self.out, "checkpoint.every");
+                if every.is_none_or(|every| every.value != Value::String("never".into())) {
+                    self.default("checkpoint.keep.every", Value::Integer(1));
                 }
             }
         }
@@ -278,7 +293,11 @@ impl Translation<'_> {
     /// The keys of a schedule that is refused have been seen, and say nothing more.
     fn drop_schedule(&mut self, keys: &ScheduleKeys, minimum: Option<Given>) {
         let mut others: Vec<Given> = minimum.into_iter().collect();
-        others.extend([keys.warmup_steps, keys.warmup_ratio].iter().filter_map(|key| self.take(key)));
+        others.extend(
+            [keys.warmup_steps, keys.warmup_ratio]
+                .iter()
+                .filter_map(|key| self.take(key)),
+        );
         for (argument, _) in ARGUMENTS {
             others.extend(self.take(&format!("{}.{argument}", keys.kwargs)));
         }
@@ -295,7 +314,11 @@ impl Translation<'_> {
             if schedules.contains(&native) {
                 self.put(&format!("train.schedule.{key}"), given.node.value.clone(), &given);
             } else {
-                self.refuse(&given, "refused: the schedule has no such argument", Some("take it out"));
+                self.refuse(
+                    &given,
+                    "refused: the schedule has no such argument",
+                    Some("take it out"),
+                );
             }
         }
         for (argument, usual) in USUAL {
@@ -319,7 +342,10 @@ impl Translation<'_> {
         // transformers' `constant` knows no warm-up.
         if name == "constant" {
             for given in steps.into_iter().chain(ratio) {
-                self.no_effect(&given, "the schedule constant has no warm-up; constant_with_warmup does");
+                self.no_effect(
+                    &given,
+                    "the schedule constant has no warm-up; constant_with_warmup does",
+                );
             }
             return;
         }

@@ -5,6 +5,7 @@ use std::fmt::Write as _;
 use super::{
     Dialect, deepspeed,
     table::{Fate, Row, all, below},
+    translation::not_yet,
 };
 
 const INTRODUCTION: &str = "\
@@ -64,7 +65,10 @@ pub fn dialects() -> String {
             Dialect::MegatronVlm.table(),
         ),
     ] {
-        let _ = write!(text, "\n## {title}\n\n{introduction}\n\n| key | becomes |\n|---|---|\n");
+        let _ = write!(
+            text,
+            "\n## {title}\n\n{introduction}\n\n| key | becomes |\n|---|---|\n"
+        );
         table(rows, "", &mut text);
     }
     text
@@ -79,7 +83,7 @@ fn table(rows: &'static [Row], prefix: &str, text: &mut String) {
             Fate::Into { native: "–", how } => how.to_owned(),
             Fate::Into { native, how } => format!("`{native}`: {how}"),
             Fate::NoEffect(because) => format!("no effect here: {because}"),
-            Fate::NotYet { what, off } => format!("refused{}: Brazier has no {what} yet", unless(off)),
+            Fate::NotYet { what, off } => format!("refused{}: {}", unless(off), not_yet(what)),
             Fate::Never { reason, off } => format!("refused{}: {reason}", unless(off)),
             Fate::Mapping(_) => "a mapping, see below".to_owned(),
             Fate::List(_) => "a list, see below".to_owned(),

@@ -16,46 +16,144 @@ pub(super) static ROWS: &[Row] = &[include(training_arguments::ROWS), include(OF
 static OF_TRL: &[Row] = &[
     path(&["model_name_or_path"], "model.from"),
     path(&["tokenizer_name_or_path"], "model.tokenizer"),
-    nothing(&["model_revision"], "write it behind the model's name: NAME@REVISION"),
+    nothing(
+        &["model_revision"],
+        "write it behind the model's name: NAME@REVISION",
+    ),
     nothing(&["trust_remote_code"], "no code of a model's folder is ever run"),
-    nothing(&["attn_implementation"], "attention is one operation; no result depends on the choice"),
-    into(&["dtype", "torch_dtype"], "train.precision", "bfloat16 is bf16, float32 is f32"),
+    nothing(
+        &["attn_implementation"],
+        "attention is one operation; no result depends on the choice",
+    ),
+    into(
+        &["dtype", "torch_dtype"],
+        "train.precision",
+        "bfloat16 is bf16, float32 is f32",
+    ),
     nothing(&["cache_dir"], "HF_HOME and HF_HUB_CACHE say where models are"),
-    into(&["dataset_name", "dataset_path", "train_file"], "data.train[].path", "a file or a folder"),
-    into(&["dataset_train_split", "train_split"], "data.train[].split", "train, of a local file, is the file itself"),
+    into(
+        &["dataset_name", "dataset_path", "train_file"],
+        "data.train[].path",
+        "a file or a folder",
+    ),
+    into(
+        &["dataset_train_split", "train_split"],
+        "data.train[].split",
+        "train, of a local file, is the file itself",
+    ),
     nothing(&["dataset_test_split"], "data.eval names files of its own"),
     into(&["max_length"], "data.sequence_length", "left out, 1024"),
     read_as(&["max_seq_length"], "max_length"),
     into(&["truncation_mode"], "data.too_long", "keep_start is truncate"),
-    into(&["dataset_text_field"], "data.train[].fields.text", "text, unless otherwise said"),
-    into(&["completion_only_loss"], "–", "true trains the completion alone, as prompt and completion rows do in any case"),
-    into(&["assistant_only_loss"], "data.masks.roles", "true is [assistant]"),
-    into(&["instruction_format"], "data.train[].kind", "names with alpaca are instruction"),
-    into(&["chat_template_path"], "data.template", "a file that ends in .jinja"),
-    into(&["shuffle_dataset"], "–", "each epoch is in random order in any case"),
-    nothing(&["dataset_num_proc", "dataset_kwargs", "dataset_batch_size", "use_liger", "pad_to_multiple_of", "activation_offloading", "padding_free", "ignore_bias_buffers"], "no result depends on it"),
+    into(
+        &["dataset_text_field"],
+        "data.train[].fields.text",
+        "text, unless otherwise said",
+    ),
+    into(
+        &["completion_only_loss"],
+        "–",
+        "true trains the completion alone, as prompt and completion rows do in any case",
+    ),
+    into(
+        &["assistant_only_loss"],
+        "data.masks.roles",
+        "true is [assistant]",
+    ),
+    into(
+        &["instruction_format"],
+        "data.train[].kind",
+        "names with alpaca are instruction",
+    ),
+    into(
+        &["chat_template_path"],
+        "data.template",
+        "a file that ends in .jinja",
+    ),
+    into(
+        &["shuffle_dataset"],
+        "–",
+        "each epoch is in random order in any case",
+    ),
+    nothing(
+        &[
+            "dataset_num_proc",
+            "dataset_kwargs",
+            "dataset_batch_size",
+            "use_liger",
+            "pad_to_multiple_of",
+            "activation_offloading",
+            "padding_free",
+            "ignore_bias_buffers",
+        ],
+        "no result depends on it",
+    ),
     into(&["use_peft"], "model.lora", "true trains adapters"),
     into(&["lora_r"], "model.lora.r", "beside use_peft; left out, 16"),
-    into(&["lora_alpha"], "model.lora.alpha", "beside use_peft; left out, 32"),
-    into(&["lora_dropout"], "model.lora.dropout", "beside use_peft; left out, 0.05"),
-    into(&["lora_target_modules"], "model.lora.target_modules", "beside use_peft"),
+    into(
+        &["lora_alpha"],
+        "model.lora.alpha",
+        "beside use_peft; left out, 32",
+    ),
+    into(
+        &["lora_dropout"],
+        "model.lora.dropout",
+        "beside use_peft; left out, 0.05",
+    ),
+    into(
+        &["lora_target_modules"],
+        "model.lora.target_modules",
+        "beside use_peft",
+    ),
     into(&["use_rslora"], "model.lora.rslora", "beside use_peft"),
     nothing(&["lora_task_type"], "model.head says what the model is for"),
     read_as(&["beta1"], "adam_beta1"),
     read_as(&["beta2"], "adam_beta2"),
     read_as(&["epsilon"], "adam_epsilon"),
     // What is still to be built: each line goes when Brazier has it.
-    not_yet(&["packing", "eval_packing"], "packing of several rows into one sequence"),
-    nothing(&["packing_strategy"], "it says how rows are packed, and packing whether they are"),
-    not_yet(&["dataset_config", "dataset_config_name", "dataset_streaming", "streaming"], "way to read a data set by its name on the hub"),
-    not_yet(&["datasets", "dataset_mix", "dataset_mixer", "test_split_size"], "mixture of data sets by this key: data.train lists them, and it has"),
-    not_yet(&["model_init_kwargs"], "way to change an imported model's config.json"),
-    not_yet(&["eos_token", "pad_token"], "way to change tokens: the tokenizer's folder names them, and it has"),
+    not_yet(
+        &["packing", "eval_packing"],
+        "packing of several rows into one sequence",
+    ),
+    nothing(
+        &["packing_strategy"],
+        "it says how rows are packed, and packing whether they are",
+    ),
+    not_yet(
+        &[
+            "dataset_config",
+            "dataset_config_name",
+            "dataset_streaming",
+            "streaming",
+        ],
+        "way to read a data set by its name on the hub",
+    ),
+    not_yet(
+        &["datasets", "dataset_mix", "dataset_mixer", "test_split_size"],
+        "mixture of data sets by this key: data.train lists them",
+    ),
+    not_yet(
+        &["model_init_kwargs"],
+        "way to change an imported model's config.json",
+    ),
+    not_yet(
+        &["eos_token", "pad_token"],
+        "way to change tokens: the tokenizer's folder names them",
+    ),
     not_yet_unless(&["loss_type"], &["nll"], "loss of this kind"),
     not_yet(&["router_aux_loss_coef"], "mixture of experts"),
-    not_yet(&["lora_target_parameters", "lora_modules_to_save", "use_dora"], "adapter of this kind"),
-    not_yet(&["load_in_8bit", "load_in_4bit", "use_bnb_nested_quant"], "quantised weights"),
-    nothing(&["bnb_4bit_quant_type", "bnb_4bit_quant_storage"], "without quantised weights it says nothing"),
+    not_yet(
+        &["lora_target_parameters", "lora_modules_to_save", "use_dora"],
+        "adapter of this kind",
+    ),
+    not_yet(
+        &["load_in_8bit", "load_in_4bit", "use_bnb_nested_quant"],
+        "quantised weights",
+    ),
+    nothing(
+        &["bnb_4bit_quant_type", "bnb_4bit_quant_storage"],
+        "without quantised weights it says nothing",
+    ),
 ];
 
 /// TRL's own defaults.
@@ -95,7 +193,9 @@ fn data(t: &mut Translation) {
     }
     for name in ["dataset_train_split", "train_split"] {
         match t.take_text(name) {
-            Some((split, given)) if split == "train" => t.no_effect(&given, "a file is one split, which is called train"),
+            Some((split, given)) if split == "train" => {
+                t.no_effect(&given, "a file is one split, which is called train")
+            }
             Some((split, given)) => t.put(&native("split"), Value::String(split), &given),
             None => {}
         }
@@ -113,7 +213,12 @@ fn data(t: &mut Translation) {
         };
         match is_known {
             true => t.put(&native("kind"), Value::String(kind.into()), &given),
-            false => t.refuse_unless_left_out(&given, &format!("Brazier has no format {format} yet: kind and fields of data.train say how a row is read")),
+            false => t.refuse_unless_left_out(
+                &given,
+                &format!(
+                    "Brazier has no format {format} yet: kind and fields of data.train say how a row is read"
+                ),
+            ),
         }
     }
     truncation(t);
@@ -125,22 +230,35 @@ fn data(t: &mut Translation) {
         }
     }
     if let Some((_, given)) = t.take_bool("shuffle_dataset") {
-        t.no_effect(&given, "each epoch is in a random order of its own, as transformers' sampler does it");
+        t.no_effect(
+            &given,
+            "each epoch is in a random order of its own, as transformers' sampler does it",
+        );
     }
 }
 
 fn truncation(t: &mut Translation) {
     match t.take_text("truncation_mode") {
-        Some((mode, given)) if mode == "keep_start" => t.put("data.too_long", Value::String("truncate".into()), &given),
-        Some((_, given)) => t.refuse_unless_left_out(&given, "Brazier cuts at the end of a row, never at its beginning"),
+        Some((mode, given)) if mode == "keep_start" => {
+            t.put("data.too_long", Value::String("truncate".into()), &given)
+        }
+        Some((_, given)) => {
+            t.refuse_unless_left_out(&given, "Brazier cuts at the end of a row, never at its beginning")
+        }
         None => {}
     }
 }
 
 fn masks(t: &mut Translation) {
     match t.take_bool("completion_only_loss") {
-        Some((true, given)) => t.no_effect(&given, "of a prompt and its completion only the completion is trained in any case"),
-        Some((false, given)) => t.refuse_unless_left_out(&given, "Brazier does not train prompts of prompt and completion rows"),
+        Some((true, given)) => t.no_effect(
+            &given,
+            "of a prompt and its completion only the completion is trained in any case",
+        ),
+        Some((false, given)) => t.refuse_unless_left_out(
+            &given,
+            "Brazier does not train prompts of prompt and completion rows",
+        ),
         None => {}
     }
     match t.take_bool("assistant_only_loss") {
@@ -158,10 +276,15 @@ fn masks(t: &mut Translation) {
 
 fn dtype(t: &mut Translation) {
     for name in ["dtype", "torch_dtype"] {
-        let Some((word, given)) = t.take_text(name) else { continue };
+        let Some((word, given)) = t.take_text(name) else {
+            continue;
+        };
         match word.as_str() {
             // In transformers this is how weights are loaded; the trainer's bf16 says how they are used.
-            "bfloat16" | "float32" | "auto" => t.no_effect(&given, "train.precision is the format of the parameters, with masters in f32"),
+            "bfloat16" | "float32" | "auto" => t.no_effect(
+                &given,
+                "train.precision is the format of the parameters, with masters in f32",
+            ),
             _ => t.refuse_unless_left_out(&given, &format!("Brazier has no format {word}")),
         }
     }

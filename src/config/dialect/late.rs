@@ -29,9 +29,20 @@ pub(in crate::config) fn fill_in(
     let found = context(root, env);
     let value = Value::Integer(found.unwrap_or(ANY_LENGTH));
     if found.is_some() {
-        report.defaults.push((LENGTH.to_owned(), format!("{value}, the context of the language model")));
+        report.defaults.push((
+            LENGTH.to_owned(),
+            format!("{value}, the context of the language model"),
+        ));
     }
-    let _ = tree::put(root, LENGTH, Node { value, at: at.clone() }, &at);
+    let _ = tree::put(
+        root,
+        LENGTH,
+        Node {
+            value,
+            at: at.clone(),
+        },
+        &at,
+    );
     match found {
         Some(_) => Ok(()),
         None => Err(ConfigError {
@@ -84,7 +95,9 @@ fn collect(node: &Node, path: &str, found: &mut Vec<ConfigError>) {
     let (Value::String(text), Location::Line { .. }) = (&node.value, &node.at) else {
         return;
     };
-    let is_placeholder = text.contains("/path/to/") || text.starts_with("path/to/") || (text.starts_with("<your") && text.ends_with('>'));
+    let is_placeholder = text.contains("/path/to/")
+        || text.starts_with("path/to/")
+        || (text.starts_with("<your") && text.ends_with('>'));
     if is_placeholder {
         found.push(ConfigError {
             at: node.at.clone(),

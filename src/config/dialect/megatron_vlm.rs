@@ -7,7 +7,8 @@ use super::{
 };
 use crate::config::tree::{self, Value};
 
-const PROCESSES: &str = "this run is one process; train.global_batch_size says the samples of a step whatever their number";
+const PROCESSES: &str =
+    "this run is one process; train.global_batch_size says the samples of a step whatever their number";
 const ENGINE: &str = "kernels and their memory are Brazier's own; no result depends on it";
 
 /// Image tokens of SigLIP-so400m-384, and the three positions that the original adds to the text.
@@ -27,7 +28,11 @@ pub(super) static ROWS: &[Row] = &[
     to(&["lr"], "train.optimizer.lr"),
     into(&["adam-beta2"], "train.optimizer.betas", "the second of the two"),
     to(&["train-iters"], "train.steps"),
-    into(&["seq-length"], "data.sequence_length", "text; 732 positions for an image come on top, as in the original"),
+    into(
+        &["seq-length"],
+        "data.sequence_length",
+        "text; 732 positions for an image come on top, as in the original",
+    ),
     to(&["num-workers"], "data.workers"),
     into(&["log-interval"], "track.log_every", "as it is"),
     into(&["save-interval"], "checkpoint.every.steps", "as it is"),
@@ -36,24 +41,65 @@ pub(super) static ROWS: &[Row] = &[
     read_as(&["r"], "rank"),
     read_as(&["m"], "master-addr"),
     read_as(&["p"], "master-port"),
-    nothing(&["gpus", "gpu-ids", "tp", "pp", "node", "rank", "master-addr", "master-port", "backend", "interface", "rdzv-port", "dist-optim", "is-on-aws"], PROCESSES),
+    nothing(
+        &[
+            "gpus",
+            "gpu-ids",
+            "tp",
+            "pp",
+            "node",
+            "rank",
+            "master-addr",
+            "master-port",
+            "backend",
+            "interface",
+            "rdzv-port",
+            "dist-optim",
+            "is-on-aws",
+        ],
+        PROCESSES,
+    ),
     nothing(&["sif-path", "bind"], "there is no container to start"),
-    nothing(&["save", "save-optim", "dist-ckpt"], "checkpoints always hold the optimizer's state"),
+    nothing(
+        &["save", "save-optim", "dist-ckpt"],
+        "checkpoints always hold the optimizer's state",
+    ),
     nothing(&["slurm-job-id", "slurm-output-name"], "the environment says it"),
-    nothing(&["image-token-id", "pad-token-id"], "the tokenizer's folder says it"),
-    nothing(&["no-add-class-token"], "the model's config.json says which tokens of the tower are used (vision_feature_select_strategy)"),
+    nothing(
+        &["image-token-id", "pad-token-id"],
+        "the tokenizer's folder says it",
+    ),
+    nothing(
+        &["no-add-class-token"],
+        "the model's config.json says which tokens of the tower are used (vision_feature_select_strategy)",
+    ),
     nothing(&["loss-scale"], "bf16 needs no loss scale"),
     nothing(&["fused-attn", "flash-attn", "use-fixed-attn-mask"], ENGINE),
     // What is still to be built: each line goes when Brazier has it.
-    not_yet(&["wandb"], "Weights & Biases tracker: metrics.jsonl and TensorBoard are in the output folder"),
+    not_yet(
+        &["wandb"],
+        "such tracker: metrics.jsonl and TensorBoard's files are in the output folder",
+    ),
     not_yet(&["load-optim"], "way to read Megatron's optimizer state"),
-    not_yet(&["init"], "random weights by this flag: --set model.language describes a new model. It has"),
-    not_yet(&["skip-train-iteration-range"], "way to leave out ranges of steps"),
+    not_yet(
+        &["init"],
+        "random weights by this flag: --set 'model={language: {…}}' describes a new model",
+    ),
+    not_yet(
+        &["skip-train-iteration-range"],
+        "way to leave out ranges of steps",
+    ),
     not_yet(&["fp8"], "8-bit floating point"),
-    not_yet(&["alert-spike", "spike-thr", "slack-uid"], "alert of jumps of the loss"),
+    not_yet(
+        &["alert-spike", "spike-thr", "slack-uid"],
+        "alert of jumps of the loss",
+    ),
     not_yet(&["non-persistent-save-interval"], "checkpoint that does not stay"),
-    not_yet(&["deterministic"], "switch for it: runs on the CPU are, on the GPU kernels decide. It has"),
-    not_yet_unless(&["debug"], &["false"], "debug mode: write the batch sizes and --lr. It has"),
+    not_yet(
+        &["deterministic"],
+        "switch for it: runs on the CPU are deterministic",
+    ),
+    not_yet_unless(&["debug"], &["false"], "debug mode: batch sizes and --lr say it"),
 ];
 
 /// Translates what the table leaves to code.
@@ -69,13 +115,22 @@ pub(super) fn translate(t: &mut Translation) {
             value: Value::Float(0.9),
             at: given.node.at.clone(),
         };
-        t.put("train.optimizer.betas", Value::List(vec![first, given.node.clone()]), &given);
+        t.put(
+            "train.optimizer.betas",
+            Value::List(vec![first, given.node.clone()]),
+            &given,
+        );
     }
     match t.take("seq-length") {
         Some(given) => match number(&given.node) {
             Some(length) => {
                 let note = "with 732 positions for the image and its surroundings";
-                t.put_noted("data.sequence_length", Value::Integer(length as i64 + IMAGE_POSITIONS), &given, Some(note));
+                t.put_noted(
+                    "data.sequence_length",
+                    Value::Integer(length as i64 + IMAGE_POSITIONS),
+                    &given,
+                    Some(note),
+                );
             }
             None => t.expected(&given, "a whole number"),
         },
@@ -87,8 +142,12 @@ pub(super) fn translate(t: &mut Translation) {
         None => t.default("checkpoint.every.steps", Value::Integer(2000)),
     }
     match t.take_text("lang") {
-        Some((lang, given)) if lang == "jp" => t.put("data.template", Value::String("llava_jp".into()), &given),
-        Some((_, given)) => t.refuse_unless_left_out(&given, "Brazier has no template for this language yet: it has jp"),
+        Some((lang, given)) if lang == "jp" => {
+            t.put("data.template", Value::String("llava_jp".into()), &given)
+        }
+        Some((_, given)) => {
+            t.refuse_unless_left_out(&given, "Brazier has no template for this language yet: it has jp")
+        }
         None => t.default("data.template", Value::String("llava_jp".into())),
     }
     // The recipe, which the flags leave as it is.
@@ -143,7 +202,10 @@ fn stage(t: &mut Translation) -> u64 {
             1
         }
         Some((2, given)) if freezes => {
-            t.no_effect(&given, "freeze-lm leaves the language model as it is; sizes and learning rate are those of stage 2");
+            t.no_effect(
+                &given,
+                "freeze-lm leaves the language model as it is; sizes and learning rate are those of stage 2",
+            );
             2
         }
         Some((2, given)) => {

@@ -98,8 +98,8 @@ impl Dialect {
         }
     }
 
-    /// What the keys at the top of a file belong to: the dialect that knows most of them.
-    fn of(root: &Node) -> Self {
+    /// What the keys at the top of a file belong to: the dialect that knows most of them. Only some have commands.
+    fn of(root: &Node, is_command: bool) -> Self {
         let keys: Vec<&str> = root.entries().iter().map(|entry| entry.key.as_str()).collect();
         let known = |dialect: Self| match dialect {
             Dialect::Native => {
@@ -112,7 +112,11 @@ impl Dialect {
             }
         };
         let mut best = (Dialect::Native, known(Dialect::Native));
-        for dialect in Self::ALL {
+        let has_commands = |dialect: &Self| matches!(dialect, Dialect::HuggingFace | Dialect::MegatronVlm);
+        for dialect in Self::ALL
+            .into_iter()
+            .filter(|dialect| !is_command || has_commands(dialect))
+        {
             if known(dialect) > best.1 {
                 best = (dialect, known(dialect));
             }
@@ -140,7 +144,9 @@ impl FromStr for Dialect {
 
     fn from_str(name: &str) -> Result<Self, Self::Err> {
         let found = Self::ALL.into_iter().find(|dialect| dialect.name() == name);
-        found.ok_or_else(|| UnknownDialect { name: name.to_owned() })
+        found.ok_or_else(|| UnknownDialect {
+            name: name.to_owned(),
+        })
     }
 }
 
@@ -166,11 +172,12 @@ pub(super) fn read(
     leave_out: &[String],
     env: &dyn Fn(&str) -> Option<String>,
 ) -> Result<Translated, Vec<ConfigError>> {
-    let root = match command_line::is_command(text) {
+    let is_command = command_line::is_command(text);
+    let root = match is_command {
         true => command_line::parse(file, text, env)?,
         false => yaml::parse(file, text, env)?,
     };
-    let dialect = dialect.unwrap_or_else(|| Dialect::of(&root));
+    let dialect = dialect.unwrap_or_else(|| Dialect::of(&root, is_command));
     let mut t = Translation::new(file.clone(), dialect.title(), leave_out, env);
     if dialect == Dialect::Native {
         t.finish();
@@ -219,4 +226,81 @@ pub(super) fn read(
         origins,
         errors,
     })
+}
+
+/// The tables as lists, for tests that go through all of them.
+#[cfg(test)]
+pub(super) mod table_of_tests {
+    use super::{
+        Dialect, deepspeed,
+        table::{Fate, Row, all, below, names},
+    };
+
+    fn tables() -> Vec<(&'static str, &'static [Row])> {
+        let of = |dialect: Dialect| (dialect.title(), dialect.table());
+        let mut tables: Vec<_> = Dialect::ALL.into_iter().map(of).collect();
+        tables.push(("DeepSpeed", deepspeed::ROWS));
+        tables
+    }
+
+    fn visit(rows: &'static [Row], prefix: &str, see: &mut dyn FnMut(&'static Row, String)) {
+        for row in all(rows) {
+            for key in row.keys {
+                see(row, format!("{prefix}{key}"));
+                let below_of = match row.fate {
+                    Fate::List(_) => format!("{prefix}{key}[]."),
+                    _ => format!("{prefix}{key}."),
+                };
+                visit(below(row), &below_of, see);
+            }
+        }
+    }
+
+    /// Every native key that a row names.
+    pub(in crate::config) fn natives() -> Vec<&'static str> {
+        let mut found = Vec::new();
+        for (_, rows) in tables() {
+            visit(rows, "", &mut |row, _| match row.fate {
+                Fate::To(native) | Fate::Path(native) => found.push(native),
+                Fate::Into { native, .. } if native != "–" => found.push(native),
+                _ => {}
+            });
+        }
+        found.sort_unstable();
+        found.dedup();
+        found
+    }
+
+    /// The paths of keys with a fate of their own.
+    fn leaves(rows: &'static [Row]) -> Vec<String> {
+        let mut found = Vec::new();
+        visit(rows, "", &mut |row, path| {
+            if below(row).is_empty() {
+                found.push(path);
+            }
+        });
+        found
+    }
+
+    pub(in crate::config) fn paths(dialect: Dialect) -> Vec<String> {
+        leaves(dialect.table())
+    }
+
+    pub(in crate::config) fn deepspeed_paths() -> Vec<String> {
+        leaves(deepspeed::ROWS)
+    }
+
+    /// The keys of each table and of those below it.
+    pub(in crate::config) fn names_by_table() -> Vec<(String, Vec<&'static str>)> {
+        let mut found = Vec::new();
+        for (title, rows) in tables() {
+            found.push((title.to_owned(), names(rows)));
+            visit(rows, "", &mut |row, path| {
+                if !below(row).is_empty() {
+                    found.push((format!("{title}: {path}"), names(below(row))));
+                }
+            });
+        }
+        found
+    }
 }

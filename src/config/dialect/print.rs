@@ -15,7 +15,11 @@ use crate::config::{
 pub(in crate::config) fn print(root: &Node, origins: &Origins, report: Option<&Report>) -> String {
     let mut yaml = String::new();
     if let Some(report) = report {
-        let _ = writeln!(yaml, "# Converted from a configuration of {}.\n", report.dialect.title());
+        let _ = writeln!(
+            yaml,
+            "# Converted from a configuration of {}.\n",
+            report.dialect.title()
+        );
     }
     block(root, &SCHEMA, "", 0, origins, &mut yaml);
     let without_effect: Vec<_> = report
@@ -104,7 +108,11 @@ fn in_order<'a>(node: &'a Node, schema: &Json) -> Vec<&'a Entry> {
         keys.extend(properties(option).map(|(key, _)| key));
     }
     let mut entries: Vec<&Entry> = node.entries().iter().collect();
-    entries.sort_by_key(|entry| keys.iter().position(|key| *key == entry.key).unwrap_or(usize::MAX));
+    entries.sort_by_key(|entry| {
+        keys.iter()
+            .position(|key| *key == entry.key)
+            .unwrap_or(usize::MAX)
+    });
     entries
 }
 

@@ -50,8 +50,7 @@ impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "read as a configuration of {}", self.dialect.title())?;
         for (title, wanted) in [("mapped", true), ("no effect here, because", false)] {
-            let is_wanted =
-                |line: &&ReportLine| matches!(line.outcome, Outcome::Mapped { .. }) == wanted;
+            let is_wanted = |line: &&ReportLine| matches!(line.outcome, Outcome::Mapped { .. }) == wanted;
             let mut lines = self.lines.iter().filter(is_wanted).peekable();
             if lines.peek().is_some() {
                 write!(f, "\n  {title}")?;

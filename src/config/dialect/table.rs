@@ -14,10 +14,7 @@ pub(super) enum Fate {
     /// The same for a path, in which `$NAME` stands for an environment variable as `${NAME}` does.
     Path(&'static str),
     /// The dialect's own code makes these native keys of it.
-    Into {
-        native: &'static str,
-        how: &'static str,
-    },
+    Into { native: &'static str, how: &'static str },
     /// No result depends on it here, because.
     NoEffect(&'static str),
     /// Brazier has nothing of the kind so far. `off` lists the values that ask for nothing.
@@ -71,11 +68,7 @@ pub(super) const fn not_yet(keys: Keys, what: &'static str) -> Row {
 }
 
 /// The same, for a key that asks for nothing with one of these values.
-pub(super) const fn not_yet_unless(
-    keys: Keys,
-    off: &'static [&'static str],
-    what: &'static str,
-) -> Row {
+pub(super) const fn not_yet_unless(keys: Keys, off: &'static [&'static str], what: &'static str) -> Row {
     let fate = Fate::NotYet { what, off };
     Row { keys, fate }
 }
@@ -128,7 +121,10 @@ pub(super) fn find(rows: &'static [Row], key: &str) -> Option<&'static Row> {
 
 /// The keys of a table itself, not those below them.
 pub(super) fn names(rows: &'static [Row]) -> Vec<&'static str> {
-    all(rows).iter().flat_map(|row| row.keys.iter().copied()).collect()
+    all(rows)
+        .iter()
+        .flat_map(|row| row.keys.iter().copied())
+        .collect()
 }
 
 /// The rows below a row.

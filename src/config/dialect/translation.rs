@@ -35,7 +35,10 @@ impl Given {
 
     /// `key = value (file:line)`, for another key's message.
     pub(super) fn words(&self) -> String {
-        let value = self.node.text().map_or_else(String::new, |value| format!(" = {value}"));
+        let value = self
+            .node
+            .text()
+            .map_or_else(String::new, |value| format!(" = {value}"));
         format!("{}{value} ({})", self.key, self.node.at)
     }
 }
@@ -134,7 +137,7 @@ impl<'a> Translation<'a> {
             Fate::NotYet { off, .. } | Fate::Never { off, .. } if is_off(&given.node, off) => {
                 self.no_effect(&given, "with this value it asks for nothing");
             }
-            Fate::NotYet { what, .. } => self.refuse_unless_left_out(&given, &format!("Brazier has no {what} yet")),
+            Fate::NotYet { what, .. } => self.refuse_unless_left_out(&given, &not_yet(what)),
             Fate::Never { reason, .. } => self.refuse_unless_left_out(&given, reason),
             Fate::Mapping(rows) => self.mapping(rows, &given, &here),
             Fate::Beside(rows) => self.mapping(rows, &given, path),
@@ -197,10 +200,24 @@ impl<'a> Translation<'a> {
         });
     }
 
+    /// The lines of the report in the order of the files.
+    fn sort(&mut self) {
+        let main = self.file.clone();
+        self.lines.sort_by_key(|line| match &line.at {
+            Location::Line { file, line, column } => (*file != main, *line, *column),
+            Location::Set | Location::Unwritten { .. } => (true, usize::MAX, 0),
+        });
+    }
+
     /// Reports every key that no code took and every name of `--leave-out` that is none.
     pub(super) fn finish(&mut self) {
+        self.sort();
         for given in std::mem::take(&mut self.pending).into_values() {
-            self.refuse(&given, "refused: it has no meaning beside the other keys", Some("take it out"));
+            self.refuse(
+                &given,
+                "refused: it has no meaning beside the other keys",
+                Some("take it out"),
+            );
         }
         for name in self.leave_out {
             if !self.left_out.contains(name) {
@@ -300,7 +317,11 @@ impl Translation<'_> {
             if first.as_ref().is_some_and(|first| !same(first, &value)) {
                 let first = first.map_or_else(String::new, |first| format!(" = {first}"));
                 let reason = format!("refused: contradicts {key}{first} ({at})");
-                return self.refuse(given, &reason, Some("write the same in both places, or in one of them"));
+                return self.refuse(
+                    given,
+                    &reason,
+                    Some("write the same in both places, or in one of them"),
+                );
             }
         }
         let shown = match &value {
@@ -311,7 +332,17 @@ impl Translation<'_> {
         let home = Location::Unwritten {
             file: self.file.clone(),
         };
-        if tree::put(&mut self.out, native, Node { value, at: at.clone() }, &home).is_err() {
+        if tree::put(
+            &mut self.out,
+            native,
+            Node {
+                value,
+                at: at.clone(),
+            },
+            &home,
+        )
+        .is_err()
+        {
             return self.refuse(given, &format!("refused: {native} cannot hold it"), None);
         }
         let key = given.key.clone();
@@ -369,7 +400,15 @@ impl Translation<'_> {
         };
         self.defaults.push((native.to_owned(), value.to_string()));
         let of = self.title;
-        let _ = tree::put(&mut self.out, native, Node { value, at: at.clone() }, &at);
+        let _ = tree::put(
+            &mut self.out,
+            native,
+            Node {
+                value,
+                at: at.clone(),
+            },
+            &at,
+        );
         self.origins.insert(native.to_owned(), Origin::Default { of });
     }
 
@@ -417,6 +456,14 @@ impl Translation<'_> {
     }
 }
 
+/// Why something is refused that Brazier lacks. What is behind a colon says what there is in its place.
+pub(super) fn not_yet(what: &str) -> String {
+    match what.split_once(": ") {
+        Some((what, instead)) => format!("Brazier has no {what} yet: {instead}"),
+        None => format!("Brazier has no {what} yet"),
+    }
+}
+
 /// Whether a value asks for nothing.
 fn is_off(node: &Node, off: &[&str]) -> bool {
     match &node.value {
@@ -432,7 +479,9 @@ pub(super) fn number(node: &Node) -> Option<f64> {
     match &node.value {
         Value::Integer(value) => Some(*value as f64),
         Value::Float(value) => Some(*value),
-        Value::String(text) if text.starts_with(|c: char| c.is_ascii_digit() || c == '-') => text.parse().ok(),
+        Value::String(text) if text.starts_with(|c: char| c.is_ascii_digit() || c == '-') => {
+            text.parse().ok()
+        }
         _ => None,
     }
 }

@@ -35,7 +35,10 @@ pub(super) fn translate(t: &mut Translation) {
         }
     }
     if let Some((_, given)) = t.take_bool("shuffle_merged_datasets") {
-        t.no_effect(&given, "each epoch is in a random order of its own over all data sets, as axolotl's sampler does it");
+        t.no_effect(
+            &given,
+            "each epoch is in a random order of its own over all data sets, as axolotl's sampler does it",
+        );
     }
     if let Some((sorted, given)) = t.take_bool("curriculum_sampling") {
         t.put("data.shuffle", Value::Bool(!sorted), &given);
@@ -57,7 +60,11 @@ fn data_set(t: &mut Translation, key: &str, native: &str) {
             t.no_effect(&path, "data_files says which file");
             t.put_path(&format!("{native}.path"), &files);
         }
-        (_, Some(files)) => t.refuse(&files, "refused: Brazier reads one file or folder for each entry", Some("write one entry for each file")),
+        (_, Some(files)) => t.refuse(
+            &files,
+            "refused: Brazier reads one file or folder for each entry",
+            Some("write one entry for each file"),
+        ),
         (Some(path), None) => t.put_path(&format!("{native}.path"), &path),
         (None, None) => {}
     }
@@ -73,14 +80,21 @@ fn data_set(t: &mut Translation, key: &str, native: &str) {
         ("field", "text"),
     ] {
         if let Some(given) = t.take(&format!("{key}.{name}")) {
-            t.put(&format!("{native}.fields.{field}"), given.node.value.clone(), &given);
+            t.put(
+                &format!("{native}.fields.{field}"),
+                given.node.value.clone(),
+                &given,
+            );
         }
     }
     for name in ["tool_calls", "tool_call_id", "name", "train"] {
         if let Some((word, given)) = t.take_text(&format!("{key}.message_property_mappings.{name}")) {
             match word == name {
                 true => t.no_effect(&given, "it is its own name"),
-                false => t.refuse_unless_left_out(&given, &format!("Brazier reads {name} of a message under this name only")),
+                false => t.refuse_unless_left_out(
+                    &given,
+                    &format!("Brazier reads {name} of a message under this name only"),
+                ),
             }
         }
     }
@@ -103,16 +117,35 @@ fn kind(t: &mut Translation, key: &str, native: &str) {
         let word = given.node.text().unwrap_or_default();
         match KINDS.iter().find(|(name, _)| *name == word) {
             Some((_, kind)) => {
-                let note = (*kind == "text").then_some("a document longer than sequence_len follows data.too_long; axolotl cuts it into pieces");
-                t.put_noted(&format!("{native}.kind"), Value::String((*kind).into()), &given, note);
+                let note = (*kind == "text").then_some(
+                    "a document longer than sequence_len follows data.too_long; axolotl cuts it into pieces",
+                );
+                t.put_noted(
+                    &format!("{native}.kind"),
+                    Value::String((*kind).into()),
+                    &given,
+                    note,
+                );
             }
             None => {
                 let names: Vec<_> = KINDS.iter().map(|(name, _)| *name).collect();
-                t.refuse_unless_left_out(&given, &format!("Brazier has no rows of type {word} yet: it has {}", names.join(", ")));
+                t.refuse_unless_left_out(
+                    &given,
+                    &format!(
+                        "Brazier has no rows of type {word} yet: it has {}",
+                        names.join(", ")
+                    ),
+                );
             }
         }
     }
-    const FORMATS: Words = &[("json", "jsonl"), ("parquet", "parquet"), ("arrow", "arrow"), ("csv", "csv"), ("text", "text")];
+    const FORMATS: Words = &[
+        ("json", "jsonl"),
+        ("parquet", "parquet"),
+        ("arrow", "arrow"),
+        ("csv", "csv"),
+        ("text", "text"),
+    ];
     if let Some(given) = t.take(&format!("{key}.ds_type"))
         && let Some((format, given)) = t.word(given, FORMATS, &[("jsonl", "json")])
     {
@@ -157,7 +190,12 @@ fn masks(t: &mut Translation, key: &str) {
     if let Some(given) = t.take(&format!("{key}.roles_to_train")) {
         t.put("data.masks.roles", given.node.value.clone(), &given);
     }
-    const ENDS: Words = &[("all", "all"), ("turn", "turn"), ("last", "last"), ("none", "none")];
+    const ENDS: Words = &[
+        ("all", "all"),
+        ("turn", "turn"),
+        ("last", "last"),
+        ("none", "none"),
+    ];
     for name in ["train_on_eos", "train_on_eot"] {
         if let Some(given) = t.take(&format!("{key}.{name}"))
             && let Some((word, given)) = t.word(given, ENDS, &[("true", "all"), ("false", "none")])
@@ -184,10 +222,15 @@ fn template(t: &mut Translation, key: &str) {
             t.no_effect(&given, "chat_template_jinja says which");
             jinja(t, &file);
         }
-        (word, None) if word == "tokenizer_default" => t.put(NATIVE, Value::String("tokenizer".into()), &given),
+        (word, None) if word == "tokenizer_default" => {
+            t.put(NATIVE, Value::String("tokenizer".into()), &given)
+        }
         (word, None) if NAMES.contains(&word) => t.put(NATIVE, Value::String(word.into()), &given),
         (word, _) => {
-            let reason = format!("Brazier has no template {word} yet: it has tokenizer_default, {}, and files", NAMES.join(", "));
+            let reason = format!(
+                "Brazier has no template {word} yet: it has tokenizer_default, {}, and files",
+                NAMES.join(", ")
+            );
             t.refuse_unless_left_out(&given, &reason);
         }
     }
@@ -196,7 +239,11 @@ fn template(t: &mut Translation, key: &str) {
 fn jinja(t: &mut Translation, file: &Given) {
     match file.node.text() {
         Some(path) if path.ends_with(".jinja") => t.put_path("data.template", file),
-        _ => t.refuse(file, "refused: a template is a file", Some("write it into a file that ends in .jinja, and its path here")),
+        _ => t.refuse(
+            file,
+            "refused: a template is a file",
+            Some("write it into a file that ends in .jinja, and its path here"),
+        ),
     }
 }
 

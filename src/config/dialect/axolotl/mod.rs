@@ -17,7 +17,10 @@ pub(super) fn translate(t: &mut Translation) {
     plugins(t);
     adapter(t);
     data::translate(t);
-    let epochs = t.peek("num_epochs").and_then(|given| number(&given.node)).unwrap_or(1.0);
+    let epochs = t
+        .peek("num_epochs")
+        .and_then(|given| number(&given.node))
+        .unwrap_or(1.0);
     t.run_length("num_epochs", "max_steps", 1.0);
     t.optimizer("optimizer");
     t.optimizer_arguments("optim_args");
@@ -60,10 +63,19 @@ fn plugins(t: &mut Translation) {
             node: item.clone(),
             read: None,
         };
-        if ["CutCrossEntropyPlugin", "LigerPlugin"].iter().any(|known| name.ends_with(known)) {
+        if ["CutCrossEntropyPlugin", "LigerPlugin"]
+            .iter()
+            .any(|known| name.ends_with(known))
+        {
             t.no_effect(&one, "projection to the vocabulary and cross-entropy are one operation, and kernels are fused, in any case");
         } else {
-            t.refuse_unless_left_out(&Given { key: given.key.clone(), ..one }, "Brazier has no plug-ins");
+            t.refuse_unless_left_out(
+                &Given {
+                    key: given.key.clone(),
+                    ..one
+                },
+                "Brazier has no plug-ins",
+            );
         }
     }
 }
@@ -84,7 +96,10 @@ fn adapter(t: &mut Translation) {
     if let Some((all, given)) = t.take_bool("lora_target_linear") {
         match all && is_lora {
             true => t.put("model.lora.target_modules", all_linear(&given), &given),
-            false => t.no_effect(&given, "lora_target_modules names the layers, or there is no adapter"),
+            false => t.no_effect(
+                &given,
+                "lora_target_modules names the layers, or there is no adapter",
+            ),
         }
     }
     for (name, native) in [
@@ -117,10 +132,27 @@ fn checkpoints(t: &mut Translation, epochs: f64) {
     const EVERY: &str = "checkpoint.every";
     if let Some((count, given)) = t.take_number("saves_per_epoch") {
         let part = 1.0 / (count * epochs);
-        match (t.peek("save_steps").is_some() || t.peek("save_strategy").is_some(), count > 0.0) {
-            (true, _) => t.refuse(&given, "refused: contradicts save_steps or save_strategy", Some("keep one of them")),
-            (false, true) if part < 1.0 => t.put_noted(&format!("{EVERY}.ratio"), Value::Float(part), &given, Some("of all steps")),
-            (false, true) => t.put_noted(EVERY, Value::String("never".into()), &given, Some("one checkpoint, at the end")),
+        match (
+            t.peek("save_steps").is_some() || t.peek("save_strategy").is_some(),
+            count > 0.0,
+        ) {
+            (true, _) => t.refuse(
+                &given,
+                "refused: contradicts save_steps or save_strategy",
+                Some("keep one of them"),
+            ),
+            (false, true) if part < 1.0 => t.put_noted(
+                &format!("{EVERY}.ratio"),
+                Value::Float(part),
+                &given,
+                Some("of all steps"),
+            ),
+            (false, true) => t.put_noted(
+                EVERY,
+                Value::String("never".into()),
+                &given,
+                Some("one checkpoint, at the end"),
+            ),
             (false, false) => t.no_effect(&given, "0 asks for nothing"),
         }
     }
@@ -135,7 +167,12 @@ fn evaluation(t: &mut Translation, epochs: f64) {
         if let Some((count, given)) = t.take_number("evals_per_epoch") {
             let part = 1.0 / (count * epochs);
             match count > 0.0 && part < 1.0 {
-                true => t.put_noted("eval.every.ratio", Value::Float(part), &given, Some("of all steps")),
+                true => t.put_noted(
+                    "eval.every.ratio",
+                    Value::Float(part),
+                    &given,
+                    Some("of all steps"),
+                ),
                 false => t.put("eval.every", Value::String("never".into()), &given),
             }
         }
@@ -152,9 +189,21 @@ fn evaluation(t: &mut Translation, epochs: f64) {
         }
         best_metric(t, "metric_for_best_model", "greater_is_better");
     }
-    for name in ["evals_per_epoch", "eval_strategy", "evaluation_strategy", "eval_steps", "eval_batch_size", "early_stopping_patience", "metric_for_best_model", "greater_is_better"] {
+    for name in [
+        "evals_per_epoch",
+        "eval_strategy",
+        "evaluation_strategy",
+        "eval_steps",
+        "eval_batch_size",
+        "early_stopping_patience",
+        "metric_for_best_model",
+        "greater_is_better",
+    ] {
         if let Some(given) = t.take(name) {
-            t.no_effect(&given, "there are no test_datasets, as in axolotl nothing is evaluated then");
+            t.no_effect(
+                &given,
+                "there are no test_datasets, as in axolotl nothing is evaluated then",
+            );
         }
     }
 }
