@@ -180,6 +180,13 @@ fn words(text: &str) -> Result<Vec<Word>, usize> {
                 line += 1;
             }
             c if c.is_whitespace() => words.extend(current.take()),
+            ';' => {
+                words.extend(current.take());
+                words.push(Word {
+                    text: ";".to_owned(),
+                    line,
+                });
+            }
             c => push(&mut current, line, c),
         }
     }

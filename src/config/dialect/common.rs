@@ -1,6 +1,9 @@
 //! What several dialects say in the same words: schedules, optimizers, lengths, recurrences, precision.
 
-use super::translation::{Given, Translation, number};
+use super::{
+    settle::number,
+    translation::{Given, Translation},
+};
 use crate::config::{
     error::{closest, one_of},
     tree::{self, Value},

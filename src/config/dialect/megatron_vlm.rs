@@ -1,9 +1,10 @@
 //! The flags of Megatron-VLM's `scripts/train/run.py` (mil-tokyo/Megatron-VLM).
 
 use super::{
+    settle::number,
     table::{Row, into, not_yet, not_yet_unless, nothing, path, read_as, to},
     training_arguments::logging_steps,
-    translation::{Given, Translation, number},
+    translation::{Given, Translation},
 };
 use crate::config::tree::{self, Value};
 

@@ -13,87 +13,107 @@ use crate::config::{
 
 /// The tree as YAML in the order of the schema. What has no effect here is in comments at the end.
 pub(in crate::config) fn print(root: &Node, origins: &Origins, report: Option<&Report>) -> String {
+    let main = match &root.at {
+        Location::Line { file, .. } | Location::Unwritten { file } => file,
+        Location::Set => "",
+    };
     let mut yaml = String::new();
     if let Some(report) = report {
         let _ = writeln!(
             yaml,
-            "# Converted from a configuration of {}.\n",
+            "# Converted from {main}, a configuration of {}.\n",
             report.dialect.title()
         );
     }
-    block(root, &SCHEMA, "", 0, origins, &mut yaml);
-    let without_effect: Vec<_> = report
-        .into_iter()
-        .flat_map(|report| &report.lines)
+    let printer = Printer { origins, main };
+    printer.block(root, &SCHEMA, "", 0, &mut yaml);
+    without_effect(report, &mut yaml);
+    yaml
+}
+
+/// What has no effect, in comments.
+fn without_effect(report: Option<&Report>, yaml: &mut String) {
+    let lines = report.into_iter().flat_map(|report| &report.lines);
+    let mut lines = lines
         .filter_map(|line| match &line.outcome {
             Outcome::NoEffect { because } => Some((line, because)),
             Outcome::Mapped { .. } => None,
         })
-        .collect();
-    if !without_effect.is_empty() {
+        .peekable();
+    if lines.peek().is_some() {
         yaml.push_str("\n# No effect here:\n");
     }
-    for (line, because) in without_effect {
-        let value = line.value.as_deref().unwrap_or("…");
+    for (line, because) in lines {
+        let value = line.value.as_deref().unwrap_or("…").replace('\n', " ");
         let _ = writeln!(yaml, "#   {} = {value}: {because}", line.key);
     }
-    yaml
 }
 
-fn block(node: &Node, schema: &Json, path: &str, indent: usize, origins: &Origins, yaml: &mut String) {
-    for entry in in_order(node, schema) {
-        if matches!(entry.node.value, Value::Null) {
-            continue;
-        }
-        yaml.extend(std::iter::repeat_n(' ', indent));
-        let below = schema_of(schema, &entry.key);
-        self::entry(entry, below, &join(path, &entry.key), indent, origins, yaml);
-    }
+struct Printer<'a> {
+    origins: &'a Origins,
+    /// The file that was converted, which comments need not name.
+    main: &'a str,
 }
 
-fn entry(entry: &Entry, schema: &Json, path: &str, indent: usize, origins: &Origins, yaml: &mut String) {
-    yaml.push_str(&scalar_text(&entry.key));
-    yaml.push(':');
-    let comment = comment(&entry.node, path, origins);
-    match &entry.node.value {
-        Value::Map(entries) if !entries.is_empty() => {
-            let _ = writeln!(yaml, "{}", comment.as_deref().unwrap_or_default());
-            block(&entry.node, schema, path, indent + 2, origins, yaml);
-        }
-        Value::List(items) if items.iter().any(|item| matches!(item.value, Value::Map(_))) => {
-            let _ = writeln!(yaml, "{}", comment.as_deref().unwrap_or_default());
-            list(items, &schema["items"], path, indent + 2, origins, yaml);
-        }
-        value => {
-            let comment = comment.unwrap_or_default();
-            let _ = writeln!(yaml, " {}{comment}", inline(value));
+impl Printer<'_> {
+    fn block(&self, node: &Node, schema: &Json, path: &str, indent: usize, yaml: &mut String) {
+        for entry in in_order(node, schema) {
+            if matches!(entry.node.value, Value::Null) {
+                continue;
+            }
+            yaml.extend(std::iter::repeat_n(' ', indent));
+            let below = schema_of(schema, &entry.key);
+            self.entry(entry, below, &join(path, &entry.key), indent, yaml);
         }
     }
-}
 
-fn list(items: &[Node], schema: &Json, path: &str, indent: usize, origins: &Origins, yaml: &mut String) {
-    for (index, item) in items.iter().enumerate() {
-        let path = format!("{path}[{index}]");
-        yaml.extend(std::iter::repeat_n(' ', indent));
-        yaml.push_str("- ");
-        if item.entries().is_empty() {
-            let _ = writeln!(yaml, "{}", inline(&item.value));
-            continue;
+    fn entry(&self, entry: &Entry, schema: &Json, path: &str, indent: usize, yaml: &mut String) {
+        yaml.push_str(&scalar_text(&entry.key));
+        yaml.push(':');
+        let comment = self.comment(&entry.node, path).unwrap_or_default();
+        match &entry.node.value {
+            Value::Map(entries) if !entries.is_empty() => {
+                let _ = writeln!(yaml, "{comment}");
+                self.block(&entry.node, schema, path, indent + 2, yaml);
+            }
+            Value::List(items) if items.iter().any(|item| matches!(item.value, Value::Map(_))) => {
+                let _ = writeln!(yaml, "{comment}");
+                self.list(items, &schema["items"], path, indent + 2, yaml);
+            }
+            value => {
+                let _ = writeln!(yaml, " {}{comment}", inline(value));
+            }
         }
-        let mut lines = String::new();
-        block(item, schema, &path, indent + 2, origins, &mut lines);
-        // The first key stands behind the dash.
-        yaml.push_str(lines.trim_start());
     }
-}
 
-/// Where a value came from.
-fn comment(node: &Node, path: &str, origins: &Origins) -> Option<String> {
-    match (&node.at, origins.get(path)) {
-        (Location::Set, _) => Some(" # --set".to_owned()),
-        (_, Some(Origin::Key { key, at })) => Some(format!(" # {key}, {at}")),
-        (_, Some(Origin::Default { of })) => Some(format!(" # the default of {of}")),
-        (_, None) => None,
+    fn list(&self, items: &[Node], schema: &Json, path: &str, indent: usize, yaml: &mut String) {
+        for (index, item) in items.iter().enumerate() {
+            let path = format!("{path}[{index}]");
+            yaml.extend(std::iter::repeat_n(' ', indent));
+            yaml.push_str("- ");
+            if item.entries().is_empty() {
+                let _ = writeln!(yaml, "{}", inline(&item.value));
+                continue;
+            }
+            let mut lines = String::new();
+            self.block(item, schema, &path, indent + 2, &mut lines);
+            // The first key stands behind the dash.
+            yaml.push_str(lines.trim_start());
+        }
+    }
+
+    /// Where a value came from.
+    fn comment(&self, node: &Node, path: &str) -> Option<String> {
+        if node.at == Location::Set {
+            return Some(" # --set".to_owned());
+        }
+        Some(match self.origins.get(path)? {
+            Origin::Default { of } => format!(" # the default of {of}"),
+            Origin::Key { key, at } => match at {
+                Location::Line { file, line, .. } if **file == *self.main => format!(" # {key}, line {line}"),
+                elsewhere => format!(" # {key}, {elsewhere}"),
+            },
+        })
     }
 }
 

@@ -1,14 +1,16 @@
 //! axolotl's YAML (axolotl-ai-cloud/axolotl).
 
 mod data;
+mod not_yet;
 mod rows;
 
 pub(super) use rows::ROWS;
 
 use super::{
     common::{Recurrence, ScheduleKeys},
+    settle::number,
     training_arguments::{best_metric, betas, loader, logging_steps},
-    translation::{Given, Translation, number},
+    translation::{Given, Translation},
 };
 use crate::config::tree::{self, Value};
 
