@@ -191,7 +191,7 @@ fn checked_tree(name: &str, text: &str, request: Request, env: &dyn Fn(&str) -> 
         }
     }
     if let Some(report) = &mut report {
-        errors.extend(dialect::fill_in(&mut root, report, env).err());
+        errors.extend(dialect::fill_in(&mut root, report, env));
         errors.extend(dialect::placeholders(&root));
     }
     let checked = schema::check(&root);

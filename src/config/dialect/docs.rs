@@ -5,6 +5,7 @@ use std::fmt::Write as _;
 use super::{
     Dialect, deepspeed,
     table::{Fate, Row, all, below},
+    training_arguments,
     translation::not_yet,
 };
 
@@ -28,7 +29,8 @@ A key that is not in these tables is an error, with the one that was probably me
 
 `--set` speaks native paths in any dialect and comes after the translation. `${NAME}` stands for an environment variable
 everywhere, in paths of foreign files also `$NAME`. Where a foreign file leaves something out, its own trainer's default
-holds, and the report says so. A key with nothing after it counts as left out. Values that documents write for the reader to replace (`/path/to/…`) are errors.
+holds, and the report says so. A key with nothing after it counts as left out. Values that documents write for the reader to
+replace (`/path/to/…`) are errors.
 ";
 
 /// The text of `docs/dialects.md`.
@@ -85,6 +87,9 @@ fn table(rows: &'static [Row], prefix: &str, text: &mut String) {
             Fate::NoEffect(because) => format!("no effect here: {because}"),
             Fate::NotYet { what, off } => format!("refused{}: {}", unless(off), not_yet(what)),
             Fate::Never { reason, off } => format!("refused{}: {reason}", unless(off)),
+            Fate::Mapping(rows) if is_arguments(rows) => {
+                "the keys of `TrainingArguments`, as under Hugging Face below".to_owned()
+            }
             Fate::Mapping(_) => "a mapping, see below".to_owned(),
             Fate::List(_) => "a list, see below".to_owned(),
             Fate::Beside(_) => "a mapping of the keys beside it".to_owned(),
@@ -94,11 +99,17 @@ fn table(rows: &'static [Row], prefix: &str, text: &mut String) {
         let _ = writeln!(text, "| {names} | {} |", becomes.replace('|', "\\|"));
         let Some(key) = row.keys.first() else { continue };
         match row.fate {
+            Fate::Mapping(rows) if is_arguments(rows) => {}
             Fate::Mapping(_) => table(below(row), &format!("{prefix}{key}."), text),
             Fate::List(_) => table(below(row), &format!("{prefix}{key}[]."), text),
             _ => {}
         }
     }
+}
+
+/// Whether it is the table that two dialects share.
+fn is_arguments(rows: &'static [Row]) -> bool {
+    std::ptr::eq(rows, training_arguments::ROWS)
 }
 
 fn unless(off: &[&str]) -> String {

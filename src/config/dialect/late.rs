@@ -15,15 +15,15 @@ const LENGTH: &str = "data.sequence_length";
 /// Stands in for a length that is missing, so that one complaint is enough.
 const ANY_LENGTH: i64 = 2048;
 
-/// MultiMeditron bounds a sequence by nothing but the language model's context.
+/// MultiMeditron bounds a sequence by nothing but the language model's context: what is wrong if that is not known.
 pub(in crate::config) fn fill_in(
     root: &mut Node,
     report: &mut Report,
     env: &dyn Fn(&str) -> Option<String>,
-) -> Result<(), ConfigError> {
+) -> Option<ConfigError> {
     let is_missing = tree::get(root, LENGTH).is_none_or(|node| node.value == Value::Null);
     if report.dialect != Dialect::MultiMeditron || !is_missing {
-        return Ok(());
+        return None;
     }
     let at = root.at.clone();
     let found = context(root, env);
@@ -43,17 +43,15 @@ pub(in crate::config) fn fill_in(
         },
         &at,
     );
-    match found {
-        Some(_) => Ok(()),
-        None => Err(ConfigError {
-            at,
-            key: LENGTH.to_owned(),
-            value: None,
-            reason: "is missing: MultiMeditron takes the language model's context, and there is no config.json that says it"
-                .to_owned(),
-            hint: Some("write max_sequence_length, or --set data.sequence_length=2048".to_owned()),
-        }),
-    }
+    let reason = "is missing: MultiMeditron takes the language model's context, and there is no config.json that says it";
+    let hint = "write max_sequence_length, or --set data.sequence_length=2048";
+    found.is_none().then(|| ConfigError {
+        at,
+        key: LENGTH.to_owned(),
+        value: None,
+        reason: reason.to_owned(),
+        hint: Some(hint.to_owned()),
+    })
 }
 
 /// The longest sequence of the language model that the tree names, if its folder is there.

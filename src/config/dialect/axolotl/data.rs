@@ -222,9 +222,7 @@ fn template(t: &mut Translation, key: &str) {
             t.no_effect(&given, "chat_template_jinja says which");
             jinja(t, &file);
         }
-        (word, None) if word == "tokenizer_default" => {
-            t.put(NATIVE, Value::String("tokenizer".into()), &given)
-        }
+        ("tokenizer_default", None) => t.put(NATIVE, Value::String("tokenizer".into()), &given),
         (word, None) if NAMES.contains(&word) => t.put(NATIVE, Value::String(word.into()), &given),
         (word, _) => {
             let reason = format!(
