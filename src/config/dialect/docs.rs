@@ -4,7 +4,7 @@ use std::fmt::Write as _;
 
 use super::{
     Dialect, deepspeed,
-    table::{Fate, Row, all, below},
+    table::{Fate, Row, all, below, names},
     training_arguments,
     translation::not_yet,
 };
@@ -109,7 +109,7 @@ fn table(rows: &'static [Row], prefix: &str, text: &mut String) {
 
 /// Whether it is the table that two dialects share.
 fn is_arguments(rows: &'static [Row]) -> bool {
-    std::ptr::eq(rows, training_arguments::ROWS)
+    names(rows) == names(training_arguments::ROWS)
 }
 
 fn unless(off: &[&str]) -> String {

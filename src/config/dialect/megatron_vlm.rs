@@ -142,6 +142,7 @@ pub(super) fn translate(t: &mut Translation) {
         Some(given) => t.put("checkpoint.every.steps", given.node.value.clone(), &given),
         None => t.default("checkpoint.every.steps", Value::Integer(2000)),
     }
+    t.default("checkpoint.keep.every", Value::Integer(1));
     match t.take_text("lang") {
         Some((lang, given)) if lang == "jp" => {
             t.put("data.template", Value::String("llava_jp".into()), &given)
@@ -168,15 +169,14 @@ pub(super) fn translate(t: &mut Translation) {
 
 fn output(t: &mut Translation) {
     let (dir, name) = (t.take("save-dir"), t.take("name"));
-    let text = |given: &Given| given.node.text().unwrap_or_default();
+    let text = |given: &Given, t: &mut Translation| t.path(given).unwrap_or_default();
     match (dir, name) {
         (Some(dir), Some(name)) => {
-            let path = format!("{}/{}", text(&dir).trim_end_matches('/'), text(&name));
-            t.put_at_each(&["output".to_owned()], &dir, &Value::String(path.clone()));
+            let path = format!("{}/{}", text(&dir, t).trim_end_matches('/'), text(&name, t));
+            t.put("output", Value::String(path.clone()), &dir);
             t.put("output", Value::String(path), &name);
         }
-        (Some(dir), None) => t.put("output", Value::String(text(&dir)), &dir),
-        (None, Some(name)) => t.put("output", Value::String(text(&name)), &name),
+        (Some(one), None) | (None, Some(one)) => t.put_path("output", &one),
         (None, None) => {}
     }
 }
