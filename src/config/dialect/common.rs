@@ -170,10 +170,7 @@ impl Translation<'_> {
                 self.put_interval(native, &steps);
                 self.no_effect(&strategy, "the number of steps says it");
             }
-            (None, Some(steps)) => match default {
-                Recurrence::Never => self.no_effect(&steps, "without a strategy nothing happens at steps"),
-                Recurrence::Steps(_) | Recurrence::Epoch => self.put_interval(native, &steps),
-            },
+            (None, Some(steps)) => self.put_interval(native, &steps),
             (Some((word, strategy)), steps) => {
                 if let Some(steps) = steps {
                     self.no_effect(&steps, "the strategy is another");
@@ -181,7 +178,6 @@ impl Translation<'_> {
                 self.put_strategy(native, word, &strategy, default);
             }
             (None, None) => match default {
-                Recurrence::Never => {}
                 Recurrence::Steps(steps) => self.default(&format!("{native}.steps"), Value::Integer(steps)),
                 Recurrence::Epoch => self.default(&format!("{native}.epochs"), Value::Integer(1)),
             },
@@ -232,7 +228,6 @@ impl Translation<'_> {
 /// A dialect's default for how often something happens.
 #[derive(Clone, Copy)]
 pub(super) enum Recurrence {
-    Never,
     Steps(i64),
     Epoch,
 }
