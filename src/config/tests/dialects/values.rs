@@ -493,3 +493,42 @@ fn stages_of_megatron_vlm() {
         "{error}"
     );
 }
+
+#[test]
+fn multimeditron_takes_the_language_models_context() {
+    let folder = tempfile::tempdir().unwrap();
+    let config = r#"{
+        "architectures": ["LlamaForCausalLM"], "model_type": "llama", "hidden_act": "silu", "hidden_size": 64,
+        "intermediate_size": 128, "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 4,
+        "max_position_embeddings": 384, "rms_norm_eps": 1e-5, "rope_theta": 10000.0, "vocab_size": 100,
+        "tie_word_embeddings": false
+    }"#;
+    fs::write_atomic(&folder.path().join("config.json"), config.as_bytes()).unwrap();
+    let text = format!("base_llm: {}\n", folder.path().display());
+    let length = |text: &str, sets: &[&str]| {
+        let sets = strings(sets);
+        let request = Request {
+            sets: &sets,
+            ..Request::default()
+        };
+        let reading = read_text("run.yaml", text, request, &env);
+        let defaults = reading.report.unwrap().defaults;
+        let found = defaults
+            .into_iter()
+            .find(|(key, _)| key == "data.sequence_length");
+        found.map(|(_, value)| value)
+    };
+    let expected = "384, the context of the language model";
+    assert_eq!(length(&text, &[]).as_deref(), Some(expected));
+    assert_eq!(length(&text, &["data.sequence_length=100"]), None);
+    assert_eq!(length(&format!("{text}max_sequence_length: 9\n"), &[]), None);
+    // The model is the one of `--set`.
+    let set = format!("model.from={}", folder.path().display());
+    assert_eq!(length("base_llm: nowhere\n", &[&set]).as_deref(), Some(expected));
+    let lost = parse("run.yaml", "base_llm: nowhere\n", &[], &env).unwrap_err();
+    assert!(
+        words(&lost).contains("data.sequence_length: is missing: MultiMeditron takes"),
+        "{}",
+        words(&lost)
+    );
+}
