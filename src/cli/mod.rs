@@ -1,6 +1,7 @@
 //! The command line: arguments, exit codes, wiring. The only room that knows all others.
 
 mod check;
+mod convert;
 mod data;
 mod generate;
 mod model;
@@ -17,7 +18,7 @@ use std::{
 
 use clap::{Args, Parser, Subcommand};
 
-use crate::config::{self, ConfigError, RunConfig};
+use crate::config::{self, ConfigError, Reading, Request, RunConfig};
 use crate::parallel::World;
 
 /// A run was stopped on request and left a checkpoint: the exit code by which schedulers know to requeue.
@@ -54,6 +55,8 @@ enum Command {
     Train(train::TrainArgs),
     /// Resolve a configuration and print derived numbers and a memory estimate; opens no device
     Check(ConfigArgs),
+    /// Print the native YAML of another trainer's configuration, and what became of each of its keys
+    ConvertConfig(convert::ConvertArgs),
     /// Make and look at data sets
     #[command(subcommand)]
     Data(data::DataCommand),
@@ -68,22 +71,33 @@ enum Command {
 
 #[derive(Args)]
 struct ConfigArgs {
-    /// YAML file of the run; without it the demo's
+    /// YAML file of the run, native or of MultiMeditron, axolotl or Hugging Face; without it the demo's
     #[arg(long, short, value_name = "FILE")]
     config: Option<PathBuf>,
     /// Override one key, for instance --set train.optimizer.lr=2e-5; may be repeated
     #[arg(long = "set", value_name = "PATH=VALUE")]
     sets: Vec<String>,
+    /// Go on without this key of another trainer's file, for instance --leave-out wandb_project; may be repeated
+    #[arg(long, value_name = "KEY")]
+    leave_out: Vec<String>,
 }
 
 impl ConfigArgs {
     fn resolve(&self) -> Result<RunConfig, Failure> {
         let env = |name: &str| std::env::var(name).ok();
-        let loaded = match &self.config {
-            Some(path) => config::load(path, &self.sets, &env),
-            None => config::parse(DEMO_NAME, DEMO, &self.sets, &env),
+        let request = Request {
+            sets: &self.sets,
+            leave_out: &self.leave_out,
+            dialect: None,
         };
-        Ok(config::resolve(&loaded?, World::ALONE)?)
+        let Reading { report, result } = match &self.config {
+            Some(path) => config::read(path, request, &env),
+            None => config::read_text(DEMO_NAME, DEMO, request, &env),
+        };
+        if let Some(report) = report {
+            say(format_args!("{report}\n"));
+        }
+        Ok(config::resolve(&result?, World::ALONE)?)
     }
 
     /// How to name this configuration in a command line.
@@ -212,6 +226,7 @@ pub fn main() -> ExitCode {
     let result = match Cli::parse().command {
         Command::Train(args) => train::train(&args),
         Command::Check(args) => check::check(&args),
+        Command::ConvertConfig(args) => convert::convert(&args),
         Command::Data(command) => data::data(&command),
         Command::Model(command) => model::model(&command),
         Command::Generate(args) => generate::generate(&args),

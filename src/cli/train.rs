@@ -70,6 +70,7 @@ impl TrainArgs {
         ConfigArgs {
             config: self.config.config.clone(),
             sets,
+            leave_out: self.config.leave_out.clone(),
         }
     }
 }

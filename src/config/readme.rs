@@ -23,6 +23,7 @@ and what follows from it, without opening a device.
 * `${NAME}` and `${NAME:-default}` stand for environment variables; `$${` is a literal `${`.
 * Anchors (`&name`, `*name`, `<<: *name`) work. A key with nothing after it counts as left out.
 * Relative paths start at the working directory.
+* Files of MultiMeditron, axolotl and Hugging Face's trainers are read as they are: [docs/dialects.md](../docs/dialects.md).
 
 Keys of language and vision models have Hugging Face's names.
 ";

@@ -207,7 +207,7 @@ pub enum Shape {
 }
 
 /// Checkpoints and export.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct CheckpointChoice {
     /// How often besides the end of the run.
     pub every: Every,

@@ -8,14 +8,14 @@ use super::{
 };
 
 /// A value and where it begins.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq)]
 pub(super) struct Node {
     pub(super) value: Value,
     pub(super) at: Location,
 }
 
 /// What YAML can say.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq)]
 pub(super) enum Value {
     Null,
     Bool(bool),
@@ -27,7 +27,7 @@ pub(super) enum Value {
 }
 
 /// A key of a mapping with its value.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq)]
 pub(super) struct Entry {
     pub(super) key: String,
     pub(super) at: Location,
@@ -127,7 +127,7 @@ pub(super) fn set(
     if text.trim().is_empty() {
         value.value = Value::Null;
     }
-    *descend(root, &segments).map_err(|Blocked { key, is, settable }| {
+    *descend(root, &segments, &Location::Set).map_err(|Blocked { key, is, settable }| {
         let reason = format!("is {is}, so {path} cannot be set");
         refuse(
             &key,
@@ -136,6 +136,29 @@ pub(super) fn set(
         )
     })? = value;
     Ok(())
+}
+
+/// Puts a node at a path; what is missing on the way is made, and said to be at `home`.
+///
+/// # Errors
+/// If the path goes through something that is no mapping or list, with the key of that.
+pub(super) fn put(root: &mut Node, path: &str, node: Node, home: &Location) -> Result<(), String> {
+    let segments = path_segments(path).ok_or_else(|| path.to_owned())?;
+    *descend(root, &segments, home).map_err(|blocked| blocked.key)? = node;
+    Ok(())
+}
+
+/// What is at a path.
+pub(super) fn get<'a>(root: &'a Node, path: &str) -> Option<&'a Node> {
+    let mut node = root;
+    for segment in path_segments(path)? {
+        node = match (segment, &node.value) {
+            (Segment::Key(key), _) => node.find(key)?,
+            (Segment::Index(index), Value::List(items)) => items.get(index)?,
+            (Segment::Index(_), _) => return None,
+        };
+    }
+    Some(node)
 }
 
 enum Segment<'a> {
@@ -171,23 +194,26 @@ struct Blocked {
 }
 
 /// The place a path names, made where it is missing.
-fn descend<'a>(mut node: &'a mut Node, path: &[Segment]) -> Result<&'a mut Node, Blocked> {
+fn descend<'a>(mut node: &'a mut Node, path: &[Segment], home: &Location) -> Result<&'a mut Node, Blocked> {
     let mut so_far = String::new();
     for segment in path {
         if matches!((segment, &node.value), (Segment::Key(_), Value::Null)) {
             node.value = Value::Map(Vec::new());
         }
+        if matches!((segment, &node.value), (Segment::Index(_), Value::Null)) {
+            node.value = Value::List(Vec::new());
+        }
         let is = node.kind();
         node = match (segment, &mut node.value) {
             (Segment::Key(key), Value::Map(entries)) => {
                 so_far = join(&so_far, key);
-                entry_mut(entries, key)
+                entry_mut(entries, key, home)
             }
             (Segment::Index(index), Value::List(items)) => {
                 if *index == items.len() {
                     items.push(Node {
                         value: Value::Null,
-                        at: Location::Set,
+                        at: home.clone(),
                     });
                 }
                 let key = format!("{so_far}[{index}]");
@@ -213,18 +239,18 @@ fn descend<'a>(mut node: &'a mut Node, path: &[Segment]) -> Result<&'a mut Node,
     Ok(node)
 }
 
-fn entry_mut<'a>(entries: &'a mut Vec<Entry>, key: &str) -> &'a mut Node {
+fn entry_mut<'a>(entries: &'a mut Vec<Entry>, key: &str, home: &Location) -> &'a mut Node {
     let position = entries
         .iter()
         .position(|entry| entry.key == key)
         .unwrap_or_else(|| {
             let node = Node {
                 value: Value::Null,
-                at: Location::Set,
+                at: home.clone(),
             };
             entries.push(Entry {
                 key: key.to_owned(),
-                at: Location::Set,
+                at: home.clone(),
                 node,
             });
             entries.len() - 1

@@ -3,6 +3,7 @@
 use std::{collections::BTreeMap, sync::Arc};
 
 use super::{
+    dialect::{Origin, Origins},
     error::{ConfigError, Location},
     tree::{Node, Value, join},
 };
@@ -12,13 +13,24 @@ use super::{
 pub(super) struct Written {
     file: Arc<str>,
     keys: BTreeMap<String, (Location, Option<String>)>,
+    /// What keys are called in a file that was written for another trainer.
+    origins: Origins,
+}
+
+/// A key as the user knows it: with its name in the foreign file where there is one.
+pub(super) fn name(origins: &Origins, key: &str) -> String {
+    match origins.get(key) {
+        Some(Origin::Key { key: foreign, .. }) => format!("{foreign} ({key})"),
+        Some(Origin::Default { .. }) | None => key.to_owned(),
+    }
 }
 
 impl Written {
-    pub(super) fn new(file: Arc<str>, root: &Node) -> Self {
+    pub(super) fn new(file: Arc<str>, root: &Node, origins: Origins) -> Self {
         let mut written = Self {
             file,
             keys: BTreeMap::new(),
+            origins,
         };
         written.add(root, "");
         written
@@ -82,7 +94,8 @@ impl<'a> Errors<'a> {
     pub(super) fn refuse(&mut self, key: &str, reason: &str, hint: Option<&str>) {
         let value = self.written.keys.get(key).and_then(|(_, value)| value.clone());
         let at = self.written.nearest(key);
-        let (key, reason, hint) = (key.to_owned(), reason.to_owned(), hint.map(str::to_owned));
+        let key = name(&self.written.origins, key);
+        let (reason, hint) = (reason.to_owned(), hint.map(str::to_owned));
         self.list.push(ConfigError {
             at,
             key,

@@ -112,7 +112,7 @@ pub struct StepConfig {
 }
 
 /// When something recurs.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq)]
 pub enum Every {
     /// Never, except at the end of the run where that applies.
     Never,
@@ -120,6 +120,16 @@ pub enum Every {
     Steps(u64),
     /// After each so many epochs.
     Epochs(u64),
+    /// After each such part of the run's steps, rounded up.
+    Ratio(f64),
+}
+
+impl Every {
+    /// The number of steps that a part of the run is.
+    pub fn steps_of(ratio: f64, total_steps: u64) -> u64 {
+        // A third of 30 steps is 10, whatever the last bit says.
+        ((ratio * total_steps as f64 - 1e-6).ceil() as u64).max(1)
+    }
 }
 
 /// Which figure of the evaluation counts, and which way is up.

@@ -186,6 +186,10 @@ impl Run {
                 let rows = self.num_samples * epochs.max(1);
                 self.state.samples / rows > before / rows
             }
+            Every::Ratio(ratio) => {
+                let steps = Every::steps_of(ratio, self.options.total_steps);
+                self.state.step.is_multiple_of(steps)
+            }
         }
     }
 

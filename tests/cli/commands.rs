@@ -11,6 +11,8 @@ fn every_command_explains_itself() {
         ("", "train"),
         ("train", "--resume"),
         ("check", "--set"),
+        ("check", "--leave-out"),
+        ("convert-config", "--dialect"),
         ("data", "synth"),
         ("data synth", "--seed"),
         ("model", "info"),

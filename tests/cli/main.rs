@@ -11,6 +11,7 @@
 mod bad_input;
 mod classification;
 mod commands;
+mod dialects;
 mod disk;
 mod interruption;
 mod lora;

@@ -107,6 +107,7 @@ fn run_of(path: &Path) -> Result<(PathBuf, RunConfig), Failure> {
     let config = ConfigArgs {
         config: Some(dir.join("config.yaml")),
         sets: Vec::new(),
+        leave_out: Vec::new(),
     };
     Ok((dir.into(), config.resolve()?))
 }

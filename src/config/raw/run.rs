@@ -15,13 +15,16 @@ pub(in crate::config) enum RawEvery {
     Steps(#[schemars(range(min = 1))] u64),
     /// After each so many epochs.
     Epochs(#[schemars(range(min = 1))] u64),
+    /// After each such part of all steps, rounded up.
+    Ratio(#[schemars(extend("exclusiveMinimum" = 0, "maximum" = 1))] f64),
 }
 
 /// Held-out evaluation.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub(in crate::config) struct RawEval {
-    /// How often, besides once at the end of the run: `{steps: 200}`, `{epochs: 1}` or `never`.
+    /// How often, besides once at the end of the run: `{steps: 200}`, `{epochs: 1}`, `{ratio: 0.1}` of all steps, or
+    /// `never`.
     #[schemars(example = RawEvery::Steps(200))]
     pub every: RawEvery,
     /// Samples of one evaluation batch. Left out: `train.micro_batch_size`.
@@ -106,8 +109,8 @@ pub(in crate::config) struct RawEarlyStopping {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub(in crate::config) struct RawCheckpoint {
-    /// How often, besides once at the end and when the run is stopped: `{steps: 200}`, `{epochs: 1}` or
-    /// `never`.
+    /// How often, besides once at the end and when the run is stopped: `{steps: 200}`, `{epochs: 1}`, `{ratio: 0.1}` of
+    /// all steps, or `never`.
     #[schemars(example = RawEvery::Steps(200))]
     pub every: RawEvery,
     /// Which checkpoints stay; the others are deleted.
@@ -132,7 +135,7 @@ pub(in crate::config) struct RawKeep {
     /// The best so many by `eval.best`; needs evaluation data.
     #[schemars(extend("default" = defaults::KEEP_BEST), example = 2)]
     pub best: Option<usize>,
-    /// Those whose step is a multiple of this, for ever.
+    /// Those whose step is a multiple of this, for ever; 1 keeps all.
     #[schemars(range(min = 1), example = 10000)]
     pub every: Option<u64>,
 }

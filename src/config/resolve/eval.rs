@@ -104,6 +104,7 @@ fn recurrence(raw: RawEvery) -> Every {
         RawEvery::Never => Every::Never,
         RawEvery::Steps(steps) => Every::Steps(steps),
         RawEvery::Epochs(epochs) => Every::Epochs(epochs),
+        RawEvery::Ratio(ratio) => Every::Ratio(ratio),
     }
 }
 
@@ -138,7 +139,9 @@ pub(super) fn checkpoint(
         (Some(_), RawEvery::Never) => {
             errors.no_effect("checkpoint.keep.every", "checkpoint.every = never");
         }
-        (Some(multiple), RawEvery::Steps(steps)) if !multiple.is_multiple_of(steps) => {
+        (Some(multiple), RawEvery::Steps(steps))
+            if !multiple.is_multiple_of(steps) && !steps.is_multiple_of(multiple) =>
+        {
             let reason = format!("is no multiple of checkpoint.every.steps = {steps}");
             errors.refuse(
                 "checkpoint.keep.every",

@@ -284,15 +284,15 @@ fn wrong_types_bounds_and_words() {
         ),
         (
             "eval.every=5",
-            "eval.every = 5: expected never, {steps: …} or {epochs: …}\n  hint: write {steps: 5}",
+            "eval.every = 5: expected never, {steps: …}, {epochs: …} or {ratio: …}\n  hint: write {steps: 5}",
         ),
         (
             "eval.every={steps: 5, epochs: 1}",
-            "eval.every: expected one of steps or epochs, got 2",
+            "eval.every: expected one of steps, epochs or ratio, got 2",
         ),
         (
             "eval.every={step: 5}",
-            "eval.every.step = 5: unknown key; expected steps or epochs\n  hint: did you mean steps?",
+            "eval.every.step = 5: unknown key; expected steps, epochs or ratio\n  hint: did you mean steps?",
         ),
         (
             "eval.every={steps: 0}",

@@ -1,5 +1,6 @@
 //! What is refused, where and in which words; and that documents and defaults tell the truth.
 
+mod dialects;
 mod documents;
 mod language;
 mod loading;
