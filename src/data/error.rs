@@ -19,6 +19,15 @@ pub enum DataError {
         /// The split without files.
         split: Split,
     },
+    /// Rows in a form that cannot be told.
+    #[error(
+        "{}: which kind of file is this?\n  hint: its name says so by .jsonl; for another name, write its format",
+        path.display()
+    )]
+    Format {
+        /// The file or folder.
+        path: PathBuf,
+    },
     /// No row is left.
     #[error("no row to use in {files}: {report}")]
     NoRows {

@@ -13,8 +13,10 @@ mod image;
 mod loader;
 mod options;
 mod order;
+mod source;
 mod template;
 mod tokenizer;
+mod value;
 
 pub use self::image::{ImageError, ImageProblem, MAX_PIXELS, decode_image, load_image};
 pub use batch::{
@@ -27,10 +29,12 @@ pub use error::{DataError, EncodeError, RowError, RowProblem};
 pub use loader::Loader;
 pub use options::{BatchPlan, CLIP_MEAN, CLIP_STD, DataOptions, ImageOptions, Split, TooLong};
 pub use order::Order;
+pub use source::Format;
 pub use template::{
     CHAT_TEMPLATE_JINJA, ChatTemplate, Encoded, Segment, SegmentSource, TURN_END, TURN_START, encode_prompt,
     encode_segments,
 };
 pub use tokenizer::{SpecialTokens, Tokenizer};
+pub use value::Value;
 
 pub mod synth;
