@@ -119,6 +119,33 @@ pub(super) fn turn_end(
     Ok((end, trained.end >= answer.end))
 }
 
+/// Whether a template without prompts puts nothing but white space before an answer.
+pub(super) fn is_headless(template: &JinjaTemplate, tokenizer: &Tokenizer) -> bool {
+    let conversation = Conversation::new(vec![
+        Message::new(Role::User, "Hello."),
+        Message::new(Role::Assistant, "Good day."),
+    ]);
+    let turns = template.turns(&conversation, tokenizer);
+    let Ok(whole) = template.render(&turns.messages, &turns.tools, false) else {
+        return false;
+    };
+    let (text, blocks) = take_blocks(&whole);
+    let finder = Finder {
+        template,
+        tokenizer,
+        conversation: &conversation,
+        turns: &turns,
+        text: &text,
+        blocks: &blocks,
+    };
+    match (finder.prefix(1, false), finder.content(1)) {
+        (Some(before), Some(content)) if before <= content.start => {
+            text[before..content.start].trim().is_empty()
+        }
+        _ => false,
+    }
+}
+
 /// Adds a turn to what is trained.
 fn train(rendered: &mut Rendered, trained: bool, span: &Span, eos: Option<TrainEos>, is_last: bool) {
     let mut push = |range: Range<usize>| match rendered.trained.last_mut() {
@@ -199,8 +226,7 @@ fn check_tools(
     if conversation.tools.is_some() && ignores(&turns.messages, &Jinja::from(())) {
         lost = Some("tools");
     }
-    let calls = |message: &Message| message.extra.iter().any(|(name, _)| name == "tool_calls");
-    if conversation.messages.iter().any(calls) {
+    if conversation.messages.iter().any(calls_tools) {
         let without: Vec<Jinja> = conversation
             .messages
             .iter()
@@ -245,7 +271,6 @@ impl Finder<'_> {
             _ => self.content(turn),
         };
         let start = begin.or_else(|| content.as_ref().map(|range| range.start));
-        let start = start.or_else(|| self.silent_start(turn, complete));
         let Some(start) = start else {
             let reason = "the template does not write its text as it is in the row";
             return Err(RowProblem::Mask { turn, reason });
@@ -256,6 +281,18 @@ impl Finder<'_> {
                 let text_end = content.map_or(stripped, |range| range.end);
                 Ok(self.with_end(start, text_end, complete))
             }
+            _ if calls_tools(message) => match self.end_of_calls(turn) {
+                Some(end) => Ok(Span {
+                    content: start..end.start,
+                    complete: end.end,
+                    end: Some(end),
+                    marked: false,
+                }),
+                None => Err(RowProblem::Mask {
+                    turn,
+                    reason: "the template does not write its calls of tools as they are in the row",
+                }),
+            },
             (_, Some(content)) => {
                 let end = self.leading_special(content.end);
                 let complete = end.as_ref().map_or(content.end, |end| end.end);
@@ -311,12 +348,12 @@ impl Finder<'_> {
         })
     }
 
-    /// Where the template stops when it is asked for a prompt.
+    /// Where the template stops when it is asked for a prompt; where it puts nothing before an answer, where the turn before
+    /// ends.
     fn answer_start(&self, turn: usize) -> Option<usize> {
-        if !self.template.writes_prompts || self.conversation.messages[turn].role != Role::Assistant {
-            return None;
-        }
-        self.prefix(turn, true)
+        let is_answer = self.conversation.messages[turn].role == Role::Assistant;
+        let has_start = self.template.writes_prompts || self.template.headless;
+        (is_answer && has_start).then(|| self.prefix(turn, self.template.writes_prompts))?
     }
 
     /// Where the conversation up to and with a turn ends.
@@ -335,32 +372,40 @@ impl Finder<'_> {
         self.text.starts_with(&prefix).then_some(prefix.len())
     }
 
-    /// Where a turn begins that says nothing itself (it calls tools), in a template without prompts.
-    fn silent_start(&self, turn: usize, complete: Option<usize>) -> Option<usize> {
-        let message = &self.conversation.messages[turn];
-        let starts = !self.template.writes_prompts && message.role == Role::Assistant;
-        complete?;
-        let before = (turn > 0).then(|| self.prefix(turn, false)).flatten();
-        before.filter(|_| starts)
-    }
-
     /// Where the content of a turn stands: rendered once more with marks around it.
     fn content(&self, turn: usize) -> Option<Range<usize>> {
         let message = &self.conversation.messages[turn];
-        // With its white space, unless the template strips it.
-        [false, true].into_iter().find_map(|stripped| {
-            let marked = with_marks(message, stripped)?;
-            let mut messages = self.turns.messages.clone();
-            messages[turn] = self.template.turn(&marked, self.tokenizer);
-            let rendered = self.template.render(&messages, &self.turns.tools, false).ok()?;
-            let (rendered, _) = take_blocks(&rendered);
-            let (before, rest) = rendered.split_once(CONTENT_START)?;
-            let (content, after) = rest.split_once(CONTENT_END)?;
-            let same = before.len() + content.len() + after.len() == self.text.len()
-                && self.text.starts_with(before)
-                && self.text[before.len()..].starts_with(content)
-                && self.text.ends_with(after);
-            same.then(|| before.len()..before.len() + content.len())
+        let cores = [Core::All, Core::Stripped, Core::Answer];
+        cores
+            .into_iter()
+            .find_map(|core| self.locate(turn, &with_marks(message, core)?))
+    }
+
+    /// Where the marks of a turn stand in the text, if they change nothing else.
+    fn locate(&self, turn: usize, marked: &Message) -> Option<Range<usize>> {
+        let mut messages = self.turns.messages.clone();
+        messages[turn] = self.template.turn(marked, self.tokenizer);
+        let rendered = self.template.render(&messages, &self.turns.tools, false).ok()?;
+        let (rendered, _) = take_blocks(&rendered);
+        let (before, rest) = rendered.split_once(CONTENT_START)?;
+        let (content, after) = rest.split_once(CONTENT_END)?;
+        let same = before.len() + content.len() + after.len() == self.text.len()
+            && self.text.starts_with(before)
+            && self.text[before.len()..].starts_with(content)
+            && self.text.ends_with(after);
+        same.then(|| before.len()..before.len() + content.len())
+    }
+
+    /// The special token that ends a turn after the name of its last call, whatever the template writes between.
+    fn end_of_calls(&self, turn: usize) -> Option<Range<usize>> {
+        let mut marked = self.conversation.messages[turn].clone();
+        mark_last_call(&mut marked)?;
+        let name = self.locate(turn, &marked)?;
+        let mut places = self.text[name.end..].char_indices();
+        places.find_map(|(place, _)| {
+            let start = name.end + place;
+            let length = self.tokenizer.special_at(&self.text[start..])?;
+            Some(start..start + length)
         })
     }
 
@@ -373,13 +418,60 @@ impl Finder<'_> {
     }
 }
 
+fn calls_tools(message: &Message) -> bool {
+    message.extra.iter().any(|(name, _)| name == "tool_calls")
+}
+
+/// Puts marks around the name of a turn's last call.
+fn mark_last_call(message: &mut Message) -> Option<()> {
+    let (_, calls) = message.extra.iter_mut().find(|(name, _)| name == "tool_calls")?;
+    let Value::List(calls) = calls else { return None };
+    let mut call = calls.last_mut()?;
+    if call.get("function").is_some() {
+        call = entry_mut(call, "function")?;
+    }
+    let Value::Text(name) = entry_mut(call, "name")? else {
+        return None;
+    };
+    *name = format!("{CONTENT_START}{name}{CONTENT_END}");
+    Some(())
+}
+
+fn entry_mut<'a>(value: &'a mut Value, key: &str) -> Option<&'a mut Value> {
+    let Value::Object(entries) = value else {
+        return None;
+    };
+    let (_, value) = entries.iter_mut().find(|(name, _)| name == key)?;
+    Some(value)
+}
+
+/// What of a content is looked for.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Core {
+    /// All of it.
+    All,
+    /// Without the white space around it, which the template may strip.
+    Stripped,
+    /// What follows the thoughts, which the template may drop.
+    Answer,
+}
+
 /// The turn with marks around what it says.
-fn with_marks(message: &Message, stripped: bool) -> Option<Message> {
+fn with_marks(message: &Message, core: Core) -> Option<Message> {
+    const THOUGHT_END: &str = "</think>";
+    let thoughts = message.content.rfind(THOUGHT_END);
+    if core == Core::Answer && thoughts.is_none() {
+        return None;
+    }
     let around = |text: &str| {
-        let (start, end) = match stripped {
-            false => (0, text.len()),
-            true => {
-                let start = text.len() - text.trim_start().len();
+        let from = match core {
+            Core::Answer => thoughts.map_or(0, |place| place + THOUGHT_END.len()),
+            Core::All | Core::Stripped => 0,
+        };
+        let (start, end) = match core {
+            Core::All => (0, text.len()),
+            Core::Stripped | Core::Answer => {
+                let start = text.len() - text[from..].trim_start().len();
                 (start, start.max(text.trim_end().len()))
             }
         };
