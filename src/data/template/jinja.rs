@@ -11,7 +11,8 @@ use super::{
         tokenizer::Tokenizer,
         value::Value,
     },
-    python::{self, Date, Record},
+    date::Date,
+    python::{self, Record},
     spans::{self, GENERATED_END, GENERATED_START},
 };
 
