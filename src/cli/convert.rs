@@ -23,7 +23,7 @@ pub(super) struct ConvertArgs {
     /// Override one native key, for instance --set data.train[0].path=rows.jsonl; may be repeated
     #[arg(long = "set", value_name = "PATH=VALUE")]
     sets: Vec<String>,
-    /// Go on without this key of the file, for instance --leave-out wandb_project; may be repeated
+    /// Go on without this key of the file, for instance wandb_project; may be repeated
     #[arg(long, value_name = "KEY")]
     leave_out: Vec<String>,
 }

@@ -6,6 +6,7 @@ mod data;
 mod generate;
 mod model;
 mod report;
+mod rows;
 mod session;
 mod train;
 
@@ -54,7 +55,7 @@ enum Command {
     /// Train a model; goes on from the run's own checkpoint if there is one
     Train(train::TrainArgs),
     /// Resolve a configuration and print derived numbers and a memory estimate; opens no device
-    Check(ConfigArgs),
+    Check(check::CheckArgs),
     /// Print the native YAML of another trainer's configuration, and what became of each of its keys
     ConvertConfig(convert::ConvertArgs),
     /// Make and look at data sets
@@ -77,7 +78,7 @@ struct ConfigArgs {
     /// Override one key, for instance --set train.optimizer.lr=2e-5; may be repeated
     #[arg(long = "set", value_name = "PATH=VALUE")]
     sets: Vec<String>,
-    /// Go on without this key of another trainer's file, for instance --leave-out wandb_project; may be repeated
+    /// Go on without this key of another trainer's file, for instance wandb_project; may be repeated
     #[arg(long, value_name = "KEY")]
     leave_out: Vec<String>,
 }
