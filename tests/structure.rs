@@ -290,8 +290,13 @@ fn denies_unknown_fields(source: &Source, item: &Item<'_>, offences: &mut Offenc
             &format!("`{declaration}` lacks deny_unknown_fields"),
         );
     }
+    // A number or a text has no keys, of whichever type it turns out to be.
+    let is_scalar = |payload: &str| ["bool", "i64", "f64", "String"].contains(&payload);
+    let mut payloads = body.split('(').skip(1).filter_map(|rest| rest.split_once(')'));
+    let has_no_keys = !body.contains('{') && payloads.all(|(payload, _)| is_scalar(payload));
     for word in ["flatten", "untagged"] {
-        if attributes.contains(word) || body.contains(&format!("serde({word}")) {
+        let is_harmless = word == "untagged" && declaration.contains("enum ") && has_no_keys;
+        if (attributes.contains(word) && !is_harmless) || body.contains(&format!("serde({word}")) {
             let what = format!("`{declaration}` uses {word}, which lets unknown keys pass");
             offences.add(source, *offset, &what);
         }

@@ -168,7 +168,7 @@ fn what_does_not_fit_is_refused() {
         &["train.jsonl:1: label small is not one of the classes: tiny, huge"],
     );
     project.write("train.jsonl", b"{\"input_ids\": [], \"label\": 0}\n");
-    check(&[], &["train.jsonl:1", "no token to classify"]);
+    check(&[], &["train.jsonl:1", "the row has no token"]);
     project.write("train.jsonl", b"{\"input_ids\": [4, 70000], \"label\": 0}\n");
     check(&[], &["token id 70000 is outside the vocabulary"]);
 }
