@@ -81,7 +81,7 @@ static LOADERS: &[Row] = &[
         "raw-image and fs-image: a row says itself where its images are",
     ),
     into(&["modality_type"], "–", "image"),
-    not_yet(&["base_path"], "folder of images besides that of the rows' file"),
+    into(&["base_path"], "data.train[].image_dir", "for every data set"),
     nothing(&["loader_kwargs"], "images are decoded within fixed bounds"),
 ];
 
@@ -332,6 +332,13 @@ const MLP: &str = "mlp3";
 fn loaders(t: &mut Translation) {
     for index in 0..t.length("loaders") {
         let key = |name: &str| format!("loaders[{index}].{name}");
+        if let Some(given) = t.take(&key("base_path"))
+            && let Some(path) = t.path(&given)
+        {
+            let sets = 0..t.length("datasets");
+            let natives: Vec<_> = sets.map(|set| format!("data.train[{set}].image_dir")).collect();
+            t.put_at_each(&natives, &given, &Value::String(path));
+        }
         for (name, known) in [
             ("loader_type", &["raw-image", "fs-image"][..]),
             ("modality_type", &["image"]),
@@ -376,9 +383,6 @@ fn data(t: &mut Translation) {
             .map(|index| format!("data.train[{index}].image_token"))
             .collect();
         t.put_at_each(&natives, given, &given.node.value);
-        if length == 0 {
-            t.no_effect(given, "there are no data sets");
-        }
     }
     if length > 0 {
         t.default("data.template_options.enable_thinking", Value::Bool(false));

@@ -126,8 +126,11 @@ impl Translation<'_> {
         self.report(given, Outcome::Mapped { native: shown, note });
     }
 
-    /// Puts the value of one key at several native paths; the report has one line for it.
+    /// Puts the value of one key at the same place of each data set; the report has one line for it.
     pub(super) fn put_at_each(&mut self, natives: &[String], given: &Given, value: &Value) {
+        if natives.is_empty() {
+            return self.no_effect(given, "there are no data sets");
+        }
         let lines = self.lines.len();
         for native in natives {
             self.put(native, value.clone(), given);

@@ -12,6 +12,7 @@ const AWAITED: &[&str] = &[
     "data.train[].fields",
     "data.train[].roles",
     "data.train[].image_token",
+    "data.train[].image_dir",
     "data.train[].format",
     "data.train[].split",
     "data.train[].weight",

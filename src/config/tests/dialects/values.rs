@@ -254,6 +254,15 @@ fn models_of_multimeditron() {
     becomes(&whole, &[("model.from", "w"), ("model.tokenizer", "m")]);
     assert_eq!(native(&whole, "model.vision_from"), None);
     becomes(
+        &multimeditron(
+            "loaders: [{loader_type: fs-image, base_path: /images}]\ndatasets: [{packed_path: a}, {packed_path: b}]",
+        ),
+        &[
+            ("data.train[0].image_dir", "/images"),
+            ("data.train[1].image_dir", "/images"),
+        ],
+    );
+    becomes(
         &multimeditron("training_mode: END2END"),
         &[("train.mode", "end_to_end"), ("model.from", "m")],
     );
