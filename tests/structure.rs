@@ -33,7 +33,8 @@ const ROOMS: &[Room] = &[
     room("device_choice", &[], &[]),
     room("parallel", &[], &[]),
     room("device", &["fs", "device_choice"], &["burn"]),
-    room("data", &["fs"], &["serde", "serde_json"]),
+    // The YAML is what megatron-energon writes beside its shards.
+    room("data", &["fs"], &["saphyr_parser", "serde", "serde_json"]),
     room("track", &["fs"], &["serde", "serde_json"]),
     room(
         "checkpoint",

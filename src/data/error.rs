@@ -28,6 +28,14 @@ pub enum DataError {
         /// The file or folder.
         path: PathBuf,
     },
+    /// A file or folder of rows that cannot be used as a whole.
+    #[error("{}: {reason}", path.display())]
+    Source {
+        /// The file or folder.
+        path: PathBuf,
+        /// What is wrong with it, and what to do.
+        reason: String,
+    },
     /// No row is left.
     #[error("no row to use in {files}: {report}")]
     NoRows {
@@ -165,6 +173,12 @@ pub struct RowError {
 /// What can be wrong with a row.
 #[derive(Debug, Error)]
 pub enum RowProblem {
+    /// What holds the row cannot give it.
+    #[error("{reason}")]
+    Source {
+        /// What is wrong.
+        reason: String,
+    },
     /// Not JSON, or not a chat row.
     #[error("column {column}: {reason}")]
     Json {

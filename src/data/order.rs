@@ -32,7 +32,7 @@ impl Order {
 
 /// A permutation of `0..len`: a Feistel network on the smallest even number of bits that holds `len` values, applied
 /// again while it leads outside (cycle walking, fewer than four times on average).
-fn permute(seed: u64, epoch: u64, len: u64, index: u64) -> u64 {
+pub(super) fn permute(seed: u64, epoch: u64, len: u64, index: u64) -> u64 {
     const ROUNDS: u64 = 6;
     let num_bits = u64::BITS - (len - 1).leading_zeros();
     let half_bits = num_bits.div_ceil(2).max(1);

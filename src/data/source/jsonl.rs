@@ -2,7 +2,7 @@
 
 use std::{path::Path, sync::Arc};
 
-use memmap2::Mmap;
+use bytes::Bytes;
 
 use super::{
     super::{
@@ -10,43 +10,36 @@ use super::{
         value::Value,
     },
     Rows,
+    cache::Cache,
+    columns,
+    lines::{Lines, find_lines},
 };
-use crate::fs;
 
 /// A mapped file and the places of its lines that are not blank.
 pub(super) struct Jsonl {
     path: Arc<Path>,
-    bytes: Mmap,
-    lines: Box<[Line]>,
-}
-
-/// First byte of a line, and its number from 1. It ends at the next line break.
-struct Line {
-    start: u64,
-    number: usize,
+    bytes: Bytes,
+    lines: Lines,
+    wanted: Option<Vec<String>>,
 }
 
 impl Jsonl {
-    /// Maps a file and finds its lines.
-    pub(super) fn open(path: &Path) -> Result<Self, DataError> {
-        let bytes = fs::mmap(path)?;
-        let mut start = 0;
-        let lines = bytes
-            .split(|&byte| byte == b'\n')
-            .enumerate()
-            .filter_map(|(place, line)| {
-                let found = Line {
-                    start,
-                    number: place + 1,
-                };
-                start += line.len() as u64 + 1;
-                (!line.trim_ascii().is_empty()).then_some(found)
-            })
-            .collect();
+    /// Finds the lines of a file. `wanted` are the keys to read, all if `None`.
+    pub(super) fn open(
+        path: &Path,
+        bytes: Bytes,
+        cache: &Cache,
+        wanted: Option<&[String]>,
+    ) -> Result<Self, DataError> {
+        let lines = Lines::open(path, &bytes, cache, "lines", |found| {
+            find_lines(&bytes, found);
+            Ok(())
+        })?;
         Ok(Self {
             path: path.into(),
             bytes,
             lines,
+            wanted: wanted.map(<[String]>::to_vec),
         })
     }
 }
@@ -61,13 +54,12 @@ impl Rows for Jsonl {
     }
 
     fn read(&self, index: usize) -> Result<Value, RowProblem> {
-        let rest = &self.bytes[self.lines[index].start as usize..];
-        let end = rest.iter().position(|&byte| byte == b'\n').unwrap_or(rest.len());
-        Value::from_json(&rest[..end])
+        let row = Value::from_json(self.lines.slice(index, &self.bytes).trim_ascii_end())?;
+        Ok(columns::only(row, self.wanted.as_deref()))
     }
 
     fn line(&self, index: usize) -> usize {
-        self.lines[index].number
+        self.lines.line(index).number
     }
 }
 
@@ -77,11 +69,10 @@ mod tests {
 
     #[test]
     fn lines_keep_their_numbers() {
-        let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("rows.jsonl");
-        fs::write_durable(&path, b"\n{\"a\": 1}\r\n  \n{\"a\": 2}\n{").unwrap();
-        let rows = super::super::open(&path, super::super::Format::Auto).unwrap();
-        assert_eq!((rows.len(), rows.path().as_ref()), (3, path.as_path()));
+        let bytes = Bytes::from_static(b"\n{\"a\": 1}\r\n  \n{\"a\": 2}\n{");
+        let path = Path::new("rows.jsonl");
+        let rows = Jsonl::open(path, bytes, &Cache::default(), None).unwrap();
+        assert_eq!((rows.len(), rows.path().as_ref()), (3, path));
         let read = |index: usize| {
             (
                 rows.line(index),
