@@ -4,13 +4,39 @@ use std::{path::PathBuf, process::ExitCode};
 
 use clap::{Args, Subcommand};
 
-use super::{Failure, session};
-use crate::{config::SynthChoice, data::synth::SynthOptions};
+use super::{BAD_INPUT, Failure, print, session};
+use crate::{
+    config::SynthChoice,
+    data::{Cache, Format, Selection, inspect, synth::SynthOptions},
+};
 
 #[derive(Subcommand)]
 pub(super) enum DataCommand {
     /// Draw pictures of coloured shapes with questions and answers, and build their tokenizer
     Synth(SynthArgs),
+    /// Look at a data set: files, rows, keys and their types, images, first rows
+    Inspect(InspectArgs),
+}
+
+#[derive(Args)]
+pub(super) struct InspectArgs {
+    /// File, folder, or pattern in quotes, like 'data/*.jsonl'
+    path: PathBuf,
+    /// What holds the rows: jsonl, parquet, arrow, csv, tsv, text, text_lines, webdataset or energon
+    #[arg(long, default_value_t = Format::Auto)]
+    format: Format,
+    /// Split to look at, where there are several
+    #[arg(long)]
+    split: Option<String>,
+    /// Columns to read, separated by commas; all without
+    #[arg(long, value_delimiter = ',')]
+    columns: Option<Vec<String>>,
+    /// Take cells of CSV that look like numbers for numbers
+    #[arg(long)]
+    numbers: bool,
+    /// Rows to show
+    #[arg(long, default_value_t = 3)]
+    rows: usize,
 }
 
 #[derive(Args)]
@@ -33,7 +59,13 @@ pub(super) struct SynthArgs {
 }
 
 pub(super) fn data(command: &DataCommand) -> Result<ExitCode, Failure> {
-    let DataCommand::Synth(args) = command;
+    match command {
+        DataCommand::Synth(args) => draw(args),
+        DataCommand::Inspect(args) => show_rows(args),
+    }
+}
+
+fn draw(args: &SynthArgs) -> Result<ExitCode, Failure> {
     session::draw(&SynthChoice {
         dir: args.out.clone(),
         options: SynthOptions {
@@ -44,4 +76,21 @@ pub(super) fn data(command: &DataCommand) -> Result<ExitCode, Failure> {
         },
     })?;
     Ok(ExitCode::SUCCESS)
+}
+
+fn show_rows(args: &InspectArgs) -> Result<ExitCode, Failure> {
+    let selection = Selection {
+        path: args.path.clone(),
+        format: args.format,
+        split: args.split.clone(),
+        columns: args.columns.clone(),
+        numbers: args.numbers,
+    };
+    let cache = Cache::of_environment(&|name| std::env::var(name).ok());
+    let found = inspect(&selection, &cache, args.rows)?;
+    print(found.to_string().trim_end());
+    Ok(match found.num_wrong() {
+        0 => ExitCode::SUCCESS,
+        _ => ExitCode::from(BAD_INPUT),
+    })
 }

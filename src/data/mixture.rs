@@ -42,14 +42,21 @@ impl Mixture {
     }
 
     /// Places of an epoch.
-    #[expect(clippy::len_without_is_empty, reason = "nobody asks: a dataset without rows cannot be opened")]
+    #[expect(
+        clippy::len_without_is_empty,
+        reason = "nobody asks: a dataset without rows cannot be opened"
+    )]
     pub fn len(&self) -> usize {
-        self.parts.last().map_or(0, |part| part.first_place + part.num_places)
+        self.parts
+            .last()
+            .map_or(0, |part| part.first_place + part.num_places)
     }
 
     /// The row at a place of an epoch; `place < len()`. With `shuffle`, each round has an order of its own.
     pub fn row(&self, seed: u64, epoch: u64, place: usize, shuffle: bool) -> usize {
-        let number = self.parts.partition_point(|part| part.first_place + part.num_places <= place);
+        let number = self
+            .parts
+            .partition_point(|part| part.first_place + part.num_places <= place);
         let Part {
             first_row,
             num_rows,
@@ -96,7 +103,10 @@ mod tests {
             assert_eq!(later, both, "at any epoch");
             let one = counts(&mixture, 0..1, shuffle, 14);
             assert_eq!(one[..4], [1; 4]);
-            assert_eq!((one[4..8].iter().sum::<usize>(), &one[8..10]), (2, [2, 2].as_slice()));
+            assert_eq!(
+                (one[4..8].iter().sum::<usize>(), &one[8..10]),
+                (2, [2, 2].as_slice())
+            );
         }
     }
 
@@ -104,7 +114,9 @@ mod tests {
     fn fractions_take_rows_at_random() {
         let mixture = Mixture::new(&[(1000, 0.1)]);
         let epoch = |seed: u64, epoch: u64| -> Vec<usize> {
-            (0..mixture.len()).map(|place| mixture.row(seed, epoch, place, true)).collect()
+            (0..mixture.len())
+                .map(|place| mixture.row(seed, epoch, place, true))
+                .collect()
         };
         assert_eq!(epoch(1, 0), epoch(1, 0));
         assert_ne!(epoch(1, 0), epoch(1, 1));

@@ -10,6 +10,7 @@ mod classified;
 mod dataset;
 mod error;
 mod image;
+mod inspect;
 mod loader;
 mod mixture;
 mod options;
@@ -27,11 +28,12 @@ pub use chat::{ChatRow, IMAGE_TOKEN, Message, Role, parse_row};
 pub use classified::{ClassOptions, ClassifiedRow, Content, parse_classified};
 pub use dataset::{Dataset, DatasetReport, Prompt};
 pub use error::{DataError, EncodeError, RowError, RowProblem};
+pub use inspect::{Inspection, inspect};
 pub use loader::Loader;
 pub use mixture::Mixture;
 pub use options::{BatchPlan, CLIP_MEAN, CLIP_STD, DataOptions, ImageOptions, Split, TooLong};
 pub use order::Order;
-pub use source::Format;
+pub use source::{Cache, Format, Selection};
 pub use template::{
     CHAT_TEMPLATE_JINJA, ChatTemplate, Encoded, Segment, SegmentSource, TURN_END, TURN_START, encode_prompt,
     encode_segments,

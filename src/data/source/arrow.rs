@@ -23,7 +23,7 @@ use super::{
         error::{DataError, RowProblem},
         value::Value,
     },
-    Rows,
+    Format, Rows,
     cells::{self, guarded},
     columns,
     recent::Recent,
@@ -66,12 +66,18 @@ impl ArrowFile {
             .map(|wanted| columns::places(wanted, layout.schema.fields()))
             .transpose()
             .map_err(failed)?;
-        let dictionaries = guarded(|| dictionaries(&buffer, &layout.schema, &layout.dictionaries)).map_err(failed)?;
+        let dictionaries =
+            guarded(|| dictionaries(&buffer, &layout.schema, &layout.dictionaries)).map_err(failed)?;
         let mut starts = vec![0];
         for batch in &layout.batches {
             starts.push(starts.last().copied().unwrap_or(0) + batch.num_rows);
         }
-        let size = layout.batches.iter().map(|batch| batch.size_bytes).max().unwrap_or(0);
+        let size = layout
+            .batches
+            .iter()
+            .map(|batch| batch.size_bytes)
+            .max()
+            .unwrap_or(0);
         let decoded = match layout.batches.iter().any(|batch| batch.compressed) {
             true => Decoded::Copies(Recent::new(size, DECOMPRESSED_BYTES)),
             false => Decoded::Views((0..layout.batches.len()).map(|_| OnceLock::new()).collect()),
@@ -129,7 +135,9 @@ fn dictionaries(
     let mut found = HashMap::new();
     for part in parts {
         let message = part.message(buffer)?;
-        let batch = message.header_as_dictionary_batch().ok_or("a dictionary is gone")?;
+        let batch = message
+            .header_as_dictionary_batch()
+            .ok_or("a dictionary is gone")?;
         let body = buffer.slice_with_length(part.body.start, part.body.len());
         let version: MetadataVersion = message.version();
         ipc::reader::read_dictionary(&body, batch, schema, &mut found, &version)
@@ -155,6 +163,10 @@ impl Rows for ArrowFile {
 
     fn line(&self, index: usize) -> usize {
         index + 1
+    }
+
+    fn what(&self) -> &'static str {
+        Format::Arrow.name()
     }
 }
 

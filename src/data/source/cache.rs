@@ -123,8 +123,14 @@ mod tests {
             Cache::of_environment(&env).dir
         };
         assert_eq!(dir(&[("BRAZIER_CACHE", "/c"), ("HOME", "/h")]), Some("/c".into()));
-        assert_eq!(dir(&[("XDG_CACHE_HOME", "/x"), ("HOME", "/h")]), Some("/x/brazier".into()));
-        assert_eq!(dir(&[("XDG_CACHE_HOME", ""), ("HOME", "/h")]), Some("/h/.cache/brazier".into()));
+        assert_eq!(
+            dir(&[("XDG_CACHE_HOME", "/x"), ("HOME", "/h")]),
+            Some("/x/brazier".into())
+        );
+        assert_eq!(
+            dir(&[("XDG_CACHE_HOME", ""), ("HOME", "/h")]),
+            Some("/h/.cache/brazier".into())
+        );
         assert_eq!(dir(&[]), None);
     }
 
@@ -141,6 +147,10 @@ mod tests {
         });
         let found = fs::read(&place).unwrap();
         assert_eq!(found, content(found[0]));
-        assert_eq!(fs::read_dir(dir.path()).unwrap(), [place], "nothing is left beside it");
+        assert_eq!(
+            fs::read_dir(dir.path()).unwrap(),
+            [place],
+            "nothing is left beside it"
+        );
     }
 }

@@ -5,8 +5,8 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use arrow::{
     array::{Array, ArrayRef, AsArray, RecordBatch, StructArray},
     datatypes::{
-        DataType, Float16Type, Float32Type, Float64Type, Int8Type, Int16Type, Int32Type, Int64Type, UInt8Type,
-        UInt16Type, UInt32Type, UInt64Type,
+        DataType, Float16Type, Float32Type, Float64Type, Int8Type, Int16Type, Int32Type, Int64Type,
+        UInt8Type, UInt16Type, UInt32Type, UInt64Type,
     },
     util::display::{ArrayFormatter, FormatOptions},
 };
@@ -57,7 +57,9 @@ fn problem(reason: String) -> RowProblem {
 
 macro_rules! whole {
     ($array:expr, $index:expr, $type:ty) => {
-        Ok(Value::Int(i64::from($array.as_primitive::<$type>().value($index))))
+        Ok(Value::Int(i64::from(
+            $array.as_primitive::<$type>().value($index),
+        )))
     };
 }
 
@@ -79,8 +81,12 @@ fn cell(array: &dyn Array, index: usize, depth: usize) -> Result<Value, RowProbl
             let number = array.as_primitive::<UInt64Type>().value(index);
             Ok(i64::try_from(number).map_or(Value::Float(number as f64), Value::Int))
         }
-        DataType::Float16 => Ok(Value::Float(array.as_primitive::<Float16Type>().value(index).to_f64())),
-        DataType::Float32 => Ok(Value::Float(array.as_primitive::<Float32Type>().value(index).into())),
+        DataType::Float16 => Ok(Value::Float(
+            array.as_primitive::<Float16Type>().value(index).to_f64(),
+        )),
+        DataType::Float32 => Ok(Value::Float(
+            array.as_primitive::<Float32Type>().value(index).into(),
+        )),
         DataType::Float64 => Ok(Value::Float(array.as_primitive::<Float64Type>().value(index))),
         DataType::Utf8 => Ok(text(array.as_string::<i32>().value(index))),
         DataType::LargeUtf8 => Ok(text(array.as_string::<i64>().value(index))),
@@ -168,8 +174,8 @@ mod tests {
 
     use arrow::{
         array::{
-            ArrayRef, Date32Array, DictionaryArray, Int8Array, ListBuilder, MapBuilder, StringArray, StringBuilder,
-            StringViewArray, TimestampMillisecondArray, UInt64Array,
+            ArrayRef, Date32Array, DictionaryArray, Int8Array, ListBuilder, MapBuilder, StringArray,
+            StringBuilder, StringViewArray, TimestampMillisecondArray, UInt64Array,
         },
         datatypes::Int8Type,
     };
@@ -194,7 +200,10 @@ mod tests {
         let expected = [Some(Value::Int(3)), None, Some(Value::Float(u64::MAX as f64))];
         assert_eq!(cells(Arc::new(large)), expected);
         let view = StringViewArray::from(vec!["short", "longer than twelve bytes"]);
-        assert_eq!(cells(Arc::new(view)), [text("short"), text("longer than twelve bytes")]);
+        assert_eq!(
+            cells(Arc::new(view)),
+            [text("short"), text("longer than twelve bytes")]
+        );
         let words: DictionaryArray<Int8Type> = ["b", "a", "b"].into_iter().collect();
         assert_eq!(cells(Arc::new(words)), [text("b"), text("a"), text("b")]);
         assert_eq!(cells(Arc::new(Date32Array::from(vec![1]))), [text("1970-01-02")]);
@@ -210,7 +219,10 @@ mod tests {
         let found = cells(Arc::new(lists.finish()));
         assert_eq!(
             found,
-            [Some(Value::List(vec![Value::Text("a".into()), Value::Null])), None]
+            [
+                Some(Value::List(vec![Value::Text("a".into()), Value::Null])),
+                None
+            ]
         );
 
         let mut maps = MapBuilder::new(None, StringBuilder::new(), StringBuilder::new());
@@ -224,7 +236,10 @@ mod tests {
         maps.append(true).unwrap();
         let batch = column(Arc::new(maps.finish()));
         let entry = ("k".to_owned(), Value::Text("v".into()));
-        assert_eq!(row(&batch, 0).unwrap().get("x"), Some(&Value::Object(vec![entry])));
+        assert_eq!(
+            row(&batch, 0).unwrap().get("x"),
+            Some(&Value::Object(vec![entry]))
+        );
         let message = row(&batch, 1).unwrap_err().to_string();
         assert_eq!(message, "column \"x\": the key \"k\" is there twice");
     }
@@ -233,7 +248,10 @@ mod tests {
     fn a_key_outside_its_dictionary_is_an_error() {
         let keys = Int8Array::from(vec![0, 7]);
         let values: ArrayRef = Arc::new(StringArray::from(vec!["a"]));
-        assert!(DictionaryArray::<Int8Type>::try_new(keys, values).is_err(), "Arrow finds it first");
+        assert!(
+            DictionaryArray::<Int8Type>::try_new(keys, values).is_err(),
+            "Arrow finds it first"
+        );
         let message = guarded::<()>(|| panic!("damaged")).unwrap_err();
         assert!(message.contains("contradict"), "{message}");
     }

@@ -11,18 +11,25 @@ pub(super) fn places(wanted: &[String], fields: &Fields) -> Result<Vec<usize>, S
     for name in wanted {
         if !fields.iter().any(|field| field.name() == name) {
             let known: Vec<&str> = fields.iter().map(|field| field.name().as_str()).collect();
-            return Err(format!("there is no column {name:?}\n  hint: it has {}", known.join(", ")));
+            return Err(format!(
+                "there is no column {name:?}\n  hint: it has {}",
+                known.join(", ")
+            ));
         }
     }
     let is_wanted = |name: &String| wanted.contains(name);
-    Ok((0..fields.len()).filter(|&place| is_wanted(fields[place].name())).collect())
+    Ok((0..fields.len())
+        .filter(|&place| is_wanted(fields[place].name()))
+        .collect())
 }
 
 /// The table with these columns only.
 pub(super) fn projected(schema: &SchemaRef, places: Option<&[usize]>) -> Result<SchemaRef, String> {
     match places {
         None => Ok(schema.clone()),
-        Some(places) => Ok(Arc::new(schema.project(places).map_err(|error| error.to_string())?)),
+        Some(places) => Ok(Arc::new(
+            schema.project(places).map_err(|error| error.to_string())?,
+        )),
     }
 }
 

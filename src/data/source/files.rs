@@ -5,12 +5,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use super::{
-    super::error::DataError,
-    Format, Selection,
-    held::plain_name,
-    hf, patterns,
-};
+use super::{super::error::DataError, Format, Selection, held::plain_name, hf, patterns};
 use crate::fs;
 
 /// Deepest folder that is looked into.
@@ -20,7 +15,9 @@ const SPLITS: &[&str] = &["train", "test", "validation", "valid", "val", "dev", 
 
 /// Files in their order, each with its format, which is never [`Format::Auto`].
 pub(super) fn of(selection: &Selection) -> Result<Vec<(PathBuf, Format)>, DataError> {
-    let Selection { path, format, split, .. } = selection;
+    let Selection {
+        path, format, split, ..
+    } = selection;
     let failed = |reason: String| DataError::Source {
         path: path.clone(),
         reason,
@@ -74,7 +71,9 @@ pub(super) fn format_of(path: &Path) -> Option<Format> {
 }
 
 fn of_folder(selection: &Selection) -> Result<Vec<(PathBuf, Format)>, DataError> {
-    let Selection { path, format, split, .. } = selection;
+    let Selection {
+        path, format, split, ..
+    } = selection;
     if matches!(format, Format::Auto | Format::Arrow) {
         if let Some(files) = hf::files(path, split.as_deref())? {
             return Ok(files.into_iter().map(|file| (file, Format::Arrow)).collect());
@@ -90,7 +89,11 @@ fn of_folder(selection: &Selection) -> Result<Vec<(PathBuf, Format)>, DataError>
     // A page about the data is none of it.
     let is_page = |file: &PathBuf| plain_name(file).starts_with("readme.");
     files.retain(|file| is_wanted(file) && !is_page(file));
-    let formats: BTreeSet<String> = files.iter().filter_map(|file| format_of(file)).map(|found| found.to_string()).collect();
+    let formats: BTreeSet<String> = files
+        .iter()
+        .filter_map(|file| format_of(file))
+        .map(|found| found.to_string())
+        .collect();
     let failed = |reason: String| DataError::Source {
         path: path.clone(),
         reason,
@@ -117,7 +120,10 @@ fn of_folder(selection: &Selection) -> Result<Vec<(PathBuf, Format)>, DataError>
         Format::Auto => format_of(file).unwrap_or_default(),
         given => *given,
     };
-    Ok(files.into_iter().map(|file| (file.clone(), found(&file))).collect())
+    Ok(files
+        .into_iter()
+        .map(|file| (file.clone(), found(&file)))
+        .collect())
 }
 
 fn collect(folder: &Path, depth: usize, files: &mut Vec<PathBuf>) -> Result<(), DataError> {
@@ -184,7 +190,11 @@ fn splits(files: &[PathBuf], path: &Path) -> Vec<String> {
             has_split(inside, split)
         })
     };
-    SPLITS.iter().filter(has).map(|split| (*split).to_owned()).collect()
+    SPLITS
+        .iter()
+        .filter(has)
+        .map(|split| (*split).to_owned())
+        .collect()
 }
 
 /// Whether a file is of a split: `train.jsonl`, `train-00000-of-00002.parquet` or `train/0.parquet`.
@@ -232,8 +242,16 @@ mod tests {
     #[test]
     fn files_patterns_and_folders_are_found() {
         let dir = folder(&[
-            "a.jsonl.gz", "b.jsonl", "c/1.parquet", "c/2.parquet", "c/README.md", "c/.hidden.parquet", "d.bin", "e/1.txt",
-            "e/2.csv", "f/x",
+            "a.jsonl.gz",
+            "b.jsonl",
+            "c/1.parquet",
+            "c/2.parquet",
+            "c/README.md",
+            "c/.hidden.parquet",
+            "d.bin",
+            "e/1.txt",
+            "e/2.csv",
+            "f/x",
         ]);
         let find = |name: &str, format: Format| find(&dir, name, format, None);
         assert_eq!(find("a.jsonl.gz", Format::Auto), "a.jsonl.gz:jsonl");
@@ -252,12 +270,17 @@ mod tests {
     #[test]
     fn a_split_is_never_guessed() {
         let dir = folder(&[
-            "hub/data/train-00000-of-00002.parquet", "hub/data/train-00001-of-00002.parquet",
-            "hub/data/test-00000-of-00001.parquet", "plain/training.parquet", "folders/train/0.parquet",
-            "folders/val/0.parquet", "one/train.parquet",
+            "hub/data/train-00000-of-00002.parquet",
+            "hub/data/train-00001-of-00002.parquet",
+            "hub/data/test-00000-of-00001.parquet",
+            "plain/training.parquet",
+            "folders/train/0.parquet",
+            "folders/val/0.parquet",
+            "one/train.parquet",
         ]);
         let find = |name: &str, split: Option<&str>| find(&dir, name, Format::Auto, split);
-        let two = "hub/data/train-00000-of-00002.parquet:parquet hub/data/train-00001-of-00002.parquet:parquet";
+        let two =
+            "hub/data/train-00000-of-00002.parquet:parquet hub/data/train-00001-of-00002.parquet:parquet";
         assert_eq!(find("hub", Some("train")), two);
         assert!(find("hub", None).contains("has the splits train, test\n  hint: say which, by split"));
         assert!(find("hub", Some("dev")).contains("there is no split \"dev\"\n  hint: it has train, test"));

@@ -30,7 +30,11 @@ enum Compression {
 
 /// The name that a file has without what says that it is compressed, in lower case: `rows.jsonl` for `rows.jsonl.gz`.
 pub(super) fn plain_name(path: &Path) -> String {
-    let name = path.file_name().unwrap_or_default().to_string_lossy().to_lowercase();
+    let name = path
+        .file_name()
+        .unwrap_or_default()
+        .to_string_lossy()
+        .to_lowercase();
     match compression(&name) {
         Some((_, plain)) => plain.to_owned(),
         None => name,
@@ -54,7 +58,11 @@ fn compression(name: &str) -> Option<(Compression, &str)> {
 /// If it cannot be read, is damaged, or grows beyond all proportion.
 pub(super) fn hold(path: &Path, cache: &Cache) -> Result<Bytes, DataError> {
     let mapped = Bytes::from_owner(fs::mmap(path)?);
-    let name = path.file_name().unwrap_or_default().to_string_lossy().to_lowercase();
+    let name = path
+        .file_name()
+        .unwrap_or_default()
+        .to_string_lossy()
+        .to_lowercase();
     let Some((compression, _)) = compression(&name) else {
         return Ok(mapped);
     };
@@ -66,7 +74,9 @@ pub(super) fn hold(path: &Path, cache: &Cache) -> Result<Bytes, DataError> {
     let mut content = reader(compression, &mapped).map_err(|error| damaged(path, &error))?;
     let mut memory = Vec::new();
     let mut start = (&mut content).take(IN_MEMORY_BYTES.min(limit) + 1);
-    start.read_to_end(&mut memory).map_err(|error| damaged(path, &error))?;
+    start
+        .read_to_end(&mut memory)
+        .map_err(|error| damaged(path, &error))?;
     if memory.len() as u64 <= IN_MEMORY_BYTES {
         return Ok(memory.into());
     }

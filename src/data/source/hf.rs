@@ -31,7 +31,10 @@ pub(super) fn files(folder: &Path, split: Option<&str>) -> Result<Option<Vec<Pat
 fn of_splits(folder: &Path, split: Option<&str>) -> Result<Vec<PathBuf>, DataError> {
     let dict = json(&folder.join(SPLITS))?;
     let known: Vec<String> = match dict.get("splits").and_then(Value::as_list) {
-        Some(names) => names.iter().filter_map(|name| Some(name.as_text()?.to_owned())).collect(),
+        Some(names) => names
+            .iter()
+            .filter_map(|name| Some(name.as_text()?.to_owned()))
+            .collect(),
         None => return Err(failed(&folder.join(SPLITS), "names no splits")),
     };
     let split = match (split, &known[..]) {
@@ -40,7 +43,10 @@ fn of_splits(folder: &Path, split: Option<&str>) -> Result<Vec<PathBuf>, DataErr
         (None, [only]) => only,
         (None, _) => return Err(which_split(folder, &known)),
     };
-    of_state(&folder.join(plain(split).ok_or_else(|| failed(folder, "a split's name is no name of a folder"))?), None)
+    of_state(
+        &folder.join(plain(split).ok_or_else(|| failed(folder, "a split's name is no name of a folder"))?),
+        None,
+    )
 }
 
 fn of_state(folder: &Path, split: Option<&str>) -> Result<Vec<PathBuf>, DataError> {
@@ -53,7 +59,12 @@ fn of_state(folder: &Path, split: Option<&str>) -> Result<Vec<PathBuf>, DataErro
         return Err(no_split(folder, split, &[own.to_owned()]));
     }
     let indices = ["_indices_files", "_indices_data_files"];
-    if indices.iter().any(|key| state.get(key).and_then(Value::as_list).is_some_and(|list| !list.is_empty())) {
+    if indices.iter().any(|key| {
+        state
+            .get(key)
+            .and_then(Value::as_list)
+            .is_some_and(|list| !list.is_empty())
+    }) {
         return Err(failed(
             &path,
             "its rows are chosen by a list of indices\n  hint: call flatten_indices() before save_to_disk",
@@ -76,7 +87,12 @@ fn of_cache(folder: &Path, split: Option<&str>) -> Result<Option<Vec<PathBuf>>, 
         _ => Vec::new(),
     };
     let mut files = fs::read_dir(folder)?;
-    let stem = |file: &PathBuf| file.file_stem().unwrap_or_default().to_string_lossy().into_owned();
+    let stem = |file: &PathBuf| {
+        file.file_stem()
+            .unwrap_or_default()
+            .to_string_lossy()
+            .into_owned()
+    };
     files.retain(|file| {
         file.extension().is_some_and(|extension| extension == "arrow") && !stem(file).starts_with("cache-")
     });
@@ -135,7 +151,9 @@ mod tests {
         match files(dir.path(), split) {
             Ok(None) => "another folder".to_owned(),
             Ok(Some(files)) => {
-                let names = files.iter().map(|file| file.strip_prefix(dir.path()).unwrap().display().to_string());
+                let names = files
+                    .iter()
+                    .map(|file| file.strip_prefix(dir.path()).unwrap().display().to_string());
                 names.collect::<Vec<_>>().join(" ")
             }
             Err(error) => error.to_string(),
@@ -161,7 +179,10 @@ mod tests {
             ("train/state.json", FILES),
             ("train/dataset_info.json", "{}"),
         ];
-        assert_eq!(find(&saved, Some("train")), "train/data-00001.arrow train/data-00000.arrow");
+        assert_eq!(
+            find(&saved, Some("train")),
+            "train/data-00001.arrow train/data-00000.arrow"
+        );
         assert!(find(&saved, None).contains("has the splits train, test"));
         assert!(find(&saved, Some("dev")).contains("it has train, test"));
         let escaping = [("dataset_dict.json", r#"{"splits": ["../x"]}"#)];
@@ -187,8 +208,14 @@ mod tests {
     #[test]
     fn what_cannot_be_followed_is_refused() {
         for (state, expected) in [
-            (r#"{"_data_files": [{"filename": "../x.arrow"}]}"#, "a data file that is none in its folder"),
-            (r#"{"_data_files": [{"filename": "x"}], "_indices_files": [{}]}"#, "call flatten_indices()"),
+            (
+                r#"{"_data_files": [{"filename": "../x.arrow"}]}"#,
+                "a data file that is none in its folder",
+            ),
+            (
+                r#"{"_data_files": [{"filename": "x"}], "_indices_files": [{}]}"#,
+                "call flatten_indices()",
+            ),
             ("{}", "names no _data_files"),
             ("[", "state.json: column"),
         ] {

@@ -9,7 +9,7 @@ use super::{
         error::{DataError, RowProblem},
         value::Value,
     },
-    Rows,
+    Format, Rows,
     cache::Cache,
     columns,
     lines::{Lines, find_lines},
@@ -60,6 +60,10 @@ impl Rows for Jsonl {
 
     fn line(&self, index: usize) -> usize {
         self.lines.line(index).number
+    }
+
+    fn what(&self) -> &'static str {
+        Format::Jsonl.name()
     }
 }
 

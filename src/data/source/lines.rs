@@ -74,7 +74,10 @@ impl Lines {
             true => cache.place(path, content, what)?,
             false => None,
         };
-        if let Some(lines) = place.as_deref().and_then(|place| Self::load(place, content.len())) {
+        if let Some(lines) = place
+            .as_deref()
+            .and_then(|place| Self::load(place, content.len()))
+        {
             return Ok(lines);
         }
         let mut builder = LinesBuilder::new(content.len());

@@ -22,6 +22,7 @@ mod text;
 use std::{
     fmt,
     path::{Path, PathBuf},
+    str::FromStr,
     sync::Arc,
 };
 
@@ -46,6 +47,9 @@ pub(super) trait Rows: Send + Sync {
 
     /// Number of the row for messages, from 1; the line, where there are lines.
     fn line(&self, index: usize) -> usize;
+
+    /// What holds them, as the configuration calls it.
+    fn what(&self) -> &'static str;
 }
 
 /// What holds the rows.
@@ -74,9 +78,24 @@ pub enum Format {
     Energon,
 }
 
-impl fmt::Display for Format {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
+impl Format {
+    /// Every format.
+    pub const ALL: [Self; 10] = [
+        Format::Auto,
+        Format::Jsonl,
+        Format::Parquet,
+        Format::Arrow,
+        Format::Csv,
+        Format::Tsv,
+        Format::Text,
+        Format::TextLines,
+        Format::WebDataset,
+        Format::Energon,
+    ];
+
+    /// As the configuration calls it.
+    pub fn name(self) -> &'static str {
+        match self {
             Format::Auto => "auto",
             Format::Jsonl => "jsonl",
             Format::Parquet => "parquet",
@@ -87,7 +106,25 @@ impl fmt::Display for Format {
             Format::TextLines => "text_lines",
             Format::WebDataset => "webdataset",
             Format::Energon => "energon",
+        }
+    }
+}
+
+impl FromStr for Format {
+    type Err = String;
+
+    fn from_str(name: &str) -> Result<Self, String> {
+        let all = Format::ALL;
+        all.into_iter().find(|format| format.name() == name).ok_or_else(|| {
+            let names: Vec<&str> = all.into_iter().map(Format::name).collect();
+            format!("there are {}", names.join(", "))
         })
+    }
+}
+
+impl fmt::Display for Format {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
     }
 }
 
@@ -127,13 +164,26 @@ pub(super) fn open_all(selection: &Selection, cache: &Cache) -> Result<Vec<Box<d
     let Selection { path, format, .. } = selection;
     let is_energon = energon::is_prepared(path) || energon::is_blend(path);
     if *format == Format::Energon || (*format == Format::Auto && is_energon) {
-        return energon::open(path, selection.split.as_deref(), selection.columns.as_deref(), cache);
+        return energon::open(
+            path,
+            selection.split.as_deref(),
+            selection.columns.as_deref(),
+            cache,
+        );
     }
     let files = files::of(selection)?;
-    files.iter().map(|(path, format)| open(path, *format, selection, cache)).collect()
+    files
+        .iter()
+        .map(|(path, format)| open(path, *format, selection, cache))
+        .collect()
 }
 
-fn open(path: &Path, format: Format, selection: &Selection, cache: &Cache) -> Result<Box<dyn Rows>, DataError> {
+fn open(
+    path: &Path,
+    format: Format,
+    selection: &Selection,
+    cache: &Cache,
+) -> Result<Box<dyn Rows>, DataError> {
     let wanted = selection.columns.as_deref();
     let cells = match selection.numbers {
         true => table::Cells::Typed,

@@ -17,7 +17,7 @@ use super::{
         error::{DataError, RowProblem},
         value::Value,
     },
-    Rows,
+    Format, Rows,
     cells::{self, guarded},
     columns,
     recent::Recent,
@@ -68,7 +68,10 @@ impl ParquetFile {
         let num_rows = starts.last().copied().unwrap_or(0);
         // Columns that repeat one value take next to nothing, but no row of a data set is that.
         if num_rows > 65_536 + 16 * bytes.len() {
-            return Err(failed(format!("{} bytes claim to hold {num_rows} rows", bytes.len())));
+            return Err(failed(format!(
+                "{} bytes claim to hold {num_rows} rows",
+                bytes.len()
+            )));
         }
         Ok(Self {
             path: path.into(),
@@ -106,7 +109,11 @@ impl ParquetFile {
         let (mut pieces, mut size_bytes, mut num_rows) = (Vec::new(), 0, 0);
         for piece in reader {
             let piece = piece.map_err(|error| error.to_string())?;
-            size_bytes += piece.columns().iter().map(|column| column.get_array_memory_size()).sum::<usize>();
+            size_bytes += piece
+                .columns()
+                .iter()
+                .map(|column| column.get_array_memory_size())
+                .sum::<usize>();
             num_rows += piece.num_rows();
             if size_bytes > MAX_GROUP_BYTES {
                 return Err(format!(
@@ -117,7 +124,9 @@ impl ParquetFile {
             pieces.push(piece);
         }
         if num_rows != self.starts[number + 1] - self.starts[number] {
-            return Err(format!("row group {number} has {num_rows} rows, not as many as it says"));
+            return Err(format!(
+                "row group {number} has {num_rows} rows, not as many as it says"
+            ));
         }
         Ok(Arc::new(pieces))
     }
@@ -148,6 +157,10 @@ impl Rows for ParquetFile {
 
     fn line(&self, index: usize) -> usize {
         index + 1
+    }
+
+    fn what(&self) -> &'static str {
+        Format::Parquet.name()
     }
 }
 

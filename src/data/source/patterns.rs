@@ -51,13 +51,21 @@ fn walk(
     };
     if !is_pattern(pattern) {
         let path = folder.join(pattern);
-        return if fs::exists(&path) { walk(path, rest, depth, found) } else { Ok(()) };
+        return if fs::exists(&path) {
+            walk(path, rest, depth, found)
+        } else {
+            Ok(())
+        };
     }
     let any_depth = pattern == "**";
     if any_depth {
         walk(folder.clone(), rest, depth, found)?;
     }
-    let here = if folder.as_os_str().is_empty() { Path::new(".") } else { &folder };
+    let here = if folder.as_os_str().is_empty() {
+        Path::new(".")
+    } else {
+        &folder
+    };
     if !fs::is_dir(here) || depth > MAX_DEPTH {
         return Ok(());
     }
@@ -143,7 +151,10 @@ pub(super) fn braces(text: &str) -> Result<Vec<String>, String> {
             None => done.push(text),
             Some((group, choices)) => {
                 let (before, after) = (&text[..group.start], &text[group.end..]);
-                let names = choices.iter().rev().map(|choice| format!("{before}{choice}{after}"));
+                let names = choices
+                    .iter()
+                    .rev()
+                    .map(|choice| format!("{before}{choice}{after}"));
                 open.extend(names);
             }
         }
@@ -177,7 +188,9 @@ fn first_group(text: &str) -> Option<(Range<usize>, Vec<String>)> {
             }
             let starts = std::iter::once(start).chain(commas.iter().copied());
             let ends = commas.iter().copied().chain([end - 1]);
-            let choices = starts.zip(ends).map(|(start, end)| text[start + 1..end].to_owned());
+            let choices = starts
+                .zip(ends)
+                .map(|(start, end)| text[start + 1..end].to_owned());
             return Some((start..end, choices.collect()));
         }
     }
@@ -193,12 +206,25 @@ fn range(text: &str) -> Option<Vec<String>> {
         return None;
     }
     let (from, to): (u64, u64) = (first.parse().ok()?, last.parse().ok()?);
-    let padded = [first, last].iter().any(|text| text.len() > 1 && text.starts_with('0'));
+    let padded = [first, last]
+        .iter()
+        .any(|text| text.len() > 1 && text.starts_with('0'));
     let width = if padded { first.len().max(last.len()) } else { 0 };
     // One more than allowed is enough to be refused.
-    let count = usize::try_from(from.abs_diff(to) / step).map_or(MAX_NAMES, |count| count.min(MAX_NAMES)) as u64;
-    let number = |place: u64| if from <= to { from + place * step } else { from - place * step };
-    Some((0..=count).map(|place| format!("{:0width$}", number(place))).collect())
+    let count =
+        usize::try_from(from.abs_diff(to) / step).map_or(MAX_NAMES, |count| count.min(MAX_NAMES)) as u64;
+    let number = |place: u64| {
+        if from <= to {
+            from + place * step
+        } else {
+            from - place * step
+        }
+    };
+    Some(
+        (0..=count)
+            .map(|place| format!("{:0width$}", number(place)))
+            .collect(),
+    )
 }
 
 #[cfg(test)]
@@ -243,7 +269,11 @@ mod tests {
         ] {
             assert_eq!(braces(text).unwrap().join(" "), expected, "{text}");
         }
-        for bomb in ["{0..9999999}".to_owned(), "{0,1}".repeat(40), "{0..18446744073709551615}".into()] {
+        for bomb in [
+            "{0..9999999}".to_owned(),
+            "{0,1}".repeat(40),
+            "{0..18446744073709551615}".into(),
+        ] {
             assert!(braces(&bomb).unwrap_err().contains("more than 1000000 names"));
         }
     }
@@ -251,14 +281,23 @@ mod tests {
     #[test]
     fn patterns_find_files_by_name() {
         let dir = tempfile::tempdir().unwrap();
-        for name in ["a/1.jsonl", "a/2.jsonl", "a/2.txt", "a/.3.jsonl", "b/1.jsonl", "b/c/4.jsonl"] {
+        for name in [
+            "a/1.jsonl",
+            "a/2.jsonl",
+            "a/2.txt",
+            "a/.3.jsonl",
+            "b/1.jsonl",
+            "b/c/4.jsonl",
+        ] {
             let path = dir.path().join(name);
             fs::create_dir_all(path.parent().unwrap()).unwrap();
             fs::write_durable(&path, b"").unwrap();
         }
         let find = |pattern: &str| {
             let found = files(&dir.path().join(pattern)).unwrap();
-            let names = found.iter().map(|path| path.strip_prefix(dir.path()).unwrap().display().to_string());
+            let names = found
+                .iter()
+                .map(|path| path.strip_prefix(dir.path()).unwrap().display().to_string());
             names.collect::<Vec<_>>().join(" ")
         };
         assert_eq!(find("a/*.jsonl"), "a/1.jsonl a/2.jsonl");

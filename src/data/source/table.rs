@@ -10,7 +10,7 @@ use super::{
         error::{DataError, RowProblem},
         value::Value,
     },
-    Rows,
+    Format, Rows,
     cache::Cache,
     lines::{Line, Lines, LinesBuilder},
     text::utf8,
@@ -51,9 +51,16 @@ impl Table {
             reason,
         };
         let header = header(&bytes, delimiter).map_err(failed)?;
-        if let Some(missing) = wanted.iter().copied().flatten().find(|&name| !header.contains(name)) {
+        if let Some(missing) = wanted
+            .iter()
+            .copied()
+            .flatten()
+            .find(|&name| !header.contains(name))
+        {
             let known = header.join(", ");
-            return Err(failed(format!("there is no column {missing:?}\n  hint: it has {known}")));
+            return Err(failed(format!(
+                "there is no column {missing:?}\n  hint: it has {known}"
+            )));
         }
         // The fields of a record depend on the delimiter; where it ends may, too.
         let what = format!("records-{delimiter}");
@@ -108,6 +115,13 @@ impl Rows for Table {
     fn line(&self, index: usize) -> usize {
         self.lines.line(index).number
     }
+
+    fn what(&self) -> &'static str {
+        match self.delimiter {
+            b',' => Format::Csv.name(),
+            _ => Format::Tsv.name(),
+        }
+    }
 }
 
 impl Cells {
@@ -122,7 +136,12 @@ impl Cells {
             "false" | "False" | "FALSE" => Value::Bool(false),
             written => {
                 let is_number = written.starts_with(|c: char| c.is_ascii_digit() || "+-.".contains(c));
-                let float = || written.parse().ok().filter(|float: &f64| is_number && float.is_finite());
+                let float = || {
+                    written
+                        .parse()
+                        .ok()
+                        .filter(|float: &f64| is_number && float.is_finite())
+                };
                 match written.parse() {
                     Ok(number) => Value::Int(number),
                     Err(_) => float().map_or(Value::Text(text), Value::Float),
@@ -169,7 +188,10 @@ fn find_records(
     let mut reader = reader(bytes, delimiter);
     let mut record = ByteRecord::new();
     let mut is_header = true;
-    while reader.read_byte_record(&mut record).map_err(|error| error.to_string())? {
+    while reader
+        .read_byte_record(&mut record)
+        .map_err(|error| error.to_string())?
+    {
         if std::mem::take(&mut is_header) {
             continue;
         }
@@ -196,7 +218,14 @@ mod tests {
 
     fn open(content: &[u8], delimiter: u8, cells: Cells) -> Result<Table, DataError> {
         let bytes = Bytes::copy_from_slice(content);
-        Table::open(Path::new("a.csv"), bytes, &Cache::default(), None, delimiter, cells)
+        Table::open(
+            Path::new("a.csv"),
+            bytes,
+            &Cache::default(),
+            None,
+            delimiter,
+            cells,
+        )
     }
 
     fn refused(content: &[u8]) -> String {
@@ -217,7 +246,10 @@ mod tests {
         let content = "\u{feff}id,text\r\n007,\"a, \"\"b\"\"\nc\"\n\n8,é";
         let table = open(content.as_bytes(), b',', Cells::Text).unwrap();
         assert_eq!(table.len(), 2);
-        assert_eq!(table.read(0).unwrap(), json(r#"{"id": "007", "text": "a, \"b\"\nc"}"#));
+        assert_eq!(
+            table.read(0).unwrap(),
+            json(r#"{"id": "007", "text": "a, \"b\"\nc"}"#)
+        );
         assert_eq!(table.read(1).unwrap(), json(r#"{"id": "8", "text": "é"}"#));
         assert_eq!([table.line(0), table.line(1)], [2, 5]);
     }
@@ -239,7 +271,10 @@ mod tests {
             (b"".as_slice(), "it is empty"),
             (b"a,b,a\n1,2,3\n", "names the column \"a\" twice"),
             (b"a,\n1,2\n", "names the column \"\" by nothing"),
-            (b"a,b\n1,2\n3\n", "a.csv: line 3: 1 fields, but the header names 2"),
+            (
+                b"a,b\n1,2\n3\n",
+                "a.csv: line 3: 1 fields, but the header names 2",
+            ),
             (b"a,b\n1,2,3\n", "line 2: 3 fields"),
             (b"a\n\xff\n", "column \"a\": not UTF-8 from byte 0 on"),
         ] {

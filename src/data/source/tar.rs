@@ -20,7 +20,7 @@ use super::{
         error::{DataError, RowProblem},
         value::Value,
     },
-    Rows,
+    Format, Rows,
     cache::Cache,
     columns,
 };
@@ -57,7 +57,8 @@ impl Shard {
     /// Content of a member.
     pub(super) fn content(&self, sample: &Sample, part: &str) -> Option<&[u8]> {
         let member = sample.members.iter().find(|member| member.part == part)?;
-        self.bytes.get(member.start..member.start.checked_add(member.size)?)
+        self.bytes
+            .get(member.start..member.start.checked_add(member.size)?)
     }
 
     /// The row that a sample is if nothing else is said.
@@ -103,6 +104,10 @@ impl Rows for Shard {
     fn line(&self, index: usize) -> usize {
         index + 1
     }
+
+    fn what(&self) -> &'static str {
+        Format::WebDataset.name()
+    }
 }
 
 struct Image<'a> {
@@ -128,7 +133,10 @@ fn place_images(
     let own = entries.iter_mut().find(|(name, _)| name == "images");
     let Some((_, own)) = own else {
         if !images.is_empty() {
-            let all = images.iter().map(|found| image(sample, found.part, found.bytes)).collect();
+            let all = images
+                .iter()
+                .map(|found| image(sample, found.part, found.bytes))
+                .collect();
             entries.push(("images".to_owned(), Value::List(all)));
         }
         return Ok(());

@@ -16,8 +16,11 @@ fn fixtures() -> PathBuf {
 
 fn read(selection: &Selection) -> Result<Vec<Value>, String> {
     let opened = open_all(selection, &Cache::default()).map_err(|error| error.to_string())?;
-    let rows = opened.iter().flat_map(|rows| (0..rows.len()).map(|index| rows.read(index)));
-    rows.map(|row| row.map_err(|problem| problem.to_string())).collect()
+    let rows = opened
+        .iter()
+        .flat_map(|rows| (0..rows.len()).map(|index| rows.read(index)));
+    rows.map(|row| row.map_err(|problem| problem.to_string()))
+        .collect()
 }
 
 fn read_fixture(name: &str, split: Option<&str>) -> Vec<Value> {
@@ -30,7 +33,9 @@ fn read_fixture(name: &str, split: Option<&str>) -> Vec<Value> {
 
 /// A row with each image as its bytes, and without what only some formats have.
 fn alike(row: Value) -> Value {
-    let Value::Object(mut entries) = row else { panic!("{row:?}") };
+    let Value::Object(mut entries) = row else {
+        panic!("{row:?}")
+    };
     entries.retain(|(name, _)| name != "__key__");
     for (name, value) in &mut entries {
         let Value::List(images) = value else { continue };
@@ -60,19 +65,41 @@ fn rows_are_the_same_whatever_holds_them() {
         let found: Vec<Value> = read_fixture(name, split).into_iter().map(alike).collect();
         assert_eq!(found, expected, "{name}");
     }
-    let test = read_fixture("saved/test", None).into_iter().map(alike).collect::<Vec<_>>();
+    let test = read_fixture("saved/test", None)
+        .into_iter()
+        .map(alike)
+        .collect::<Vec<_>>();
     assert_eq!(test, expected[..1]);
-    let test = read_fixture("saved", Some("test")).into_iter().map(alike).collect::<Vec<_>>();
+    let test = read_fixture("saved", Some("test"))
+        .into_iter()
+        .map(alike)
+        .collect::<Vec<_>>();
     assert_eq!(test, expected[..1]);
 }
 
 #[test]
 fn a_set_prepared_by_energon_is_read() {
-    let text = |row: &Value, key: &str| row.get(key).and_then(Value::as_text).unwrap_or_default().to_owned();
+    let text = |row: &Value, key: &str| {
+        row.get(key)
+            .and_then(Value::as_text)
+            .unwrap_or_default()
+            .to_owned()
+    };
     let rows = read_fixture("energon", Some("val"));
-    let found: Vec<_> = rows.iter().map(|row| (text(row, "question"), text(row, "answer"))).collect();
-    assert_eq!(found, [("what 10".into(), "answer 10".into()), ("what 11".into(), "answer 11".into())]);
-    assert!(matches!(rows[1].get("image").unwrap().get("bytes"), Some(Value::Bytes(png)) if png.starts_with(b"\x89PNG")));
+    let found: Vec<_> = rows
+        .iter()
+        .map(|row| (text(row, "question"), text(row, "answer")))
+        .collect();
+    assert_eq!(
+        found,
+        [
+            ("what 10".into(), "answer 10".into()),
+            ("what 11".into(), "answer 11".into())
+        ]
+    );
+    assert!(
+        matches!(rows[1].get("image").unwrap().get("bytes"), Some(Value::Bytes(png)) if png.starts_with(b"\x89PNG"))
+    );
 }
 
 /// S4.1, S4.2: columns of fms-ehrs, `large_list` and times included.
@@ -80,7 +107,13 @@ fn a_set_prepared_by_energon_is_read() {
 fn timelines_of_tokens_are_read() {
     let rows = read_fixture("timelines.parquet", None);
     let ids = |row: &Value, key: &str| -> Vec<i64> {
-        row.get(key).unwrap().as_list().unwrap().iter().filter_map(Value::as_int).collect()
+        row.get(key)
+            .unwrap()
+            .as_list()
+            .unwrap()
+            .iter()
+            .filter_map(Value::as_int)
+            .collect()
     };
     assert_eq!(ids(&rows[0], "tokens"), [1, 5, 6, 2]);
     assert_eq!(ids(&rows[1], "padded"), [1, 7, 2, 0, 0, 0, 0, 0]);
@@ -97,7 +130,13 @@ fn timelines_of_tokens_are_read() {
 #[test]
 fn only_the_wanted_columns_are_read() {
     let wanted = ["score".to_owned(), "id".to_owned()];
-    for name in ["rows.jsonl", "rows.parquet", "rows.feather", "rows.arrow", "shard.tar"] {
+    for name in [
+        "rows.jsonl",
+        "rows.parquet",
+        "rows.feather",
+        "rows.arrow",
+        "shard.tar",
+    ] {
         let selection = Selection {
             columns: Some(wanted.to_vec()),
             ..Selection::of(&fixtures().join(name))
@@ -116,7 +155,10 @@ fn only_the_wanted_columns_are_read() {
             ..Selection::of(&fixtures().join(name))
         };
         let message = read(&selection).unwrap_err();
-        assert!(message.contains("there is no column \"nothing\"\n  hint: it has id, score"), "{message}");
+        assert!(
+            message.contains("there is no column \"nothing\"\n  hint: it has id, score"),
+            "{message}"
+        );
     }
 }
 
@@ -125,7 +167,9 @@ fn several_threads_read_at_once() {
     use rayon::prelude::*;
     for name in ["rows.parquet", "rows.feather", "rows.arrow", "shard.tar"] {
         let opened = open_all(&Selection::of(&fixtures().join(name)), &Cache::default()).unwrap();
-        let alone: Vec<Value> = (0..opened[0].len()).map(|index| opened[0].read(index).unwrap()).collect();
+        let alone: Vec<Value> = (0..opened[0].len())
+            .map(|index| opened[0].read(index).unwrap())
+            .collect();
         (0..500_usize).into_par_iter().for_each(|number| {
             let index = number * 7 % alone.len();
             assert_eq!(opened[0].read(index).unwrap(), alone[index]);
@@ -135,7 +179,15 @@ fn several_threads_read_at_once() {
 
 /// Names in which the same bytes are given to each reader.
 const NAMES: &[&str] = &[
-    "a.jsonl", "a.jsonl.gz", "a.jsonl.zst", "a.parquet", "a.arrow", "a.csv", "a.tsv", "a.txt", "a.tar",
+    "a.jsonl",
+    "a.jsonl.gz",
+    "a.jsonl.zst",
+    "a.parquet",
+    "a.arrow",
+    "a.csv",
+    "a.tsv",
+    "a.txt",
+    "a.tar",
 ];
 
 /// Opens and reads a file, whatever is in it. What comes of it does not matter: it comes, without a panic.
@@ -147,7 +199,9 @@ fn survive(dir: &Path, name: &str, content: &[u8]) {
             numbers,
             ..Selection::of(&path)
         };
-        let Ok(opened) = open_all(&selection, &Cache::default()) else { continue };
+        let Ok(opened) = open_all(&selection, &Cache::default()) else {
+            continue;
+        };
         for rows in opened {
             for index in 0..rows.len().min(50) {
                 let _ = rows.read(index);
@@ -192,7 +246,10 @@ fn damaged_files_never_panic() {
     let mut random = ChaCha8Rng::seed_from_u64(7);
     let csv = b"a,b\n1,\"x\ny\"\n2,z\n".to_vec();
     let jsonl = fs::read(&fixtures().join("rows.jsonl")).unwrap();
-    let compressed = [held::tests::gzip(&jsonl), zstd::stream::encode_all(&jsonl[..], 1).unwrap()];
+    let compressed = [
+        held::tests::gzip(&jsonl),
+        zstd::stream::encode_all(&jsonl[..], 1).unwrap(),
+    ];
     let outcome = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
         for (name, original) in [
             ("a.jsonl", jsonl),
@@ -213,7 +270,11 @@ fn damaged_files_never_panic() {
                 let mut noise = vec![0; length];
                 random.fill_bytes(&mut noise);
                 survive(dir.path(), name, &noise);
-                survive(dir.path(), name, &[b"ARROW1\0\0".as_slice(), &noise, b"ARROW1"].concat());
+                survive(
+                    dir.path(),
+                    name,
+                    &[b"ARROW1\0\0".as_slice(), &noise, b"ARROW1"].concat(),
+                );
                 survive(dir.path(), name, &[b"PAR1".as_slice(), &noise, b"PAR1"].concat());
             }
         }

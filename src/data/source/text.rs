@@ -9,7 +9,7 @@ use super::{
         error::{DataError, RowProblem},
         value::Value,
     },
-    Rows,
+    Format, Rows,
     cache::Cache,
     lines::{Lines, find_lines},
 };
@@ -48,6 +48,10 @@ impl Rows for Document {
 
     fn line(&self, _index: usize) -> usize {
         1
+    }
+
+    fn what(&self) -> &'static str {
+        Format::Text.name()
     }
 }
 
@@ -90,6 +94,10 @@ impl Rows for TextLines {
     fn line(&self, index: usize) -> usize {
         self.lines.line(index).number
     }
+
+    fn what(&self) -> &'static str {
+        Format::TextLines.name()
+    }
 }
 
 fn row(bytes: &[u8]) -> Result<Value, RowProblem> {
@@ -111,7 +119,11 @@ mod tests {
 
     fn read(rows: &dyn Rows, index: usize) -> String {
         match rows.read(index) {
-            Ok(row) => row.get("text").and_then(Value::as_text).unwrap_or("no text").to_owned(),
+            Ok(row) => row
+                .get("text")
+                .and_then(Value::as_text)
+                .unwrap_or("no text")
+                .to_owned(),
             Err(problem) => problem.to_string(),
         }
     }
@@ -123,15 +135,29 @@ mod tests {
         let content = "\u{feff}one\r\n\n  two\n".as_bytes();
         fs::write_durable(&path, content).unwrap();
         let document = Document::open(&path).unwrap();
-        assert_eq!((document.len(), read(&document, 0)), (1, "one\r\n\n  two\n".into()));
+        assert_eq!(
+            (document.len(), read(&document, 0)),
+            (1, "one\r\n\n  two\n".into())
+        );
         let lines = TextLines::open(&path, content.into(), &Cache::default()).unwrap();
-        assert_eq!((lines.len(), read(&lines, 0), read(&lines, 1)), (2, "one".into(), "  two".into()));
+        assert_eq!(
+            (lines.len(), read(&lines, 0), read(&lines, 1)),
+            (2, "one".into(), "  two".into())
+        );
         assert_eq!(lines.line(1), 3);
     }
 
     #[test]
     fn other_encodings_are_refused() {
-        let lines = TextLines::open(Path::new("a"), Bytes::from_static(b"good\nb\xe4d"), &Cache::default()).unwrap();
-        assert_eq!([read(&lines, 0), read(&lines, 1)], ["good", "not UTF-8 from byte 1 on"]);
+        let lines = TextLines::open(
+            Path::new("a"),
+            Bytes::from_static(b"good\nb\xe4d"),
+            &Cache::default(),
+        )
+        .unwrap();
+        assert_eq!(
+            [read(&lines, 0), read(&lines, 1)],
+            ["good", "not UTF-8 from byte 1 on"]
+        );
     }
 }

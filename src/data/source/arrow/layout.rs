@@ -61,7 +61,9 @@ fn of_stream(bytes: &[u8]) -> Result<Layout, String> {
                 dictionaries.push(dictionary_of(bytes, &frame, &message)?);
             }
             MessageHeader::DictionaryBatch => {
-                return Err("a dictionary changes between its batches\n  hint: write it without dictionaries".into());
+                return Err(
+                    "a dictionary changes between its batches\n  hint: write it without dictionaries".into(),
+                );
             }
             other => return Err(format!("a message of the kind {other:?} where a batch should be")),
         }
@@ -89,7 +91,11 @@ fn of_file(bytes: &[u8]) -> Result<Layout, String> {
     let (mut dictionaries, mut batches) = (Vec::new(), Vec::new());
     for block in footer.dictionaries().iter().flatten() {
         let frame = frame(block)?;
-        dictionaries.push(dictionary_of(bytes, &frame, &root(bytes, frame.metadata.clone())?)?);
+        dictionaries.push(dictionary_of(
+            bytes,
+            &frame,
+            &root(bytes, frame.metadata.clone())?,
+        )?);
     }
     for block in footer.recordBatches().iter().flatten() {
         let frame = frame(block)?;
@@ -103,7 +109,9 @@ fn of_file(bytes: &[u8]) -> Result<Layout, String> {
 }
 
 fn schema(message: &Message<'_>) -> Result<SchemaRef, String> {
-    let schema = message.header_as_schema().ok_or("it does not begin with a schema")?;
+    let schema = message
+        .header_as_schema()
+        .ok_or("it does not begin with a schema")?;
     Ok(Arc::new(ipc::convert::fb_to_schema(schema)))
 }
 
@@ -116,7 +124,9 @@ struct Frame {
 fn next(bytes: &[u8], at: &mut usize) -> Result<Option<Frame>, String> {
     const CUT: &str = "it ends in the middle of a message: it was cut off";
     let word = |at: usize| -> Result<[u8; 4], String> {
-        let word = bytes.get(at..at.saturating_add(4)).and_then(|word| word.try_into().ok());
+        let word = bytes
+            .get(at..at.saturating_add(4))
+            .and_then(|word| word.try_into().ok());
         word.ok_or_else(|| "it ends without its end mark: it was cut off".to_owned())
     };
     let mut length = word(*at)?;
@@ -130,10 +140,17 @@ fn next(bytes: &[u8], at: &mut usize) -> Result<Option<Frame>, String> {
     if length == 0 {
         return Ok(None);
     }
-    let metadata = start..start.checked_add(length).filter(|&end| end <= bytes.len()).ok_or(CUT)?;
+    let metadata = start
+        ..start
+            .checked_add(length)
+            .filter(|&end| end <= bytes.len())
+            .ok_or(CUT)?;
     let body_length = usize::try_from(root(bytes, metadata.clone())?.bodyLength()).map_err(|_| CUT)?;
     let start = metadata.end;
-    let end = start.checked_add(body_length).filter(|&end| end <= bytes.len()).ok_or(CUT)?;
+    let end = start
+        .checked_add(body_length)
+        .filter(|&end| end <= bytes.len())
+        .ok_or(CUT)?;
     *at = end;
     Ok(Some(Frame {
         metadata,
@@ -147,12 +164,18 @@ fn root(bytes: &[u8], metadata: Range<usize>) -> Result<Message<'_>, String> {
 }
 
 fn dictionary_of(bytes: &[u8], frame: &Frame, message: &Message<'_>) -> Result<Part, String> {
-    let batch = message.header_as_dictionary_batch().ok_or("a dictionary is none")?;
+    let batch = message
+        .header_as_dictionary_batch()
+        .ok_or("a dictionary is none")?;
     part(bytes, frame, &batch.data().ok_or("a dictionary has no data")?)
 }
 
 fn batch_of(bytes: &[u8], frame: &Frame, message: &Message<'_>) -> Result<Part, String> {
-    part(bytes, frame, &message.header_as_record_batch().ok_or("a batch is none")?)
+    part(
+        bytes,
+        frame,
+        &message.header_as_record_batch().ok_or("a batch is none")?,
+    )
 }
 
 /// Checks that the buffers of a batch lie inside it, and that it has no more rows than can be in it.
@@ -163,8 +186,12 @@ fn part(bytes: &[u8], frame: &Frame, batch: &RecordBatch<'_>) -> Result<Part, St
     for buffer in batch.buffers().iter().flatten() {
         let start = usize::try_from(buffer.offset()).ok();
         let length = usize::try_from(buffer.length()).ok();
-        let range = start.zip(length).and_then(|(start, length)| Some(start..start.checked_add(length)?));
-        let buffer = range.and_then(|range| body.get(range)).ok_or("a column lies outside its batch")?;
+        let range = start
+            .zip(length)
+            .and_then(|(start, length)| Some(start..start.checked_add(length)?));
+        let buffer = range
+            .and_then(|range| body.get(range))
+            .ok_or("a column lies outside its batch")?;
         let stored = match buffer.first_chunk::<8>() {
             // The length before compression; -1 marks a buffer that is not compressed.
             Some(&length) if compressed && length != [0xff; 8] => u64::from_le_bytes(length),
@@ -174,7 +201,10 @@ fn part(bytes: &[u8], frame: &Frame, batch: &RecordBatch<'_>) -> Result<Part, St
     }
     let limit = ALWAYS_ALLOWED_BYTES.max(body.len() as u64 * MAX_GROWTH);
     if size > limit {
-        return Err(format!("a batch of {} bytes claims to hold {size}: refused as a decompression bomb", body.len()));
+        return Err(format!(
+            "a batch of {} bytes claims to hold {size}: refused as a decompression bomb",
+            body.len()
+        ));
     }
     let num_rows = u64::try_from(batch.length()).map_err(|_| "a batch has less than no rows")?;
     // A row takes a bit at least.

@@ -18,7 +18,10 @@ pub(in crate::data::source) fn is_blend(path: &Path) -> bool {
 }
 
 /// Folders of a split, each with the split to take of it.
-pub(in crate::data::source) fn read(path: &Path, split: Option<&str>) -> Result<Vec<(PathBuf, String)>, DataError> {
+pub(in crate::data::source) fn read(
+    path: &Path,
+    split: Option<&str>,
+) -> Result<Vec<(PathBuf, String)>, DataError> {
     let failed = |reason: String| DataError::Source {
         path: path.into(),
         reason,
@@ -26,11 +29,17 @@ pub(in crate::data::source) fn read(path: &Path, split: Option<&str>) -> Result<
     let bytes = fs::read_at_most(path, MAX_BYTES)?;
     let text = std::str::from_utf8(&bytes).map_err(|error| failed(error.to_string()))?;
     let document = yaml::read(text).map_err(failed)?;
-    let class = document.get("__class__").and_then(Value::as_text).unwrap_or_default();
+    let class = document
+        .get("__class__")
+        .and_then(Value::as_text)
+        .unwrap_or_default();
     if !matches!(class, "Metadataset" | "MetadatasetV2") {
         return Err(failed("is no Metadataset of energon".to_owned()));
     }
-    let splits = document.get("splits").and_then(Value::as_object).unwrap_or_default();
+    let splits = document
+        .get("splits")
+        .and_then(Value::as_object)
+        .unwrap_or_default();
     let names: Vec<&str> = splits.iter().map(|(name, _)| name.as_str()).collect();
     let split = match (split, &names[..]) {
         (Some(split), _) => split,
@@ -47,7 +56,10 @@ pub(in crate::data::source) fn read(path: &Path, split: Option<&str>) -> Result<
     };
     let folder = path.parent().unwrap_or(Path::new(""));
     let several = references.len() > 1;
-    references.iter().map(|reference| one(reference, split, folder, several).map_err(failed)).collect()
+    references
+        .iter()
+        .map(|reference| one(reference, split, folder, several).map_err(failed))
+        .collect()
 }
 
 fn owned(names: &[&str]) -> Vec<String> {
@@ -72,7 +84,13 @@ fn one(reference: &Value, split: &str, folder: &Path, several: bool) -> Result<(
             }
         }
     }
-    let path = reference.get("path").and_then(Value::as_text).ok_or("a data set has no path")?;
-    let part = reference.get("split_part").and_then(Value::as_text).unwrap_or(split);
+    let path = reference
+        .get("path")
+        .and_then(Value::as_text)
+        .ok_or("a data set has no path")?;
+    let part = reference
+        .get("split_part")
+        .and_then(Value::as_text)
+        .unwrap_or(split);
     Ok((folder.join(path), part.to_owned()))
 }

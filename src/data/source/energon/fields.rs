@@ -28,7 +28,9 @@ impl Field {
         let places = expression.split(',').map(|place| Place::parse(place.trim()));
         let places: Option<Vec<Place>> = places.collect();
         let places = places.ok_or_else(|| {
-            format!("field_map.{name}: {expression:?} is no place\n  hint: write jpg, json[question] or jpg,png")
+            format!(
+                "field_map.{name}: {expression:?} is no place\n  hint: write jpg, json[question] or jpg,png"
+            )
         })?;
         Ok(Some(Self {
             name: name.to_owned(),
@@ -54,7 +56,12 @@ impl Field {
                 .map_err(|problem| failed(format!("{}.{}: {problem}", sample.key, place.part)))?;
             match place.reach(&value) {
                 Some(value) => return Ok(value.clone()),
-                None => seen.push(format!("no [{}] in {}.{}", place.inside.join("]["), sample.key, place.part)),
+                None => seen.push(format!(
+                    "no [{}] in {}.{}",
+                    place.inside.join("]["),
+                    sample.key,
+                    place.part
+                )),
             }
         }
         Err(failed(seen.join(", ")))
@@ -96,9 +103,21 @@ mod tests {
     fn expressions_are_read() {
         let parse = |expression: &str| Field::parse("f", expression);
         let field = parse("jpg, json[0][value]").unwrap().unwrap();
-        assert_eq!(field.places[0], Place { part: "jpg".into(), inside: vec![] });
+        assert_eq!(
+            field.places[0],
+            Place {
+                part: "jpg".into(),
+                inside: vec![]
+            }
+        );
         let inside = vec!["0".to_owned(), "value".to_owned()];
-        assert_eq!(field.places[1], Place { part: "json".into(), inside });
+        assert_eq!(
+            field.places[1],
+            Place {
+                part: "json".into(),
+                inside
+            }
+        );
         assert_eq!(parse(" ").unwrap(), None);
         for wrong in ["[a]", "json[", "json[]", "json]a[", "json[a", ",jpg"] {
             assert!(parse(wrong).unwrap_err().contains("is no place"), "{wrong}");

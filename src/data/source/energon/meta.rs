@@ -51,7 +51,9 @@ pub(super) enum Class {
 
 impl Class {
     fn parse(name: &str) -> Option<Self> {
-        let name = name.strip_suffix("Webdataset").or_else(|| name.strip_suffix("Sample"))?;
+        let name = name
+            .strip_suffix("Webdataset")
+            .or_else(|| name.strip_suffix("Sample"))?;
         Some(match name {
             "Crude" => Class::Crude,
             "VQA" | "VQAOCR" => Class::Vqa,
@@ -95,7 +97,8 @@ pub(super) fn read(folder: &Path, split: Option<&str>) -> Result<Meta, DataError
     for name in names.into_iter().filter(|name| !excluded.contains(name)) {
         let folder = folder.join(".nv-meta");
         let count = counts.get(&name);
-        let count = *count.ok_or_else(|| source(&folder, format!("{name:?} is in a split, but has no count")))?;
+        let count =
+            *count.ok_or_else(|| source(&folder, format!("{name:?} is in a split, but has no count")))?;
         check_name(&name).map_err(|reason| source(&folder, reason))?;
         shards.push((name, count));
     }
@@ -119,7 +122,9 @@ fn described_class(described: &Value) -> Result<(Class, Vec<Field>), String> {
             "sample_type" => class = value.get("__class__").and_then(Value::as_text),
             "shuffle_over_epochs" if *value == Value::Int(1) => {}
             "sample_loader" | "part_filter" => {
-                return Err(format!("{key} is code in Python, which is not run\n  hint: prepare it with a field_map"));
+                return Err(format!(
+                    "{key} is code in Python, which is not run\n  hint: prepare it with a field_map"
+                ));
             }
             key if OF_THE_LOADER.contains(&key) => {}
             key => return Err(format!("{key}: {} is not known here", shown(value))),
@@ -138,9 +143,14 @@ fn described_class(described: &Value) -> Result<(Class, Vec<Field>), String> {
     };
     for (name, expression) in written {
         if !known.contains(&name.as_str()) {
-            return Err(format!("field_map.{name} is not known here\n  hint: there are {}", known.join(", ")));
+            return Err(format!(
+                "field_map.{name} is not known here\n  hint: there are {}",
+                known.join(", ")
+            ));
         }
-        let expression = expression.as_text().ok_or_else(|| format!("field_map.{name} is not text"))?;
+        let expression = expression
+            .as_text()
+            .ok_or_else(|| format!("field_map.{name} is not text"))?;
         fields.extend(Field::parse(name, expression)?);
     }
     for name in &known[..num_needed] {
@@ -162,7 +172,11 @@ fn shown(value: &Value) -> String {
 /// Shards of each split, and what is excluded.
 fn splits(folder: &Path) -> Result<(Vec<(String, Vec<String>)>, Vec<String>), DataError> {
     let json = folder.join(".nv-meta/split.json");
-    let path = if fs::exists(&json) { json } else { folder.join(".nv-meta/split.yaml") };
+    let path = if fs::exists(&json) {
+        json
+    } else {
+        folder.join(".nv-meta/split.yaml")
+    };
     let failed = |reason: String| source(&path, reason);
     let document = document(&path)?;
     let parts = document.get("split_parts").and_then(Value::as_object);
@@ -170,7 +184,9 @@ fn splits(folder: &Path) -> Result<(Vec<(String, Vec<String>)>, Vec<String>), Da
     let names = |what: &str, value: Option<&Value>| -> Result<Vec<String>, DataError> {
         let mut found = Vec::new();
         for name in value.and_then(Value::as_list).unwrap_or_default() {
-            let name = name.as_text().ok_or_else(|| failed(format!("{what} holds {}, not a name", name.kind())))?;
+            let name = name
+                .as_text()
+                .ok_or_else(|| failed(format!("{what} holds {}, not a name", name.kind())))?;
             found.extend(braces(name).map_err(failed)?);
         }
         Ok(found)
@@ -188,25 +204,37 @@ fn choose(
     split: Option<&str>,
     parts: Vec<(String, Vec<String>)>,
 ) -> Result<Vec<String>, DataError> {
-    let used: Vec<String> =
-        parts.iter().filter(|(_, shards)| !shards.is_empty()).map(|(name, _)| name.clone()).collect();
+    let used: Vec<String> = parts
+        .iter()
+        .filter(|(_, shards)| !shards.is_empty())
+        .map(|(name, _)| name.clone())
+        .collect();
     let split = match (split, &used[..]) {
         (Some(split), _) => split,
         (None, [only]) => only,
         (None, _) => return Err(which_split(folder, &used)),
     };
-    let found = parts.into_iter().find(|(name, shards)| name == split && !shards.is_empty());
-    found.map(|(_, shards)| shards).ok_or_else(|| no_split(folder, split, &used))
+    let found = parts
+        .into_iter()
+        .find(|(name, shards)| name == split && !shards.is_empty());
+    found
+        .map(|(_, shards)| shards)
+        .ok_or_else(|| no_split(folder, split, &used))
 }
 
 /// Samples of each shard: `.info.json` from energon 7 on, `.info.yaml` before.
 fn counts(folder: &Path) -> Result<HashMap<String, usize>, DataError> {
     let json = folder.join(".nv-meta/.info.json");
-    let path = if fs::exists(&json) { json } else { folder.join(".nv-meta/.info.yaml") };
+    let path = if fs::exists(&json) {
+        json
+    } else {
+        folder.join(".nv-meta/.info.yaml")
+    };
     let document = document(&path)?;
     let counts = document.get("shard_counts").and_then(Value::as_object);
     let counts = counts.and_then(|counts| {
-        let count = |(name, count): &(String, Value)| Some((name.clone(), usize::try_from(count.as_int()?).ok()?));
+        let count =
+            |(name, count): &(String, Value)| Some((name.clone(), usize::try_from(count.as_int()?).ok()?));
         counts.iter().map(count).collect()
     });
     counts.ok_or_else(|| source(&path, "names no shard_counts".to_owned()))
@@ -214,12 +242,16 @@ fn counts(folder: &Path) -> Result<HashMap<String, usize>, DataError> {
 
 /// A shard is a tar inside the folder.
 fn check_name(name: &str) -> Result<(), String> {
-    let inside = Path::new(name).components().all(|part| matches!(part, Component::Normal(_)));
+    let inside = Path::new(name)
+        .components()
+        .all(|part| matches!(part, Component::Normal(_)));
     if !inside {
         return Err(format!("the shard {name:?} leads out of the folder: refused"));
     }
     if name.ends_with(".tgz") || name.ends_with(".gz") {
-        return Err(format!("the shard {name:?} is compressed\n  hint: unpack it and prepare the folder again"));
+        return Err(format!(
+            "the shard {name:?} is compressed\n  hint: unpack it and prepare the folder again"
+        ));
     }
     Ok(())
 }

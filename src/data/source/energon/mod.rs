@@ -22,7 +22,7 @@ use super::{
         error::{DataError, RowProblem},
         value::Value,
     },
-    Rows,
+    Format, Rows,
     cache::Cache,
     columns,
     held::hold,
@@ -75,7 +75,11 @@ fn open_folder(
                 ),
             });
         }
-        let is_kept = |index: &usize| !meta.excluded.contains(&format!("{name}/{}", shard.samples()[*index].key));
+        let is_kept = |index: &usize| {
+            !meta
+                .excluded
+                .contains(&format!("{name}/{}", shard.samples()[*index].key))
+        };
         shards.push(Box::new(EnergonShard {
             kept: (0..shard.len()).filter(is_kept).collect(),
             shard,
@@ -109,6 +113,10 @@ impl Rows for EnergonShard {
 
     fn line(&self, index: usize) -> usize {
         self.kept[index] + 1
+    }
+
+    fn what(&self) -> &'static str {
+        Format::Energon.name()
     }
 }
 
@@ -163,7 +171,9 @@ fn one_answer(answers: &Value, weights: Option<&Value>, key: &str) -> Result<Val
                 Value::Float(number) => Some(number),
                 _ => None,
             };
-            let weights: Option<Vec<f64>> = weights.as_list().and_then(|list| list.iter().map(number).collect());
+            let weights: Option<Vec<f64>> = weights
+                .as_list()
+                .and_then(|list| list.iter().map(number).collect());
             weights.ok_or_else(|| failed("answer_weights is no list of numbers"))?
         }
     };
@@ -173,7 +183,10 @@ fn one_answer(answers: &Value, weights: Option<&Value>, key: &str) -> Result<Val
         return Err(failed("answers and answer_weights do not fit"));
     }
     let hash = Sha256::digest(key.as_bytes());
-    let drawn = hash.iter().take(8).fold(0_u64, |number, &byte| number << 8 | u64::from(byte));
+    let drawn = hash
+        .iter()
+        .take(8)
+        .fold(0_u64, |number, &byte| number << 8 | u64::from(byte));
     let mut left = drawn as f64 / 2.0_f64.powi(64) * total;
     let mut chosen = None;
     for (answer, weight) in answers.iter().zip(&weights) {

@@ -15,8 +15,10 @@ struct Prepared {
 
 const DATASET: &str = "__class__: VQAWebdataset\n__module__: megatron.energon\n\
     field_map: {answers: txt, context: 'json[question]', image: 'jpg,png'}\n";
-const SPLIT: &str = "split_parts:\n  train: ['{000000..000001}.tar']\n  val: [000002.tar]\n  test: []\nexclude: []\n";
-const INFO: &str = r#"{"energon_version": "7.4.0", "shard_counts": {"000000.tar": 2, "000001.tar": 2, "000002.tar": 2}}"#;
+const SPLIT: &str =
+    "split_parts:\n  train: ['{000000..000001}.tar']\n  val: [000002.tar]\n  test: []\nexclude: []\n";
+const INFO: &str =
+    r#"{"energon_version": "7.4.0", "shard_counts": {"000000.tar": 2, "000001.tar": 2, "000002.tar": 2}}"#;
 
 impl Prepared {
     fn new() -> Self {
@@ -25,7 +27,8 @@ impl Prepared {
         };
         for number in 0..3 {
             let name = |index: usize, part: &str| format!("{number}{index}.{part}");
-            let question = format!(r#"{{"question": "q{number}", "conversations": [{{"value": "c{number}"}}]}}"#);
+            let question =
+                format!(r#"{{"question": "q{number}", "conversations": [{{"value": "c{number}"}}]}}"#);
             let members = [
                 (name(0, "jpg"), b"JPG".as_slice()),
                 (name(0, "txt"), b"a"),
@@ -34,7 +37,10 @@ impl Prepared {
                 (name(1, "txt"), b"b"),
                 (name(1, "json"), question.as_bytes()),
             ];
-            let members: Vec<(&str, &[u8])> = members.iter().map(|(name, content)| (name.as_str(), *content)).collect();
+            let members: Vec<(&str, &[u8])> = members
+                .iter()
+                .map(|(name, content)| (name.as_str(), *content))
+                .collect();
             prepared.write_bytes(&format!("00000{number}.tar"), &shard(&members));
         }
         prepared.write(".nv-meta/dataset.yaml", DATASET);
@@ -64,14 +70,19 @@ impl Prepared {
             ..Selection::of(path)
         };
         let opened = open_all(&selection, &Cache::default()).map_err(|error| error.to_string())?;
-        let rows = opened.iter().flat_map(|rows| (0..rows.len()).map(|index| rows.read(index)));
-        rows.map(|row| row.map_err(|problem| problem.to_string())).collect()
+        let rows = opened
+            .iter()
+            .flat_map(|rows| (0..rows.len()).map(|index| rows.read(index)));
+        rows.map(|row| row.map_err(|problem| problem.to_string()))
+            .collect()
     }
 
     fn texts(&self, split: Option<&str>, key: &str) -> String {
         match self.rows(&self.path(), split) {
             Ok(rows) => {
-                let texts = rows.iter().map(|row| row.get(key).and_then(Value::as_text).unwrap_or("-"));
+                let texts = rows
+                    .iter()
+                    .map(|row| row.get(key).and_then(Value::as_text).unwrap_or("-"));
                 texts.collect::<Vec<_>>().join(" ")
             }
             Err(message) => message,
@@ -101,9 +112,17 @@ fn samples_become_rows_by_their_class() {
     assert_eq!(prepared.texts(Some("val"), "answer"), "c2 c2");
     assert_eq!(prepared.texts(Some("val"), "question"), " ");
     let rows = prepared.rows(&prepared.path(), Some("val")).unwrap();
-    assert_eq!(rows[0].get("__subflavors__").and_then(|flavours| flavours.get("from")?.as_text()), Some("x"));
+    assert_eq!(
+        rows[0]
+            .get("__subflavors__")
+            .and_then(|flavours| flavours.get("from")?.as_text()),
+        Some("x")
+    );
 
-    prepared.write(".nv-meta/dataset.yaml", "__module__: megatron.energon\n__class__: CrudeWebdataset\n");
+    prepared.write(
+        ".nv-meta/dataset.yaml",
+        "__module__: megatron.energon\n__class__: CrudeWebdataset\n",
+    );
     assert_eq!(prepared.texts(Some("val"), "txt"), "a b");
     assert_eq!(prepared.texts(Some("val"), "question"), "q2 q2");
 }
@@ -112,21 +131,38 @@ fn samples_become_rows_by_their_class() {
 #[test]
 fn s2_b14_braces_both_infos_and_exclude_are_read() {
     let prepared = Prepared::new();
-    let excluding = SPLIT.replace("exclude: []", "exclude: [000000.tar, '{000001,000002}.tar/21', 000001.tar/10]");
+    let excluding = SPLIT.replace(
+        "exclude: []",
+        "exclude: [000000.tar, '{000001,000002}.tar/21', 000001.tar/10]",
+    );
     prepared.write(".nv-meta/split.yaml", &excluding);
     assert_eq!(prepared.texts(Some("train"), "__key__"), "11");
     assert_eq!(prepared.texts(Some("val"), "__key__"), "20");
     fs::remove_file(&prepared.path().join(".nv-meta/.info.json")).unwrap();
-    prepared.write(".nv-meta/.info.yaml", "shard_counts: {000000.tar: 2, 000001.tar: 2, 000002.tar: 2}\n");
+    prepared.write(
+        ".nv-meta/.info.yaml",
+        "shard_counts: {000000.tar: 2, 000001.tar: 2, 000002.tar: 2}\n",
+    );
     assert_eq!(prepared.texts(Some("train"), "__key__"), "11");
 }
 
 #[test]
 fn a_split_is_named_or_the_only_one() {
     let prepared = Prepared::new();
-    assert!(prepared.texts(None, "__key__").contains("has the splits train, val"));
-    assert!(prepared.texts(Some("test"), "__key__").contains("there is no split \"test\"\n  hint: it has train, val"));
-    prepared.write(".nv-meta/split.json", r#"{"split_parts": {"train": ["000000.tar"], "val": []}}"#);
+    assert!(
+        prepared
+            .texts(None, "__key__")
+            .contains("has the splits train, val")
+    );
+    assert!(
+        prepared
+            .texts(Some("test"), "__key__")
+            .contains("there is no split \"test\"\n  hint: it has train, val")
+    );
+    prepared.write(
+        ".nv-meta/split.json",
+        r#"{"split_parts": {"train": ["000000.tar"], "val": []}}"#,
+    );
     assert_eq!(prepared.texts(None, "__key__"), "00 01");
 }
 
@@ -134,18 +170,50 @@ fn a_split_is_named_or_the_only_one() {
 fn what_would_change_the_rows_is_refused() {
     let prepared = Prepared::new();
     for (file, content, expected) in [
-        ("dataset.yaml", "__class__: VidQASample\n", "samples of the class VidQASample make no row"),
-        ("dataset.yaml", "__class__: TextSample\nsample_loader: a.py:f\n", "sample_loader is code in Python"),
-        ("dataset.yaml", "__class__: TextSample\nfield_map: {image: jpg}\n", "field_map.image is not known here"),
-        ("dataset.yaml", "__class__: TextSample\nfield_map: {text: '[x'}\n", "is no place"),
+        (
+            "dataset.yaml",
+            "__class__: VidQASample\n",
+            "samples of the class VidQASample make no row",
+        ),
+        (
+            "dataset.yaml",
+            "__class__: TextSample\nsample_loader: a.py:f\n",
+            "sample_loader is code in Python",
+        ),
+        (
+            "dataset.yaml",
+            "__class__: TextSample\nfield_map: {image: jpg}\n",
+            "field_map.image is not known here",
+        ),
+        (
+            "dataset.yaml",
+            "__class__: TextSample\nfield_map: {text: '[x'}\n",
+            "is no place",
+        ),
         ("dataset.yaml", "__class__: TextSample\n", "field_map has no text"),
-        ("dataset.yaml", "__class__: CrudeSample\nshuffle_over_epochs: -1\n", "shuffle_over_epochs: -1 is not known"),
+        (
+            "dataset.yaml",
+            "__class__: CrudeSample\nshuffle_over_epochs: -1\n",
+            "shuffle_over_epochs: -1 is not known",
+        ),
         ("dataset.yaml", "- a\n", "is a list, not a mapping"),
-        ("dataset.yaml", "__class__: TextSample\nfield_map: {text: 'json[x]'}\n", "no [x] in 20.json"),
+        (
+            "dataset.yaml",
+            "__class__: TextSample\nfield_map: {text: 'json[x]'}\n",
+            "no [x] in 20.json",
+        ),
         ("split.yaml", "split_parts: {val: [../x.tar]}\n", "has no count"),
-        ("split.yaml", "split_parts: {val: [1]}\n", "holds a number, not a name"),
+        (
+            "split.yaml",
+            "split_parts: {val: [1]}\n",
+            "holds a number, not a name",
+        ),
         ("split.yaml", "{}", "names no split_parts"),
-        (".info.json", r#"{"shard_counts": {"000002.tar": 3}}"#, "has 2 samples, but 3 when it was prepared"),
+        (
+            ".info.json",
+            r#"{"shard_counts": {"000002.tar": 3}}"#,
+            "has 2 samples, but 3 when it was prepared",
+        ),
         (".info.json", "{}", "names no shard_counts"),
     ] {
         prepared.write(".nv-meta/dataset.yaml", DATASET);
@@ -158,7 +226,11 @@ fn what_would_change_the_rows_is_refused() {
     prepared.write(".nv-meta/split.yaml", "split_parts: {val: [../x.tar]}\n");
     prepared.write(".nv-meta/.info.json", r#"{"shard_counts": {"../x.tar": 1}}"#);
     prepared.write(".nv-meta/dataset.yaml", DATASET);
-    assert!(prepared.texts(Some("val"), "__key__").contains("leads out of the folder"));
+    assert!(
+        prepared
+            .texts(Some("val"), "__key__")
+            .contains("leads out of the folder")
+    );
 }
 
 #[test]
@@ -172,13 +244,21 @@ fn one_of_several_answers_is_drawn_by_weight() {
     for key in 0..3000 {
         let drawn = draw(Some("[1, 0, 2.0]"), key).unwrap();
         assert_eq!(draw(Some("[1, 0, 2.0]"), key).unwrap(), drawn);
-        let place = answers.as_list().unwrap().iter().position(|answer| *answer == drawn).unwrap();
+        let place = answers
+            .as_list()
+            .unwrap()
+            .iter()
+            .position(|answer| *answer == drawn)
+            .unwrap();
         counts[place] += 1;
     }
     assert!((900..1100).contains(&counts[0]) && counts[1] == 0, "{counts:?}");
     let mut counts = HashMap::new();
     (0..3000).for_each(|key| *counts.entry(format!("{:?}", draw(None, key))).or_insert(0) += 1);
-    assert!(counts.len() == 3 && counts.values().all(|count| (850..1150).contains(count)), "{counts:?}");
+    assert!(
+        counts.len() == 3 && counts.values().all(|count| (850..1150).contains(count)),
+        "{counts:?}"
+    );
     for wrong in ["[1, 2]", "[0, 0, 0]", "[1, -1, 1]", "[1, \"x\", 1]", "3"] {
         assert!(draw(Some(wrong), 0).unwrap_err().contains("answer"), "{wrong}");
     }
@@ -199,9 +279,19 @@ fn a_metadataset_joins_folders() {
               - {path: ., split_part: val, repetitions: 1}\n";
     assert_eq!(read(v2, None), Ok(6));
     for (text, expected) in [
-        (v2.replace("repetitions: 1", "repetitions: 2"), "repetitions of a data set is not read here"),
-        (v2.replace("blend_epochized", "join").replace("repetitions: 1", "weight: 1"), "join of a data set"),
-        (v2.replace("repetitions: 1", "weight: 1"), "name each data set in data.train, with its weight"),
+        (
+            v2.replace("repetitions: 1", "repetitions: 2"),
+            "repetitions of a data set is not read here",
+        ),
+        (
+            v2.replace("blend_epochized", "join")
+                .replace("repetitions: 1", "weight: 1"),
+            "join of a data set",
+        ),
+        (
+            v2.replace("repetitions: 1", "weight: 1"),
+            "name each data set in data.train, with its weight",
+        ),
         ("a: 1".to_owned(), "is no Metadataset of energon"),
         (v1.to_owned(), "has the splits train, val"),
     ] {

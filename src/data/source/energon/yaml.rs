@@ -90,7 +90,11 @@ fn plain(text: &str) -> Value {
         "false" | "False" | "FALSE" => return Value::Bool(false),
         _ => {}
     }
-    let float = || text.parse().ok().filter(|_| text.contains(|c: char| c.is_ascii_digit()));
+    let float = || {
+        text.parse()
+            .ok()
+            .filter(|_| text.contains(|c: char| c.is_ascii_digit()))
+    };
     match text.parse() {
         Ok(number) => Value::Int(number),
         Err(_) => float().map_or_else(|| Value::Text(text.to_owned()), Value::Float),

@@ -73,7 +73,9 @@ fn find(bytes: &[u8]) -> Result<Vec<Sample>, String> {
         let (start, size) = (entry.raw_file_position(), entry.size());
         end = start.saturating_add(size);
         if end > bytes.len() as u64 {
-            return Err(format!("{name:?} ends behind the end of the file: it was cut off"));
+            return Err(format!(
+                "{name:?} ends behind the end of the file: it was cut off"
+            ));
         }
         if !is_file(&entry, &name)? {
             continue;
@@ -128,7 +130,9 @@ fn check_name(name: &str) -> Result<(), String> {
     let escapes = name.starts_with('/') || name.split('/').any(|part| part == "..");
     if escapes || name.contains(['\0', '\n']) || name.len() > MAX_NAME_BYTES {
         let shown: String = name.chars().take(80).collect();
-        return Err(format!("the name {shown:?} leads out of the tar, or is none: refused"));
+        return Err(format!(
+            "the name {shown:?} leads out of the tar, or is none: refused"
+        ));
     }
     Ok(())
 }

@@ -29,10 +29,14 @@ pub(in crate::data::source) fn decode(part: &str, bytes: &[u8]) -> Result<Value,
     match ending(part).as_str() {
         "gz" => {
             let mut content = Vec::new();
-            let read = GzDecoder::new(bytes).take(MAX_MEMBER_BYTES + 1).read_to_end(&mut content);
+            let read = GzDecoder::new(bytes)
+                .take(MAX_MEMBER_BYTES + 1)
+                .read_to_end(&mut content);
             read.map_err(|error| problem(format!("cannot decompress it: {error}")))?;
             if content.len() as u64 > MAX_MEMBER_BYTES {
-                return Err(problem(format!("decompresses to more than {MAX_MEMBER_BYTES} bytes")));
+                return Err(problem(format!(
+                    "decompresses to more than {MAX_MEMBER_BYTES} bytes"
+                )));
             }
             decode(&part[..part.len() - 3], &content)
         }
@@ -41,7 +45,9 @@ pub(in crate::data::source) fn decode(part: &str, bytes: &[u8]) -> Result<Value,
         "cls" | "cls2" | "index" | "inx" | "id" => {
             let text = utf8(bytes)?;
             let number = text.trim().parse();
-            Ok(Value::Int(number.map_err(|_| problem(format!("{:?} is no whole number", text.trim())))?))
+            Ok(Value::Int(number.map_err(|_| {
+                problem(format!("{:?} is no whole number", text.trim()))
+            })?))
         }
         refused @ ("pyd" | "pickle" | "pkl" | "pth" | "pt") => Err(problem(format!(
             "reading .{refused} would run what is in it\n  hint: write the member as .json or .npy"

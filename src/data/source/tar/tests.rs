@@ -54,9 +54,18 @@ fn consecutive_members_of_a_key_are_a_sample() {
     assert_eq!(row.get("__key__"), Some(&Value::Text("d/1".into())));
     assert_eq!(row.get("txt"), Some(&Value::Text("one".into())));
     assert_eq!(row.get("cls"), Some(&Value::Int(7)));
-    assert_eq!(row.get("images"), Some(&Value::List(vec![image_of("d/1.left.png", b"PNG")])));
-    assert_eq!(shard.read(1).unwrap().get("txt"), Some(&Value::Text("two".into())));
-    assert_eq!(shard.read(2).unwrap().get("txt"), Some(&Value::Text("three".into())));
+    assert_eq!(
+        row.get("images"),
+        Some(&Value::List(vec![image_of("d/1.left.png", b"PNG")]))
+    );
+    assert_eq!(
+        shard.read(1).unwrap().get("txt"),
+        Some(&Value::Text("two".into()))
+    );
+    assert_eq!(
+        shard.read(2).unwrap().get("txt"),
+        Some(&Value::Text("three".into()))
+    );
 }
 
 #[test]
@@ -68,7 +77,9 @@ fn json_gives_its_entries_and_names_images() {
     assert_eq!(row.get("images"), Some(&Value::List(images.into())));
 
     let refused = |json: &[u8]| read(&[("1.a.png", b"A"), ("1.json", json), ("1.txt", b"t")]).unwrap_err();
-    assert!(refused(br#"{"images": ["2.png"]}"#).contains("names \"2.png\", which is not in the sample \"1\""));
+    assert!(
+        refused(br#"{"images": ["2.png"]}"#).contains("names \"2.png\", which is not in the sample \"1\"")
+    );
     assert!(refused(br#"{"images": []}"#).contains("has the image \"a.png\", which its images do not name"));
     assert!(refused(br#"{"images": "a.png"}"#).contains("images is text, not a list"));
     assert!(refused(br#"{"txt": 1}"#).contains("two members of the sample give \"txt\""));
@@ -83,7 +94,11 @@ fn members_are_decoded_by_their_names() {
     assert_eq!(row.get("npy"), Some(&Value::Bytes(b"\x93NUMPY".to_vec())));
     let bomb = super::super::held::tests::gzip(&vec![0; (256 << 20) + 1]);
     for (name, content, expected) in [
-        ("1.pth", b"x".as_slice(), "1.pth: reading .pth would run what is in it"),
+        (
+            "1.pth",
+            b"x".as_slice(),
+            "1.pth: reading .pth would run what is in it",
+        ),
         ("1.cls", b"one", "1.cls: \"one\" is no whole number"),
         ("1.txt", b"\xff", "1.txt: not UTF-8 from byte 0 on"),
         ("1.txt.gz", b"x", "cannot decompress it"),
@@ -109,18 +124,30 @@ fn hostile_shards_are_refused() {
         (named("../1.txt", EntryType::Regular, 3), "leads out of the tar"),
         (named("/etc/1.txt", EntryType::Regular, 3), "leads out of the tar"),
         (named("a\n.txt", EntryType::Regular, 3), "leads out of the tar"),
-        (named("1.txt", EntryType::Regular, 1 << 32), "ends behind the end of the file"),
+        (
+            named("1.txt", EntryType::Regular, 1 << 32),
+            "ends behind the end of the file",
+        ),
         (named("1.txt", EntryType::Symlink, 0), "is no file but Symlink"),
         (named("1.txt", EntryType::Block, 0), "is no file but Block"),
-        (two("1.txt", "1.png"), "members of the sample \"1\" do not follow each other"),
-        (shard(&[("1.txt", b"1"), ("1.txt", b"2")]), "\"1.txt\" is there twice"),
+        (
+            two("1.txt", "1.png"),
+            "members of the sample \"1\" do not follow each other",
+        ),
+        (
+            shard(&[("1.txt", b"1"), ("1.txt", b"2")]),
+            "\"1.txt\" is there twice",
+        ),
         (whole[..1024].to_vec(), "it has no end mark"),
         (whole[..1100].to_vec(), "no tar file that can be read"),
         (whole[..1537].to_vec(), "was cut off"),
         (b"hello".to_vec(), "no tar file that can be read"),
         (Vec::new(), "no end mark"),
     ] {
-        let message = open(bytes).err().map(|error| error.to_string()).unwrap_or_default();
+        let message = open(bytes)
+            .err()
+            .map(|error| error.to_string())
+            .unwrap_or_default();
         assert!(message.contains(expected), "{expected}: {message}");
     }
 }
@@ -136,7 +163,10 @@ fn the_index_of_a_large_shard_is_kept() {
     let cache = Cache::new(Some(dir.path().join("cache")));
     let samples = || {
         let bytes = Bytes::from_owner(crate::fs::mmap(&path).unwrap());
-        Shard::open(&path, bytes, &cache, None).unwrap().samples().to_vec()
+        Shard::open(&path, bytes, &cache, None)
+            .unwrap()
+            .samples()
+            .to_vec()
     };
     let first = samples();
     assert_eq!(first.len(), 40);
