@@ -6,9 +6,11 @@
 //! ```
 //! A label is the class's name or its id. Other keys of a row are ignored.
 
-use serde::Deserialize;
-
-use super::error::RowProblem;
+use super::{
+    error::RowProblem,
+    rows::{Reader, token_ids},
+    value::Value,
+};
 
 /// Classes of a data set.
 #[derive(Debug, Clone, PartialEq)]
@@ -28,65 +30,50 @@ impl ClassOptions {
 
 /// One row.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct ClassifiedRow {
+pub(super) struct ClassifiedRow {
     /// What is to be classified.
-    pub content: Content,
+    pub(super) content: Content,
     /// Id of its class.
-    pub class: usize,
+    pub(super) class: usize,
 }
 
 /// What is to be classified.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Content {
+pub(super) enum Content {
     /// Text for the tokenizer.
     Text(String),
     /// Tokens as they are.
     Tokens(Vec<u32>),
 }
 
-#[derive(Deserialize)]
-struct RawRow {
-    text: Option<String>,
-    input_ids: Option<Vec<u32>>,
-    label: Option<RawLabel>,
-}
-
-#[derive(Deserialize)]
-#[serde(untagged)]
-enum RawLabel {
-    Id(i64),
-    Name(String),
-}
-
-/// Reads one line.
+/// Reads a row to classify.
 ///
 /// # Errors
 /// What is wrong with it; the caller knows file and line.
-pub fn parse_classified(line: &[u8], options: &ClassOptions) -> Result<ClassifiedRow, RowProblem> {
-    let RawRow {
-        text,
-        input_ids,
-        label,
-    } = serde_json::from_slice(line).map_err(RowProblem::json)?;
-    let content = match (text, input_ids) {
-        (Some(text), None) => Content::Text(text),
-        (None, Some(tokens)) => Content::Tokens(tokens),
+pub(super) fn parse_classified(
+    reader: &Reader<'_>,
+    options: &ClassOptions,
+) -> Result<ClassifiedRow, RowProblem> {
+    let content = match (reader.find(reader.text())?, reader.find(reader.input_ids())?) {
+        (Some((_, Value::Text(text))), None) => Content::Text(text.clone()),
+        (Some((name, other)), None) => return Err(RowProblem::expected(name, "text", other)),
+        (None, Some((name, tokens))) => Content::Tokens(token_ids(name, tokens)?),
         (Some(_), Some(_)) => return Err(RowProblem::Content { found: "both" }),
         (None, None) => return Err(RowProblem::Content { found: "neither" }),
     };
     let known = &options.labels;
-    let (label, class) = match label {
+    let (label, class) = match reader.find(reader.label())? {
         None => return Err(RowProblem::NoLabel),
-        Some(RawLabel::Id(id)) => (
-            id.to_string(),
-            usize::try_from(id).ok().filter(|id| *id < known.len()),
-        ),
-        Some(RawLabel::Name(name)) => {
-            let class = known.iter().position(|label| *label == name);
-            (name, class)
+        // A column of truth values: no is class 0, yes class 1.
+        Some((_, Value::Bool(yes))) => (yes.to_string(), Some(usize::from(*yes))),
+        Some((_, Value::Int(id))) => (id.to_string(), usize::try_from(*id).ok()),
+        Some((_, Value::Text(name))) => {
+            let class = known.iter().position(|label| label == name);
+            (name.clone(), class)
         }
+        Some((name, other)) => return Err(RowProblem::expected(name, "a class's name or id", other)),
     };
-    match class {
+    match class.filter(|id| *id < known.len()) {
         Some(class) => Ok(ClassifiedRow { content, class }),
         None => Err(RowProblem::Label {
             label,
@@ -98,7 +85,11 @@ pub fn parse_classified(line: &[u8], options: &ClassOptions) -> Result<Classifie
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::data::{Dataset, TooLong, dataset::fixtures::Folder};
+    use crate::data::{
+        Dataset, TooLong,
+        dataset::fixtures::Folder,
+        rows::{Fields, Row, RowOptions, parse_row},
+    };
 
     #[test]
     fn rows_become_tokens_and_a_class() {
@@ -157,7 +148,35 @@ mod tests {
             labels: vec!["dead".into(), "alive".into()],
             weights: None,
         };
-        parse_classified(line.as_bytes(), &options).map_err(|error| error.to_string())
+        let row = Value::from_json(line.as_bytes()).map_err(|error| error.to_string())?;
+        match parse_row(&row, &RowOptions::default(), Some(&options)) {
+            Ok(Row::Classified(row)) => Ok(row),
+            Ok(other) => panic!("{other:?}"),
+            Err(error) => Err(error.to_string()),
+        }
+    }
+
+    #[test]
+    fn keys_have_the_names_that_the_user_gives_them() {
+        let value = Value::from_json(br#"{"padded": [4, 5], "died": true, "text": "x"}"#).unwrap();
+        let fields = Fields {
+            input_ids: Some("padded".into()),
+            label: Some("died".into()),
+            text: Some("no such column".into()),
+            ..Fields::default()
+        };
+        let rows = RowOptions {
+            fields,
+            ..RowOptions::default()
+        };
+        let classes = ClassOptions {
+            labels: vec!["alive".into(), "dead".into()],
+            weights: None,
+        };
+        let Row::Classified(row) = parse_row(&value, &rows, Some(&classes)).unwrap() else {
+            panic!("a row to classify")
+        };
+        assert_eq!((row.content, row.class), (Content::Tokens(vec![4, 5]), 1));
     }
 
     #[test]
@@ -187,9 +206,15 @@ mod tests {
             ),
             (r#"{"text": "a", "label": -1}"#, "label -1 is not one of"),
             (r#"{"text": "a", "label": "well"}"#, "label well is not one of"),
-            (r#"{"text": "a", "label": 0.5}"#, "column"),
+            (
+                r#"{"text": "a", "label": 0.5}"#,
+                "label: expected a class's name or id, found a number",
+            ),
             (r#"{"text": "a", "label": 0"#, "column"),
-            (r#"{"input_ids": [-1], "label": 0}"#, "column"),
+            (
+                r#"{"input_ids": [-1], "label": 0}"#,
+                "input_ids[0]: expected a token id",
+            ),
         ] {
             let message = parse(line).unwrap_err();
             assert!(message.contains(expected), "{line}: {message}");

@@ -4,7 +4,7 @@ use std::{fmt, io, path::PathBuf};
 
 use thiserror::Error;
 
-use super::{batch::SampleId, image::ImageError, options::Split};
+use super::{batch::SampleId, image::ImageError, options::Split, value::Value};
 use crate::fs::FsError;
 
 /// An error of the `data` room.
@@ -35,6 +35,24 @@ pub enum DataError {
         path: PathBuf,
         /// What is wrong with it, and what to do.
         reason: String,
+    },
+    /// A chat template that cannot be used.
+    #[error("chat template {name}: {reason}")]
+    Template {
+        /// Its name or path.
+        name: String,
+        /// What is wrong.
+        reason: String,
+    },
+    /// More wrong rows than may be skipped.
+    #[error("{count} rows are wrong, more than data.max_bad_rows = {limit}; the first is {first}")]
+    TooManyBadRows {
+        /// Wrong rows.
+        count: usize,
+        /// The limit.
+        limit: usize,
+        /// The first of them.
+        first: Box<RowError>,
     },
     /// No row is left.
     #[error("no row to use in {files}: {report}")]
@@ -173,13 +191,7 @@ pub struct RowError {
 /// What can be wrong with a row.
 #[derive(Debug, Error)]
 pub enum RowProblem {
-    /// What holds the row cannot give it.
-    #[error("{reason}")]
-    Source {
-        /// What is wrong.
-        reason: String,
-    },
-    /// Not JSON, or not a chat row.
+    /// Not JSON.
     #[error("column {column}: {reason}")]
     Json {
         /// Column in the line, from 1.
@@ -208,11 +220,129 @@ pub enum RowProblem {
         known: String,
     },
     /// A row of no token.
-    #[error("the row has no token to classify")]
+    #[error("the row has no token")]
     NoToken,
+    /// A value that is not what its place needs.
+    #[error("{place}: {reason}")]
+    Field {
+        /// Where in the row: `messages[1].content`.
+        place: String,
+        /// What is wrong.
+        reason: String,
+    },
+    /// A key that the row must have.
+    #[error(
+        "the row has no \"{name}\"; its keys are: {seen}\n  hint: name the key that holds it under `fields`"
+    )]
+    MissingField {
+        /// The key.
+        name: String,
+        /// Keys of the row.
+        seen: String,
+    },
+    /// A key of a turn that nobody reads.
+    #[error(
+        "{place}: unknown key \"{name}\"\n  hint: nothing of a turn is ignored; remove the key, or map it under `fields`"
+    )]
+    UnknownField {
+        /// Which turn.
+        place: String,
+        /// The key.
+        name: String,
+    },
+    /// One thing under two names.
+    #[error("the row has both {names}, which mean the same\n  hint: say under `fields` which of them counts")]
+    Twice {
+        /// The names.
+        names: String,
+    },
+    /// The keys do not tell what the row is.
+    #[error(
+        "{}; the keys of the row are: {seen}\n  hint: write `kind`, and `fields` where keys have other names; the kinds are \
+         chat, text, prompt_completion, instruction, vqa",
+        match kinds[..] { [] => "the row is of no known kind".into(), _ => format!("the row may be {}", kinds.join(" or ")) }
+    )]
+    Kind {
+        /// Keys of the row.
+        seen: String,
+        /// The kinds it may be.
+        kinds: Vec<&'static str>,
+    },
+    /// A role that is not one.
+    #[error(
+        "{place}: unknown role \"{role}\"\n  hint: the roles are system, developer, user (human), assistant (gpt), tool \
+         (ipython); map others under `roles`"
+    )]
+    Role {
+        /// Which turn.
+        place: String,
+        /// As written.
+        role: String,
+    },
+    /// The model's placeholder in a row that has another one.
+    #[error(
+        "the text contains `<image>`, but the image_token of these rows is `{token}`\n  \
+         hint: `<image>` stands for an image in every prompt; remove it"
+    )]
+    ForeignPlaceholder {
+        /// The placeholder of the rows.
+        token: String,
+    },
     /// An empty conversation.
-    #[error("messages is empty")]
-    NoMessages,
+    #[error("{name} is empty")]
+    NoMessages {
+        /// The key.
+        name: String,
+    },
+    /// The template cannot render the conversation.
+    #[error("the chat template: {reason}")]
+    Template {
+        /// What it says.
+        reason: String,
+    },
+    /// It cannot be told which of the rendered text the model has to say.
+    #[error(
+        "messages[{turn}]: cannot tell which of the rendered text is this turn's: {reason}\n  \
+         hint: mark it in the template with {{% generation %}} … {{% endgeneration %}}, or train other turns"
+    )]
+    Mask {
+        /// The turn, from 0.
+        turn: usize,
+        /// Why not.
+        reason: &'static str,
+    },
+    /// A text without end.
+    #[error("the tokenizer names no eos_token, which ends a text\n  hint: name one in tokenizer_config.json")]
+    NoEos,
+    /// The row is not what it was when the data was opened.
+    #[error("the row has changed since it was first read")]
+    Changed,
+    /// A sequence begins twice.
+    #[error(
+        "the row begins with the start-of-sequence token `{token}` twice\n  \
+         hint: the template writes it already; remove it from the row"
+    )]
+    DoubleBos {
+        /// The token.
+        token: String,
+    },
+    /// Images that did not become image tokens.
+    #[error("{images} images, but {tokens} image tokens once the template has rendered the row")]
+    ImageTokens {
+        /// Images of the row.
+        images: usize,
+        /// Image tokens.
+        tokens: usize,
+    },
+    /// What a source finds wrong with a row.
+    #[error("{reason}")]
+    Source {
+        /// What is wrong.
+        reason: String,
+    },
+    /// An image that cannot be decoded.
+    #[error(transparent)]
+    Image(ImageError),
     /// Placeholders and images differ in number.
     #[error(
         "{placeholders} image placeholders in the text, but {images} in \"images\"\n  \
@@ -277,6 +407,18 @@ pub enum RowProblem {
 }
 
 impl RowProblem {
+    pub(super) fn field(place: &str, reason: String) -> Self {
+        RowProblem::Field {
+            place: place.to_owned(),
+            reason,
+        }
+    }
+
+    /// Something else than what was expected.
+    pub(super) fn expected(place: &str, expected: &str, found: &Value) -> Self {
+        RowProblem::field(place, format!("expected {expected}, found {}", found.kind()))
+    }
+
     /// What the parser says of a line.
     pub(super) fn json(error: serde_json::Error) -> Self {
         let place = format!(" at line {} column {}", error.line(), error.column());
@@ -296,6 +438,11 @@ pub enum EncodeError {
         /// The tokenizer's word.
         source: Box<dyn std::error::Error + Send + Sync>,
     },
+    /// Characters that mark pieces of rows.
+    #[error(
+        "the text contains characters from U+100000 on, which are reserved for marks\n  hint: remove them; they have no meaning of their own"
+    )]
+    Private,
     /// Content would become a token that only the template may place.
     #[error(
         "the text contains `{token}`, which would become a control token\n  \

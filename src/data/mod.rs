@@ -5,7 +5,6 @@
 //! file and line, what the user chose to leave out is counted in [`DatasetReport`].
 
 mod batch;
-mod chat;
 mod classified;
 mod dataset;
 mod error;
@@ -15,6 +14,7 @@ mod loader;
 mod mixture;
 mod options;
 mod order;
+mod rows;
 mod source;
 mod template;
 mod tokenizer;
@@ -24,19 +24,21 @@ pub use self::image::{ImageError, ImageProblem, MAX_PIXELS, decode_image, load_i
 pub use batch::{
     Batch, BatchLimits, Class, ClassBatch, Example, IGNORE_LABEL, ImageBatch, PixelImage, SampleId, collate,
 };
-pub use chat::{ChatRow, IMAGE_TOKEN, Message, Role, parse_row};
-pub use classified::{ClassOptions, ClassifiedRow, Content, parse_classified};
-pub use dataset::{Dataset, DatasetReport, Prompt};
+pub use classified::ClassOptions;
+pub use dataset::{Dataset, DatasetReport, Prompt, count_rows};
 pub use error::{DataError, EncodeError, RowError, RowProblem};
 pub use inspect::{Inspection, inspect};
 pub use loader::Loader;
 pub use mixture::Mixture;
-pub use options::{BatchPlan, CLIP_MEAN, CLIP_STD, DataOptions, ImageOptions, Split, TooLong};
+pub use options::{
+    BadRows, BatchPlan, CLIP_MEAN, CLIP_STD, DataOptions, DataSource, ImageOptions, Split, TooLong,
+};
 pub use order::Order;
+pub use rows::{Conversation, Fields, IMAGE_TOKEN, Message, Part, Role, RowKind, RowOptions};
 pub use source::{Cache, Format, Selection};
 pub use template::{
-    CHAT_TEMPLATE_JINJA, ChatTemplate, Encoded, Segment, SegmentSource, TURN_END, TURN_START, encode_prompt,
-    encode_segments,
+    CHAT_TEMPLATE_JINJA, ChatTemplate, Date, Encoded, Masks, NamedTemplate, TURN_END, TURN_START,
+    TemplateChoice, TemplateOptions, TrainEos, encode_prompt,
 };
 pub use tokenizer::{SpecialTokens, Tokenizer};
 pub use value::Value;

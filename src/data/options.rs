@@ -2,7 +2,12 @@
 
 use std::{fmt, path::PathBuf};
 
-use super::classified::ClassOptions;
+use super::{
+    classified::ClassOptions,
+    rows::RowOptions,
+    source::Format,
+    template::{Masks, TemplateOptions},
+};
 
 /// Mean of CLIP's training images, per channel, of values in 0..1.
 pub const CLIP_MEAN: [f32; 3] = [0.481_454_66, 0.457_827_5, 0.408_210_73];
@@ -34,21 +39,76 @@ pub enum TooLong {
     Drop,
     /// Cut at its end, and counted. An image is never cut: a row whose images do not fit is an error.
     Truncate,
+    /// Cut after the last trained turn that fits, and counted; left out if none does.
+    TruncateTurns,
     /// Refused, with its file and line.
     Error,
+}
+
+/// What becomes of a row that something is wrong with.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum BadRows {
+    /// Refused, with its file and line.
+    Error,
+    /// Left out, and listed in [`crate::data::Dataset::bad_rows`]. Images are decoded when the rows are read, so that a
+    /// broken one is found before the first step.
+    Skip {
+        /// Most rows that may be left out.
+        limit: usize,
+    },
+    /// All of them left out, images decoded: for looking at a data set.
+    List,
+}
+
+impl BadRows {
+    /// Whether images are decoded when rows are read.
+    pub(super) fn decodes_images(self) -> bool {
+        self != BadRows::Error
+    }
+}
+
+/// Rows of a file or folder, and how to read them.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DataSource {
+    /// The file or folder.
+    pub path: PathBuf,
+    /// What it holds.
+    pub format: Format,
+    /// Where paths of images start; left out: the folder of the file.
+    pub image_dir: Option<PathBuf>,
+    /// How its rows are read.
+    pub rows: RowOptions,
+}
+
+impl DataSource {
+    /// Rows that say themselves what they are.
+    pub fn new(path: PathBuf) -> Self {
+        Self {
+            path,
+            format: Format::Auto,
+            image_dir: None,
+            rows: RowOptions::default(),
+        }
+    }
 }
 
 /// Files, tokenizer, lengths, order and threads.
 #[derive(Debug, Clone, PartialEq)]
 pub struct DataOptions {
-    /// JSONL files to train on.
-    pub train: Vec<PathBuf>,
-    /// JSONL files of held-out rows.
-    pub eval: Vec<PathBuf>,
+    /// Rows to train on.
+    pub train: Vec<DataSource>,
+    /// Held-out rows.
+    pub eval: Vec<DataSource>,
     /// A folder with `tokenizer.json` and `tokenizer_config.json`, or the `tokenizer.json` itself.
     pub tokenizer: PathBuf,
     /// Classes of the rows; `None` for chat rows.
     pub classes: Option<ClassOptions>,
+    /// How conversations are rendered.
+    pub template: TemplateOptions,
+    /// Which of them is trained.
+    pub masks: Masks,
+    /// What becomes of wrong rows.
+    pub bad_rows: BadRows,
     /// Longest row in tokens, image tokens included.
     pub sequence_length: usize,
     /// What becomes of longer rows.

@@ -67,6 +67,18 @@ impl Value {
         (*value != Value::Null).then_some(value)
     }
 
+    /// Whether any text in it, names of keys included, is so.
+    pub(super) fn any_text(&self, test: &dyn Fn(&str) -> bool) -> bool {
+        match self {
+            Value::Text(text) => test(text),
+            Value::List(values) => values.iter().any(|value| value.any_text(test)),
+            Value::Object(entries) => entries
+                .iter()
+                .any(|(name, value)| test(name) || value.any_text(test)),
+            Value::Null | Value::Bool(_) | Value::Int(_) | Value::Float(_) | Value::Bytes(_) => false,
+        }
+    }
+
     /// The text, if it is one.
     pub fn as_text(&self) -> Option<&str> {
         match self {

@@ -1,0 +1,262 @@
+//! A row's tokens, and which of them are trained.
+
+use std::sync::Arc;
+
+use super::{
+    super::{
+        batch::Class,
+        classified::{ClassOptions, ClassifiedRow, Content},
+        error::{DataError, EncodeError, RowProblem},
+        image::load_image,
+        options::{DataOptions, ImageOptions, TooLong},
+        rows::{self, Document, IMAGE_TOKEN, ImageRef, Pair},
+        template::{ChatTemplate, Encoded, Masks, Rendered, TrainEos},
+        tokenizer::Tokenizer,
+    },
+    Place, Row, RowImage, Source, decode_in_row,
+};
+use crate::fs;
+
+/// All that turns a row into tokens.
+pub(super) struct Encoder {
+    pub(super) tokenizer: Arc<Tokenizer>,
+    pub(super) classes: Option<ClassOptions>,
+    pub(super) template: ChatTemplate,
+    pub(super) images: Option<ImageOptions>,
+    pub(super) image_id: Option<u32>,
+    pub(super) sequence_length: usize,
+    pub(super) too_long: TooLong,
+    masks: Masks,
+    /// Whether images are decoded when a row is read first, rather than only looked for.
+    pub(super) decodes_images: bool,
+}
+
+/// What one row becomes.
+pub(super) enum Prepared {
+    Kept { row: Row, truncated: bool },
+    TooLong,
+    Unlabelled { truncated: bool },
+}
+
+impl Encoder {
+    pub(super) fn new(
+        options: &DataOptions,
+        images: Option<ImageOptions>,
+        tokenizer: Arc<Tokenizer>,
+    ) -> Result<Self, DataError> {
+        let template = match options.classes {
+            Some(_) => ChatTemplate::chat_ml(),
+            None => ChatTemplate::choose(&options.template, &tokenizer)?,
+        };
+        let image_id = images.as_ref().map(|_| tokenizer.image_token_id()).transpose()?;
+        Ok(Self {
+            tokenizer,
+            classes: options.classes.clone(),
+            template,
+            images,
+            image_id,
+            sequence_length: options.sequence_length,
+            too_long: options.too_long,
+            masks: options.masks.clone(),
+            decodes_images: options.bad_rows.decodes_images(),
+        })
+    }
+
+    pub(super) fn num_image_tokens(&self) -> usize {
+        self.images.map_or(0, |options| options.num_image_tokens)
+    }
+
+    /// Length once images are expanded.
+    pub(super) fn length(&self, tokens: &[u32]) -> usize {
+        let num_images = tokens
+            .iter()
+            .filter(|&&token| Some(token) == self.image_id)
+            .count();
+        tokens.len() - num_images + num_images * self.num_image_tokens()
+    }
+
+    /// Checks that conversations can be rendered and teach the model to stop.
+    pub(super) fn check_template(&self) -> Result<(), DataError> {
+        self.template.check(&self.tokenizer, &self.masks)
+    }
+
+    pub(super) fn prepare(
+        &self,
+        row: rows::Row,
+        source: &Source,
+        place: Place,
+    ) -> Result<Prepared, RowProblem> {
+        let encoded = match &row {
+            rows::Row::Classified(row) => return self.prepare_classified(row, place),
+            rows::Row::Chat(conversation) => {
+                self.template
+                    .encode(&self.tokenizer, conversation, &self.masks, self.image_id)?
+            }
+            rows::Row::Text(document) => self.encode_document(document)?,
+            rows::Row::Pair(pair) => self.encode_pair(pair)?,
+            rows::Row::Tokens(tokens) => self.encode_tokens(tokens)?,
+        };
+        let images = row.into_images();
+        if self.images.is_none() && !images.is_empty() {
+            return Err(RowProblem::NoVision);
+        }
+        let tokens = &encoded.tokens;
+        let num_placed = tokens
+            .iter()
+            .filter(|&&token| Some(token) == self.image_id)
+            .count();
+        if num_placed != images.len() {
+            return Err(RowProblem::ImageTokens {
+                images: images.len(),
+                tokens: num_placed,
+            });
+        }
+        let images = images
+            .into_iter()
+            .enumerate()
+            .map(|(number, image)| self.place_image(image, number, source))
+            .collect::<Result<Vec<_>, _>>()?;
+        self.fit(encoded, images, place)
+    }
+
+    /// Finds an image, and decodes it if that is wanted.
+    fn place_image(&self, image: ImageRef, number: usize, source: &Source) -> Result<RowImage, RowProblem> {
+        let options = self.images.as_ref().filter(|_| self.decodes_images);
+        match image {
+            ImageRef::Path(path) => {
+                let path = source.image_dir.join(path);
+                fs::size_bytes(&path).map_err(|source| RowProblem::MissingImage {
+                    number: number + 1,
+                    source,
+                })?;
+                if let Some(options) = options {
+                    load_image(&path, options).map_err(RowProblem::Image)?;
+                }
+                Ok(RowImage::File(path))
+            }
+            ImageRef::Bytes(bytes) => {
+                if let Some(options) = options {
+                    decode_in_row(&bytes, number, options).map_err(RowProblem::Image)?;
+                }
+                Ok(RowImage::InRow)
+            }
+        }
+    }
+
+    /// A text that stands for itself: all of it is trained, the end of the sequence included.
+    fn encode_document(&self, document: &Document) -> Result<Encoded, RowProblem> {
+        let text = self.clean(&document.text)?;
+        let trained = vec![0..text.len()];
+        self.enclose(Rendered {
+            text,
+            trained,
+            ends: Vec::new(),
+        })
+    }
+
+    /// A prompt and its completion, encoded as one text.
+    fn encode_pair(&self, pair: &Pair) -> Result<Encoded, RowProblem> {
+        let mut text = self.clean(&pair.prompt)?;
+        let start = text.len();
+        text.push_str(&self.clean(&pair.completion)?);
+        let trained = vec![start..text.len()];
+        self.enclose(Rendered {
+            text,
+            trained,
+            ends: Vec::new(),
+        })
+    }
+
+    /// Text of a row whose special tokens, images aside, are plain text.
+    fn clean(&self, text: &str) -> Result<String, EncodeError> {
+        if Tokenizer::has_private(text) {
+            return Err(EncodeError::Private);
+        }
+        let pieces = text
+            .split(IMAGE_TOKEN)
+            .map(|text| self.tokenizer.neutralise(text));
+        Ok(pieces.collect::<Vec<_>>().join(IMAGE_TOKEN))
+    }
+
+    /// Tokens of a text with what the tokenizer puts around it, and the end of the sequence.
+    fn enclose(&self, rendered: Rendered) -> Result<Encoded, RowProblem> {
+        let (before, after) = self.tokenizer.affixes();
+        let Some(eos) = self.tokenizer.eos_id() else {
+            return Err(RowProblem::NoEos);
+        };
+        let inner = rendered.encode(&self.tokenizer, self.image_id)?;
+        let mut encoded = Encoded {
+            tokens: before.to_vec(),
+            trained: inner
+                .trained
+                .iter()
+                .map(|range| range.start + before.len()..range.end + before.len())
+                .collect(),
+            ends: Vec::new(),
+        };
+        encoded.tokens.extend(inner.tokens);
+        encoded.tokens.extend(after.iter().filter(|&&token| token != eos));
+        encoded.push(eos, self.masks.eos != Some(TrainEos::None));
+        encoded.ends.push(encoded.tokens.len());
+        match (&encoded.tokens[..], self.tokenizer.bos_id()) {
+            ([first, second, ..], Some(bos)) if *first == bos && *second == bos => {
+                Err(RowProblem::DoubleBos {
+                    token: self.tokenizer.id_to_token(bos).unwrap_or_default(),
+                })
+            }
+            _ => Ok(encoded),
+        }
+    }
+
+    /// Tokens as they are; padding around them is cut off, and none of it is trained.
+    fn encode_tokens(&self, tokens: &[u32]) -> Result<Encoded, RowProblem> {
+        let pad = self.tokenizer.pad_id();
+        let start = tokens.iter().position(|&token| token != pad);
+        let end = tokens.iter().rposition(|&token| token != pad);
+        let (Some(start), Some(end)) = (start, end) else {
+            return Err(RowProblem::NoToken);
+        };
+        let mut encoded = Encoded::default();
+        for &token in &tokens[start..=end] {
+            encoded.push(token, token != pad && Some(token) != self.image_id);
+        }
+        Ok(encoded)
+    }
+
+    /// A row to classify. It has no labels; its class is one.
+    fn prepare_classified(&self, row: &ClassifiedRow, place: Place) -> Result<Prepared, RowProblem> {
+        let (Some(classes), class) = (&self.classes, row.class) else {
+            return Err(RowProblem::NoLabel);
+        };
+        let mut tokens = match &row.content {
+            Content::Text(text) => self.tokenizer.encode_document(text)?,
+            Content::Tokens(tokens) => tokens.clone(),
+        };
+        let (length, limit) = (tokens.len(), self.sequence_length);
+        if length == 0 {
+            return Err(RowProblem::NoToken);
+        }
+        if length > limit {
+            match self.too_long {
+                TooLong::Drop => return Ok(Prepared::TooLong),
+                TooLong::Error => return Err(RowProblem::TooLong { length, limit }),
+                TooLong::Truncate | TooLong::TruncateTurns => tokens.truncate(limit),
+            }
+        }
+        let row = Row {
+            place,
+            length: tokens.len(),
+            tokens: tokens.into(),
+            trained: [].into(),
+            images: [].into(),
+            class: Some(Class {
+                id: class as i32,
+                weight: classes.weight(class),
+            }),
+        };
+        Ok(Prepared::Kept {
+            row,
+            truncated: length > limit,
+        })
+    }
+}

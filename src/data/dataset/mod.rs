@@ -1,0 +1,307 @@
+//! Rows as tokens and labels, ready to be joined into batches.
+//!
+//! Opening reads and encodes every row once: what is wrong with any of them is known before the first step, and a step
+//! later only decodes images. Encoded rows stay in memory, images as one token each; the sources stay open for the text,
+//! and for images that are in the rows.
+
+mod encoder;
+#[cfg(test)]
+pub(crate) mod fixtures;
+mod lengths;
+mod open;
+mod prompts;
+mod report;
+#[cfg(test)]
+mod tests;
+
+pub use prompts::Prompt;
+pub use report::DatasetReport;
+
+use std::{
+    ops::Range,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+
+use super::{
+    batch::{Class, Example, IGNORE_LABEL, PixelImage, SampleId},
+    error::{DataError, RowError, RowProblem},
+    image::{ImageError, decode_image, load_image},
+    options::{DataOptions, DataSource, ImageOptions, Split},
+    order::Order,
+    rows::{self, ImageRef},
+    source::{self, Rows},
+    template::{ChatTemplate, expand_images},
+    tokenizer::Tokenizer,
+};
+use encoder::Encoder;
+
+/// Rows of one split, in memory as tokens.
+pub struct Dataset {
+    sources: Vec<Source>,
+    rows: Vec<Row>,
+    order: Order,
+    report: DatasetReport,
+    bad_rows: Vec<RowError>,
+    encoder: Encoder,
+}
+
+/// An open source and how to read its rows.
+struct Source {
+    rows: Box<dyn Rows>,
+    options: DataSource,
+    /// Where paths of images start.
+    image_dir: PathBuf,
+}
+
+/// Place of a row.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Place {
+    source: u32,
+    index: u32,
+}
+
+struct Row {
+    place: Place,
+    tokens: Box<[u32]>,
+    trained: Box<[Range<usize>]>,
+    images: Box<[RowImage]>,
+    /// Tokens once images are expanded.
+    length: usize,
+    class: Option<Class>,
+}
+
+/// Where an image of a row is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum RowImage {
+    /// In a file.
+    File(PathBuf),
+    /// In the row, which is read again when the image is needed.
+    InRow,
+}
+
+impl Dataset {
+    /// Reads, checks and encodes the rows of a split. `images` is `None` for a model without vision tower.
+    ///
+    /// The training split is shuffled as `options` say; the held-out one never is.
+    ///
+    /// # Errors
+    /// If a file cannot be read; if the tokenizer lacks a token that the chat template or images need; if rows are
+    /// wrong (the first is named, the others counted), or more of them than may be skipped; if no row or no labelled
+    /// token is left.
+    pub fn open(
+        split: Split,
+        options: &DataOptions,
+        images: Option<ImageOptions>,
+        tokenizer: Arc<Tokenizer>,
+    ) -> Result<Self, DataError> {
+        let given = match split {
+            Split::Train => &options.train,
+            Split::Eval => &options.eval,
+        };
+        if given.is_empty() {
+            return Err(DataError::NoFiles { split });
+        }
+        let encoder = Encoder::new(options, images, tokenizer)?;
+        let sources = given.iter().map(Source::open).collect::<Result<Vec<_>, _>>()?;
+        let open::Prepared {
+            rows,
+            report,
+            bad_rows,
+        } = open::prepare_all(&sources, &encoder, options.bad_rows)?;
+        if rows.is_empty() {
+            let files = given.iter().map(|source| source.path.display().to_string());
+            let files = files.collect::<Vec<_>>().join(", ");
+            let report_text = report.to_string();
+            return Err(match report.unlabelled {
+                0 => DataError::NoRows {
+                    files,
+                    report: report_text,
+                },
+                _ => DataError::NothingLabelled {
+                    files,
+                    report: report_text,
+                },
+            });
+        }
+        let order = Order {
+            seed: options.seed,
+            len: rows.len(),
+            shuffle: options.shuffle && split == Split::Train,
+        };
+        Ok(Self {
+            sources,
+            rows,
+            order,
+            report,
+            bad_rows,
+            encoder,
+        })
+    }
+
+    /// Number of rows; at least 1.
+    #[expect(clippy::len_without_is_empty, reason = "an empty dataset cannot be opened")]
+    pub fn len(&self) -> usize {
+        self.rows.len()
+    }
+
+    /// What became of the rows of the files.
+    pub fn report(&self) -> &DatasetReport {
+        &self.report
+    }
+
+    /// Rows that were skipped because something is wrong with them, in the order of the files.
+    pub fn bad_rows(&self) -> &[RowError] {
+        &self.bad_rows
+    }
+
+    /// In which order the rows come.
+    pub fn order(&self) -> &Order {
+        &self.order
+    }
+
+    /// The tokenizer that encoded the rows.
+    pub fn tokenizer(&self) -> &Arc<Tokenizer> {
+        &self.encoder.tokenizer
+    }
+
+    /// The template that rendered the conversations.
+    pub fn template(&self) -> &ChatTemplate {
+        &self.encoder.template
+    }
+
+    /// Tokens of a row, image tokens included; `index < len()`.
+    pub fn num_tokens(&self, index: usize) -> usize {
+        self.rows[index].length
+    }
+
+    /// Where a row comes from; `index < len()`.
+    pub fn sample(&self, index: usize) -> SampleId {
+        self.sample_at(self.rows[index].place)
+    }
+
+    /// File of a row's first image, if it is in a file; `index < len()`.
+    pub fn first_image(&self, index: usize) -> Option<&Path> {
+        match self.rows[index].images.first()? {
+            RowImage::File(path) => Some(path),
+            RowImage::InRow => None,
+        }
+    }
+
+    /// A row with its images; `index < len()`.
+    ///
+    /// # Errors
+    /// [`DataError::SampleImage`] if an image cannot be read or decoded; [`DataError::Rows`] if an image is in the row and
+    /// the file was changed since it was opened.
+    pub fn example(&self, index: usize) -> Result<Example, DataError> {
+        let row = &self.rows[index];
+        let (input_ids, labels) = self.ids_and_labels(index);
+        Ok(Example {
+            sample: self.sample_at(row.place),
+            input_ids,
+            labels,
+            images: self.images(row)?,
+            class: row.class,
+        })
+    }
+
+    /// Token ids of a row, images expanded, and its labels; `index < len()`.
+    pub fn ids_and_labels(&self, index: usize) -> (Vec<i32>, Vec<i32>) {
+        let row = &self.rows[index];
+        let num_image_tokens = self.encoder.num_image_tokens();
+        let input_ids = expand_images(&row.tokens, self.encoder.image_id, num_image_tokens);
+        let mut labels = Vec::with_capacity(row.length);
+        let mut done = 0;
+        for range in &row.trained {
+            let skipped = self.encoder.length(&row.tokens[done..range.start]);
+            labels.resize(labels.len() + skipped, IGNORE_LABEL);
+            labels.extend(row.tokens[range.clone()].iter().map(|&token| token as i32));
+            done = range.end;
+        }
+        labels.resize(row.length, IGNORE_LABEL);
+        (input_ids, labels)
+    }
+
+    fn sample_at(&self, place: Place) -> SampleId {
+        self.sources[place.source as usize].sample(place)
+    }
+
+    fn row_error(&self, place: Place) -> impl FnOnce(RowProblem) -> DataError {
+        let sample = self.sample_at(place);
+        |problem| DataError::Rows {
+            first: Box::new(RowError { sample, problem }),
+            more: 0,
+        }
+    }
+
+    fn images(&self, row: &Row) -> Result<Vec<PixelImage>, DataError> {
+        let Some(options) = &self.encoder.images else {
+            return Ok(Vec::new());
+        };
+        let mut in_row = Vec::new();
+        if row.images.contains(&RowImage::InRow) {
+            let parsed = self.sources[row.place.source as usize].parse(row.place, &self.encoder);
+            in_row = parsed.map_err(self.row_error(row.place))?.into_images();
+        }
+        let images = row.images.iter().enumerate().map(|(number, image)| {
+            let decoded = match (image, in_row.get(number)) {
+                (RowImage::File(path), _) => load_image(path, options),
+                (RowImage::InRow, Some(ImageRef::Bytes(bytes))) => decode_in_row(bytes, number, options),
+                (RowImage::InRow, _) => return Err(self.row_error(row.place)(RowProblem::Changed)),
+            };
+            decoded.map_err(|source| DataError::SampleImage {
+                sample: self.sample_at(row.place),
+                source,
+            })
+        });
+        images.collect()
+    }
+}
+
+/// Decodes an image that is in a row.
+fn decode_in_row(bytes: &[u8], number: usize, options: &ImageOptions) -> Result<PixelImage, ImageError> {
+    decode_image(bytes, options).map_err(|problem| ImageError {
+        path: format!("{} of the row", number + 1).into(),
+        problem,
+    })
+}
+
+impl Source {
+    fn open(options: &DataSource) -> Result<Self, DataError> {
+        let rows = source::open(&options.path, options.format)?;
+        let image_dir = match &options.image_dir {
+            Some(dir) => dir.clone(),
+            None if rows.path().is_dir() => rows.path().to_path_buf(),
+            None => rows.path().parent().unwrap_or(Path::new("")).to_owned(),
+        };
+        Ok(Self {
+            rows,
+            options: options.clone(),
+            image_dir,
+        })
+    }
+
+    fn sample(&self, place: Place) -> SampleId {
+        SampleId {
+            file: self.rows.path().clone(),
+            line: self.rows.line(place.index as usize),
+        }
+    }
+
+    /// Reads a row.
+    fn parse(&self, place: Place, encoder: &Encoder) -> Result<rows::Row, RowProblem> {
+        let value = self.rows.read(place.index as usize)?;
+        rows::parse_row(&value, &self.options.rows, encoder.classes.as_ref())
+    }
+}
+
+/// Number of rows in files, good or not.
+///
+/// # Errors
+/// If a file cannot be read.
+pub fn count_rows(sources: &[DataSource]) -> Result<usize, DataError> {
+    let counts = sources
+        .iter()
+        .map(|options| Ok(source::open(&options.path, options.format)?.len()));
+    counts.sum()
+}

@@ -1,0 +1,123 @@
+//! Reading every row once.
+
+use std::ops::Range;
+
+use rayon::prelude::*;
+
+use super::{
+    super::{
+        error::{DataError, RowError},
+        options::BadRows,
+        rows,
+    },
+    DatasetReport, Place, Row, Source,
+    encoder::{self, Encoder},
+};
+
+/// Rows in the order of the files.
+pub(super) struct Prepared {
+    pub(super) rows: Vec<Row>,
+    pub(super) report: DatasetReport,
+    pub(super) bad_rows: Vec<RowError>,
+}
+
+/// Reads and encodes all rows, on all cores.
+pub(super) fn prepare_all(
+    sources: &[Source],
+    encoder: &Encoder,
+    policy: BadRows,
+) -> Result<Prepared, DataError> {
+    let places: Vec<Place> = sources
+        .iter()
+        .enumerate()
+        .flat_map(|(source, rows)| {
+            (0..rows.rows.len()).map(move |index| Place {
+                source: source as u32,
+                index: index as u32,
+            })
+        })
+        .collect();
+    if has_conversation(sources, encoder) {
+        encoder.check_template()?;
+    }
+    let prepared: Vec<Result<encoder::Prepared, RowError>> = places
+        .into_par_iter()
+        .map(|place| {
+            let source = &sources[place.source as usize];
+            let prepared = source
+                .parse(place, encoder)
+                .and_then(|row| encoder.prepare(row, source, place));
+            prepared.map_err(|problem| RowError {
+                sample: source.sample(place),
+                problem,
+            })
+        })
+        .collect();
+    let num_bad = prepared.iter().filter(|prepared| prepared.is_err()).count();
+    let mut report = DatasetReport {
+        rows: prepared.len(),
+        bad: num_bad,
+        ..DatasetReport::default()
+    };
+    let (mut rows, mut bad_rows) = (Vec::with_capacity(prepared.len()), Vec::new());
+    for prepared in prepared {
+        match (prepared, policy) {
+            (Err(first), BadRows::Error) => {
+                return Err(DataError::Rows {
+                    first: Box::new(first),
+                    more: num_bad - 1,
+                });
+            }
+            (Err(first), BadRows::Skip { limit }) if num_bad > limit => {
+                return Err(DataError::TooManyBadRows {
+                    count: num_bad,
+                    limit,
+                    first: Box::new(first),
+                });
+            }
+            (Err(bad), BadRows::Skip { .. } | BadRows::List) => bad_rows.push(bad),
+            (Ok(encoder::Prepared::TooLong), _) => report.dropped += 1,
+            (Ok(encoder::Prepared::Unlabelled { truncated }), _) => {
+                report.unlabelled += 1;
+                report.truncated += usize::from(truncated);
+            }
+            (Ok(encoder::Prepared::Kept { row, truncated }), _) => {
+                report.truncated += usize::from(truncated);
+                count(&mut report, &row);
+                rows.push(row);
+            }
+        }
+    }
+    Ok(Prepared {
+        rows,
+        report,
+        bad_rows,
+    })
+}
+
+/// Whether the template is needed: a data set of texts has no use for one. The first row that can be read tells for its
+/// source.
+fn has_conversation(sources: &[Source], encoder: &Encoder) -> bool {
+    let is_conversation = |(number, source): (usize, &Source)| {
+        let mut rows = (0..source.rows.len()).filter_map(|index| {
+            let place = Place {
+                source: number as u32,
+                index: index as u32,
+            };
+            source.parse(place, encoder).ok()
+        });
+        matches!(rows.next(), Some(rows::Row::Chat(_)))
+    };
+    encoder.classes.is_none() && sources.iter().enumerate().any(is_conversation)
+}
+
+fn count(report: &mut DatasetReport, row: &Row) {
+    report.kept += 1;
+    report.images += row.images.len();
+    report.tokens += row.length;
+    report.labelled_tokens += match row.class {
+        Some(_) => 1,
+        None => row.trained.iter().map(Range::len).sum::<usize>(),
+    };
+    report.longest = report.longest.max(row.length);
+}

@@ -1,0 +1,429 @@
+//! What templates expect of Python: how values are printed, `tojson`, `strftime`.
+
+use std::{fmt::Write, sync::Arc};
+
+use minijinja::{
+    Error, ErrorKind, Output, State,
+    value::{Enumerator, Kwargs, Object, Value, ValueKind},
+};
+
+/// An object with its keys in the order of the row: templates print tools and calls in this order.
+#[derive(Debug)]
+pub(super) struct Record(pub(super) Vec<(Arc<str>, Value)>);
+
+impl Object for Record {
+    fn get_value(self: &Arc<Self>, key: &Value) -> Option<Value> {
+        let key = key.as_str()?;
+        let (_, value) = self.0.iter().find(|(name, _)| **name == *key)?;
+        Some(value.clone())
+    }
+
+    fn enumerate(self: &Arc<Self>) -> Enumerator {
+        Enumerator::Values(self.0.iter().map(|(name, _)| Value::from(name.clone())).collect())
+    }
+}
+
+fn failed(reason: impl Into<std::borrow::Cow<'static, str>>) -> Error {
+    Error::new(ErrorKind::InvalidOperation, reason)
+}
+
+/// How `tojson` writes.
+struct Json {
+    indent: Option<usize>,
+    ensure_ascii: bool,
+    sort_keys: bool,
+    item: String,
+    key: String,
+}
+
+/// `json.dumps` with the arguments that transformers gives it: nothing is escaped for HTML, and text stays as it is.
+pub(super) fn tojson(value: &Value, kwargs: Kwargs) -> Result<String, Error> {
+    let indent: Option<usize> = kwargs.get("indent")?;
+    let separators: Option<Vec<String>> = kwargs.get("separators")?;
+    let (item, key) = match separators.as_deref() {
+        Some([item, key]) => (item.clone(), key.clone()),
+        Some(_) => return Err(failed("tojson: separators are two texts")),
+        None if indent.is_some() => (",".into(), ": ".into()),
+        None => (", ".into(), ": ".into()),
+    };
+    let json = Json {
+        indent,
+        ensure_ascii: kwargs.get::<Option<bool>>("ensure_ascii")?.unwrap_or(false),
+        sort_keys: kwargs.get::<Option<bool>>("sort_keys")?.unwrap_or(false),
+        item,
+        key,
+    };
+    kwargs.assert_all_used()?;
+    let mut text = String::new();
+    json.write(&mut text, value, 0)?;
+    Ok(text)
+}
+
+impl Json {
+    fn write(&self, text: &mut String, value: &Value, depth: usize) -> Result<(), Error> {
+        match value.kind() {
+            ValueKind::None => text.push_str("null"),
+            ValueKind::Bool => text.push_str(if value.is_true() { "true" } else { "false" }),
+            ValueKind::Number => text.push_str(&number(value, "NaN", "Infinity")),
+            ValueKind::String => self.string(text, value.as_str().unwrap_or_default())?,
+            ValueKind::Seq | ValueKind::Iterable => {
+                let items: Vec<Value> = value.try_iter()?.collect();
+                self.container(text, ('[', ']'), depth, items.len(), |text, place| {
+                    self.write(text, &items[place], depth + 1)
+                })?;
+            }
+            ValueKind::Map => {
+                let mut keys: Vec<Value> = value.try_iter()?.collect();
+                if self.sort_keys {
+                    keys.sort();
+                }
+                self.container(text, ('{', '}'), depth, keys.len(), |text, place| {
+                    let key = &keys[place];
+                    self.string(text, &key.to_string())?;
+                    text.push_str(&self.key);
+                    self.write(text, &value.get_item(key)?, depth + 1)
+                })?;
+            }
+            kind => return Err(failed(format!("Object of type {kind} is not JSON serializable"))),
+        }
+        Ok(())
+    }
+
+    fn container(
+        &self,
+        text: &mut String,
+        (open, close): (char, char),
+        depth: usize,
+        len: usize,
+        write: impl Fn(&mut String, usize) -> Result<(), Error>,
+    ) -> Result<(), Error> {
+        let line = |text: &mut String, depth: usize| {
+            if let Some(indent) = self.indent {
+                text.push('\n');
+                text.push_str(&" ".repeat(indent * depth));
+            }
+        };
+        text.push(open);
+        for place in 0..len {
+            if place > 0 {
+                text.push_str(&self.item);
+            }
+            line(text, depth + 1);
+            write(text, place)?;
+        }
+        if len > 0 {
+            line(text, depth);
+        }
+        text.push(close);
+        Ok(())
+    }
+
+    fn string(&self, text: &mut String, value: &str) -> Result<(), Error> {
+        let json = serde_json::to_string(value).map_err(|error| failed(error.to_string()))?;
+        if !self.ensure_ascii {
+            text.push_str(&json);
+            return Ok(());
+        }
+        for c in json.chars() {
+            if c.is_ascii() {
+                text.push(c);
+            } else {
+                for unit in c.encode_utf16(&mut [0; 2]) {
+                    let _ = write!(text, "\\u{unit:04x}");
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Prints a value as Python's `str` does.
+pub(super) fn print(out: &mut Output<'_>, state: &mut State<'_, '_>, value: &Value) -> Result<(), Error> {
+    match value.kind() {
+        ValueKind::None | ValueKind::Bool | ValueKind::Number | ValueKind::Seq | ValueKind::Map => {
+            out.write_str(&repr(value)?).map_err(Error::from)
+        }
+        _ => minijinja::escape_formatter(out, state, value),
+    }
+}
+
+fn repr(value: &Value) -> Result<String, Error> {
+    Ok(match value.kind() {
+        ValueKind::None => "None".into(),
+        ValueKind::Bool if value.is_true() => "True".into(),
+        ValueKind::Bool => "False".into(),
+        ValueKind::Number => number(value, "nan", "inf"),
+        ValueKind::String => quoted(value.as_str().unwrap_or_default()),
+        ValueKind::Seq | ValueKind::Iterable => {
+            let items: Result<Vec<String>, Error> = value.try_iter()?.map(|item| repr(&item)).collect();
+            format!("[{}]", items?.join(", "))
+        }
+        ValueKind::Map => {
+            let items: Result<Vec<String>, Error> = value
+                .try_iter()?
+                .map(|key| Ok(format!("{}: {}", repr(&key)?, repr(&value.get_item(&key)?)?)))
+                .collect();
+            format!("{{{}}}", items?.join(", "))
+        }
+        _ => value.to_string(),
+    })
+}
+
+fn quoted(text: &str) -> String {
+    let quote = if text.contains('\'') && !text.contains('"') {
+        '"'
+    } else {
+        '\''
+    };
+    let mut quoted = String::from(quote);
+    for c in text.chars() {
+        match c {
+            '\n' => quoted.push_str("\\n"),
+            '\r' => quoted.push_str("\\r"),
+            '\t' => quoted.push_str("\\t"),
+            '\\' => quoted.push_str("\\\\"),
+            c if c == quote => quoted.extend(['\\', c]),
+            c if (c as u32) < 0x20 || (c as u32) == 0x7f => {
+                let _ = write!(quoted, "\\x{:02x}", c as u32);
+            }
+            c => quoted.push(c),
+        }
+    }
+    quoted.push(quote);
+    quoted
+}
+
+/// A number as Python writes it: `1.0`, `1e+20`.
+fn number(value: &Value, nan: &str, infinity: &str) -> String {
+    if value.is_integer() {
+        return value.to_string();
+    }
+    let Ok(number) = f64::try_from(value.clone()) else {
+        return value.to_string();
+    };
+    if number.is_nan() {
+        return nan.into();
+    }
+    let sign = if number.is_sign_negative() { "-" } else { "" };
+    if number.is_infinite() {
+        return format!("{sign}{infinity}");
+    }
+    let scientific = format!("{:e}", number.abs());
+    let (digits, exponent) = scientific.split_once('e').unwrap_or((&scientific, "0"));
+    let exponent: i32 = exponent.parse().unwrap_or(0);
+    if (-4..16).contains(&exponent) {
+        let plain = format!("{}", number.abs());
+        let point = if plain.contains('.') { "" } else { ".0" };
+        format!("{sign}{plain}{point}")
+    } else {
+        let direction = if exponent < 0 { '-' } else { '+' };
+        format!("{sign}{digits}e{direction}{:02}", exponent.abs())
+    }
+}
+
+/// A day.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Date {
+    /// Year.
+    pub year: u16,
+    /// Month, from 1.
+    pub month: u8,
+    /// Day of the month, from 1.
+    pub day: u8,
+}
+
+const MONTHS: [&str; 12] = [
+    "January",
+    "February",
+    "March",
+    "April",
+    "May",
+    "June",
+    "July",
+    "August",
+    "September",
+    "October",
+    "November",
+    "December",
+];
+const DAYS: [&str; 7] = [
+    "Sunday",
+    "Monday",
+    "Tuesday",
+    "Wednesday",
+    "Thursday",
+    "Friday",
+    "Saturday",
+];
+
+impl Date {
+    /// Reads `2024-07-26`.
+    pub fn parse(text: &str) -> Option<Self> {
+        let mut numbers = text.split('-');
+        let (year, month, day) = (numbers.next()?, numbers.next()?, numbers.next()?);
+        if numbers.next().is_some() || (year.len(), month.len(), day.len()) != (4, 2, 2) {
+            return None;
+        }
+        let date = Date {
+            year: year.parse().ok()?,
+            month: month.parse().ok()?,
+            day: day.parse().ok()?,
+        };
+        let valid = date.year > 0
+            && (1..=12).contains(&date.month)
+            && (1..=date.days_in_month(date.month)).contains(&date.day);
+        valid.then_some(date)
+    }
+
+    fn is_leap_year(self) -> bool {
+        let year = self.year;
+        year.is_multiple_of(4) && (!year.is_multiple_of(100) || year.is_multiple_of(400))
+    }
+
+    fn days_in_month(self, month: u8) -> u8 {
+        match month {
+            2 if self.is_leap_year() => 29,
+            2 => 28,
+            4 | 6 | 9 | 11 => 30,
+            _ => 31,
+        }
+    }
+
+    fn day_of_year(self) -> u32 {
+        let before: u32 = (1..self.month)
+            .map(|month| u32::from(self.days_in_month(month)))
+            .sum();
+        before + u32::from(self.day)
+    }
+
+    /// From Sunday, 0. Day 1 of year 1 was a Monday.
+    fn weekday(self) -> usize {
+        let years = u32::from(self.year) - 1;
+        let days = years * 365 + years / 4 - years / 100 + years / 400 + self.day_of_year();
+        (days % 7) as usize
+    }
+
+    /// Python's `strftime`, at midnight.
+    pub(super) fn format(self, format: &str) -> Result<String, Error> {
+        let mut text = String::new();
+        let mut chars = format.chars();
+        while let Some(c) = chars.next() {
+            if c != '%' {
+                text.push(c);
+                continue;
+            }
+            let (month, weekday) = (MONTHS[usize::from(self.month) - 1], DAYS[self.weekday()]);
+            let _ = match chars.next() {
+                Some('Y') => write!(text, "{:04}", self.year),
+                Some('y') => write!(text, "{:02}", self.year % 100),
+                Some('m') => write!(text, "{:02}", self.month),
+                Some('d') => write!(text, "{:02}", self.day),
+                Some('e') => write!(text, "{:2}", self.day),
+                Some('j') => write!(text, "{:03}", self.day_of_year()),
+                Some('B') => write!(text, "{month}"),
+                Some('b' | 'h') => write!(text, "{}", &month[..3]),
+                Some('A') => write!(text, "{weekday}"),
+                Some('a') => write!(text, "{}", &weekday[..3]),
+                Some('H' | 'M' | 'S') => write!(text, "00"),
+                Some('F') => write!(text, "{:04}-{:02}-{:02}", self.year, self.month, self.day),
+                Some('%') => write!(text, "%"),
+                other => {
+                    let other = other.map(String::from).unwrap_or_default();
+                    return Err(failed(format!("strftime_now: %{other} is not known")));
+                }
+            };
+        }
+        Ok(text)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use minijinja::{Environment, context};
+
+    use super::*;
+
+    fn render(template: &str, value: Value) -> String {
+        let mut environment = Environment::new();
+        environment.set_formatter(print);
+        environment.add_filter("tojson", |value: Value, kwargs: Kwargs| tojson(&value, kwargs));
+        environment.render_str(template, context! { x => value }).unwrap()
+    }
+
+    /// An object of every kind of value, its keys not in the order of the alphabet.
+    fn sample() -> Value {
+        let inside = Record(vec![("b".into(), Value::from("it's <é> \"q\"\n"))]);
+        Value::from_object(Record(vec![
+            ("z".into(), Value::from(1)),
+            (
+                "a".into(),
+                Value::from(vec![
+                    Value::from(1.0),
+                    Value::from(1e20),
+                    Value::from(-2.5e-7),
+                    Value::from(123_456.789),
+                    Value::from(true),
+                    Value::from(()),
+                ]),
+            ),
+            ("e".into(), Value::from(Vec::<Value>::new())),
+            ("m".into(), Value::from_object(inside)),
+        ]))
+    }
+
+    /// Recorded from Python: `json.dumps(x, ensure_ascii=False)` and its variants.
+    #[test]
+    fn json_is_that_of_python() {
+        assert_eq!(
+            render("{{ x | tojson }}", sample()),
+            r#"{"z": 1, "a": [1.0, 1e+20, -2.5e-07, 123456.789, true, null], "e": [], "m": {"b": "it's <é> \"q\"\n"}}"#
+        );
+        assert_eq!(
+            render("{{ x.m | tojson(indent=2, ensure_ascii=true) }}", sample()),
+            "{\n  \"b\": \"it's <\\u00e9> \\\"q\\\"\\n\"\n}"
+        );
+        assert_eq!(
+            render(
+                "{{ x | tojson(sort_keys=true, separators=(',', ':')) }}",
+                sample()
+            ),
+            r#"{"a":[1.0,1e+20,-2.5e-07,123456.789,true,null],"e":[],"m":{"b":"it's <é> \"q\"\n"},"z":1}"#
+        );
+    }
+
+    /// Recorded from Python: `str(x)`.
+    #[test]
+    fn values_are_printed_as_python_does() {
+        assert_eq!(
+            render("{{ x }}", sample()),
+            r#"{'z': 1, 'a': [1.0, 1e+20, -2.5e-07, 123456.789, True, None], 'e': [], 'm': {'b': 'it\'s <é> "q"\n'}}"#
+        );
+        assert_eq!(
+            render("{{ x.a[4] }} {{ x.a[5] }} {{ x.nothing }}", sample()),
+            "True None "
+        );
+    }
+
+    /// Recorded from Python's `datetime`.
+    #[test]
+    fn dates_are_those_of_the_calendar() {
+        let format = |date: &str, format: &str| Date::parse(date).unwrap().format(format).unwrap();
+        assert_eq!(format("2024-07-26", "%d %b %Y"), "26 Jul 2024");
+        assert_eq!(
+            format("2024-02-29", "%A, %B %d (%j) %y-%m %a %%"),
+            "Thursday, February 29 (060) 24-02 Thu %"
+        );
+        assert_eq!(format("2000-01-01", "%F %a"), "2000-01-01 Sat");
+        for wrong in [
+            "2023-02-29",
+            "2024-13-01",
+            "24-01-01",
+            "2024-1-1",
+            "2024-01-01-01",
+            "x",
+        ] {
+            assert_eq!(Date::parse(wrong), None, "{wrong}");
+        }
+        assert!(Date::parse("2024-01-01").unwrap().format("%Q").is_err());
+    }
+}
