@@ -35,7 +35,7 @@ pub use options::{
 };
 pub use order::Order;
 pub use rows::{Conversation, Fields, IMAGE_TOKEN, Message, Part, Role, RowKind, RowOptions};
-pub use source::{Cache, Format, Selection};
+pub use source::{Cache, Format, PrepareOptions, Prepared, Selection, SplitChoice, prepare};
 pub use template::{
     CHAT_TEMPLATE_JINJA, ChatTemplate, Date, Encoded, Masks, NamedTemplate, TURN_END, TURN_START,
     TemplateChoice, TemplateOptions, TrainEos, encode_prompt,

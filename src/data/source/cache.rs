@@ -20,7 +20,7 @@ const SAMPLE_BYTES: usize = 4096;
 const NUM_SAMPLES: usize = 64;
 
 /// A folder for such files; without one, nothing is kept.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Cache {
     dir: Option<PathBuf>,
 }

@@ -126,7 +126,8 @@ fn of_folder(selection: &Selection) -> Result<Vec<(PathBuf, Format)>, DataError>
         .collect())
 }
 
-fn collect(folder: &Path, depth: usize, files: &mut Vec<PathBuf>) -> Result<(), DataError> {
+/// All files below a folder that are not hidden.
+pub(super) fn collect(folder: &Path, depth: usize, files: &mut Vec<PathBuf>) -> Result<(), DataError> {
     for path in fs::read_dir(folder)? {
         let name = path.file_name().unwrap_or_default().to_string_lossy();
         if name.starts_with('.') {

@@ -27,6 +27,7 @@ use std::{
 };
 
 pub use cache::Cache;
+pub use energon::{PrepareOptions, Prepared, SplitChoice, prepare};
 
 use super::{
     error::{DataError, RowProblem},
@@ -115,10 +116,12 @@ impl FromStr for Format {
 
     fn from_str(name: &str) -> Result<Self, String> {
         let all = Format::ALL;
-        all.into_iter().find(|format| format.name() == name).ok_or_else(|| {
-            let names: Vec<&str> = all.into_iter().map(Format::name).collect();
-            format!("there are {}", names.join(", "))
-        })
+        all.into_iter()
+            .find(|format| format.name() == name)
+            .ok_or_else(|| {
+                let names: Vec<&str> = all.into_iter().map(Format::name).collect();
+                format!("there are {}", names.join(", "))
+            })
     }
 }
 

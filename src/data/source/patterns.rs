@@ -146,11 +146,11 @@ fn one(pattern: &[char], c: char) -> Option<usize> {
 pub(super) fn braces(text: &str) -> Result<Vec<String>, String> {
     let mut done = Vec::new();
     let mut open = vec![text.to_owned()];
-    while let Some(text) = open.pop() {
-        match first_group(&text) {
-            None => done.push(text),
+    while let Some(name) = open.pop() {
+        match first_group(&name) {
+            None => done.push(name),
             Some((group, choices)) => {
-                let (before, after) = (&text[..group.start], &text[group.end..]);
+                let (before, after) = (&name[..group.start], &name[group.end..]);
                 let names = choices
                     .iter()
                     .rev()

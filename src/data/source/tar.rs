@@ -12,6 +12,7 @@ use std::{path::Path, sync::Arc};
 
 use bytes::Bytes;
 
+use index::Index;
 pub(super) use index::Sample;
 pub(super) use members::{decode, is_image};
 
@@ -29,7 +30,7 @@ use super::{
 pub(super) struct Shard {
     path: Arc<Path>,
     bytes: Bytes,
-    samples: Vec<Sample>,
+    index: Index,
     wanted: Option<Vec<String>>,
 }
 
@@ -43,7 +44,7 @@ impl Shard {
     ) -> Result<Self, DataError> {
         Ok(Self {
             path: path.into(),
-            samples: index::open(path, &bytes, cache)?,
+            index: index::open(path, &bytes, cache)?,
             bytes,
             wanted: wanted.map(<[String]>::to_vec),
         })
@@ -51,7 +52,13 @@ impl Shard {
 
     /// All samples.
     pub(super) fn samples(&self) -> &[Sample] {
-        &self.samples
+        &self.index.samples
+    }
+
+    /// Where each sample begins, and where the last one ends: the content of energon's `.tar.idx`.
+    pub(super) fn offsets(&self) -> impl Iterator<Item = u64> {
+        let starts = self.index.samples.iter().map(|sample| sample.offset);
+        starts.chain([self.index.end]).map(|offset| offset as u64)
     }
 
     /// Content of a member.
@@ -94,11 +101,11 @@ impl Rows for Shard {
     }
 
     fn len(&self) -> usize {
-        self.samples.len()
+        self.index.samples.len()
     }
 
     fn read(&self, index: usize) -> Result<Value, RowProblem> {
-        self.row(&self.samples[index])
+        self.row(&self.index.samples[index])
     }
 
     fn line(&self, index: usize) -> usize {

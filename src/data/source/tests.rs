@@ -40,10 +40,11 @@ fn alike(row: Value) -> Value {
     for (name, value) in &mut entries {
         let Value::List(images) = value else { continue };
         for image in images.iter_mut().filter(|_| name == "images") {
-            *image = match image {
+            let bytes = match &*image {
                 Value::Text(path) => Value::Bytes(fs::read(&fixtures().join(path)).unwrap()),
-                image => image.get("bytes").unwrap().clone(),
+                held => held.get("bytes").unwrap().clone(),
             };
+            *image = bytes;
         }
     }
     Value::Object(entries)

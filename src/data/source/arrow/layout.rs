@@ -83,7 +83,7 @@ fn of_file(bytes: &[u8]) -> Result<Layout, String> {
     let start = end.checked_sub(length).ok_or(CUT)?;
     let footer = ipc::root_as_footer(&bytes[start..end]).map_err(|error| error.to_string())?;
     let schema = footer.schema().ok_or("it has no schema")?;
-    let schema = Arc::new(ipc::convert::fb_to_schema(schema));
+    let schema = Arc::new(ipc::convert::try_fb_to_schema(schema).map_err(|error| error.to_string())?);
     let frame = |block: &ipc::Block| -> Result<Frame, String> {
         let mut at = usize::try_from(block.offset()).map_err(|_| CUT)?;
         next(bytes, &mut at)?.ok_or_else(|| CUT.to_owned())
@@ -112,7 +112,8 @@ fn schema(message: &Message<'_>) -> Result<SchemaRef, String> {
     let schema = message
         .header_as_schema()
         .ok_or("it does not begin with a schema")?;
-    Ok(Arc::new(ipc::convert::fb_to_schema(schema)))
+    let schema = ipc::convert::try_fb_to_schema(schema);
+    Ok(Arc::new(schema.map_err(|error| error.to_string())?))
 }
 
 struct Frame {

@@ -79,7 +79,7 @@ impl Class {
 }
 
 /// Whether a folder was prepared by energon.
-pub(super) fn is_prepared(folder: &Path) -> bool {
+pub(in crate::data::source) fn is_prepared(folder: &Path) -> bool {
     fs::is_dir(&folder.join(".nv-meta"))
 }
 
@@ -109,6 +109,11 @@ pub(super) fn read(folder: &Path, split: Option<&str>) -> Result<Meta, DataError
         shards,
         excluded,
     })
+}
+
+/// Checks a description that is about to be written.
+pub(super) fn check(described: &str) -> Result<(), String> {
+    described_class(&yaml::read(described)?).map(drop)
 }
 
 fn described_class(described: &Value) -> Result<(Class, Vec<Field>), String> {

@@ -5,6 +5,7 @@
 mod blend;
 mod fields;
 mod meta;
+mod prepare;
 #[cfg(test)]
 mod tests;
 mod yaml;
@@ -16,6 +17,7 @@ use sha2::{Digest, Sha256};
 
 pub(super) use blend::is_blend;
 pub(super) use meta::is_prepared;
+pub use prepare::{PrepareOptions, Prepared, SplitChoice, prepare};
 
 use super::{
     super::{

@@ -299,3 +299,63 @@ fn a_metadataset_joins_folders() {
         assert!(message.contains(expected), "{message}");
     }
 }
+
+/// S2.4: the offsets are those that energon 7.4.1 wrote for the same shards.
+#[test]
+fn what_we_prepare_is_read_and_indexed_as_by_energon() {
+    let fixture = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/sources/energon");
+    let dir = tempfile::tempdir().unwrap();
+    for name in ["000000.tar", "000001.tar"] {
+        fs::copy(&fixture.join(name), &dir.path().join(name)).unwrap();
+    }
+    let field = |name: &str, expression: &str| (name.to_owned(), expression.to_owned());
+    let mut options = PrepareOptions {
+        path: dir.path().into(),
+        sample_type: "VQASample".into(),
+        field_map: vec![
+            field("image", "png"),
+            field("context", "json[question]"),
+            field("answers", "txt"),
+        ],
+        split: SplitChoice::Ratio([1, 1, 0]),
+        exclude: Vec::new(),
+        overwrite: false,
+    };
+    let page = prepare(&options).unwrap().to_string();
+    assert!(
+        page.starts_with("4 samples in 2 shards\n  train: 2 samples in 1 shards\n"),
+        "{page}"
+    );
+    for name in ["000000.tar.idx", "000001.tar.idx"] {
+        assert_eq!(
+            fs::read(&dir.path().join(name)).unwrap(),
+            fs::read(&fixture.join(name)).unwrap()
+        );
+    }
+    let rows = |path: &Path| {
+        let selection = Selection {
+            split: Some("val".into()),
+            ..Selection::of(path)
+        };
+        let opened = open_all(&selection, &Cache::default()).unwrap();
+        assert_eq!(opened.len(), 1);
+        [0, 1].map(|index| opened[0].read(index).unwrap().get("question").cloned())
+    };
+    assert_eq!(rows(dir.path()), rows(&fixture));
+
+    let refused = |options: &PrepareOptions| prepare(options).unwrap_err().to_string();
+    assert!(refused(&options).contains("is prepared already"));
+    options.overwrite = true;
+    prepare(&options).unwrap();
+    options.exclude = vec!["*.tar".into()];
+    assert!(refused(&options).contains("no tar file in this folder"));
+    options.sample_type = "VidQASample".into();
+    assert!(refused(&options).contains("samples of the class VidQASample make no row"));
+    fs::copy(&fixture.join("000000.tar"), &dir.path().join("copy.tar")).unwrap();
+    options = PrepareOptions {
+        sample_type: "CrudeSample".into(),
+        exclude: Vec::new(),
+        ..options
+    };
+    assert!(refused(&options).contains("the sample \"00\" is in 000000.tar and in copy.tar"));
+}

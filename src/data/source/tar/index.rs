@@ -20,6 +20,8 @@ const MAX_NAME_BYTES: usize = 4096;
 pub(in crate::data::source) struct Sample {
     /// Folder and name up to the first dot.
     pub(in crate::data::source) key: String,
+    /// First block of its first member's headers.
+    pub(in crate::data::source) offset: usize,
     pub(in crate::data::source) members: Vec<Member>,
 }
 
@@ -33,50 +35,59 @@ pub(in crate::data::source) struct Member {
     pub(in crate::data::source) size: usize,
 }
 
+/// The samples of a shard, and where the last one ends.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub(in crate::data::source) struct Index {
+    pub(in crate::data::source) samples: Vec<Sample>,
+    /// Where the blocks of zeros begin.
+    pub(in crate::data::source) end: usize,
+}
+
 /// The samples of a shard, from the cache if they are there.
-pub(super) fn open(path: &Path, bytes: &[u8], cache: &Cache) -> Result<Vec<Sample>, DataError> {
+pub(super) fn open(path: &Path, bytes: &[u8], cache: &Cache) -> Result<Index, DataError> {
     let place = match bytes.len() >= WORTH_KEEPING_BYTES {
         true => cache.place(path, bytes, "members")?,
         false => None,
     };
     if let Some(place) = place.as_deref().filter(|place| fs::exists(place)) {
         // One that is damaged is made again.
-        if let Ok(samples) = serde_json::from_slice::<Vec<Sample>>(&fs::read(place)?) {
-            return Ok(samples);
+        if let Ok(index) = serde_json::from_slice(&fs::read(place)?) {
+            return Ok(index);
         }
     }
-    let samples = find(bytes).map_err(|reason| DataError::Source {
+    let index = find(bytes).map_err(|reason| DataError::Source {
         path: path.into(),
         reason,
     })?;
     if let Some(place) = place {
-        let json = serde_json::to_vec(&samples).map_err(|error| DataError::Source {
+        let json = serde_json::to_vec(&index).map_err(|error| DataError::Source {
             path: place.clone(),
             reason: error.to_string(),
         })?;
         cache::keep(&place, &json)?;
     }
-    Ok(samples)
+    Ok(index)
 }
 
-fn find(bytes: &[u8]) -> Result<Vec<Sample>, String> {
+fn find(bytes: &[u8]) -> Result<Index, String> {
     let damaged = |error: std::io::Error| format!("no tar file that can be read: {error}");
     let mut archive = Archive::new(Cursor::new(bytes));
     let mut samples: Vec<Sample> = Vec::new();
     let mut keys = HashSet::new();
-    let mut end = 0;
+    let mut end = 0_usize;
     for entry in archive.entries_with_seek().map_err(damaged)? {
         let entry = entry.map_err(damaged)?;
         let name = std::str::from_utf8(&entry.path_bytes())
             .map_err(|error| format!("a member's name is {error}"))?
             .to_owned();
-        let (start, size) = (entry.raw_file_position(), entry.size());
-        end = start.saturating_add(size);
-        if end > bytes.len() as u64 {
-            return Err(format!(
-                "{name:?} ends behind the end of the file: it was cut off"
-            ));
-        }
+        let (start, size) = (entry.raw_file_position() as usize, entry.size() as usize);
+        // Headers of long names come before the member's own.
+        let offset = end;
+        end = start
+            .checked_add(size)
+            .filter(|&end| end <= bytes.len())
+            .ok_or_else(|| format!("{name:?} ends behind the end of the file: it was cut off"))?
+            .next_multiple_of(512);
         if !is_file(&entry, &name)? {
             continue;
         }
@@ -84,8 +95,8 @@ fn find(bytes: &[u8]) -> Result<Vec<Sample>, String> {
         let Some((key, part)) = split(&name) else { continue };
         let member = Member {
             part: part.to_owned(),
-            start: start as usize,
-            size: size as usize,
+            start,
+            size,
         };
         match samples.last_mut().filter(|sample| sample.key == key) {
             Some(sample) if sample.members.iter().any(|known| known.part == part) => {
@@ -99,18 +110,18 @@ fn find(bytes: &[u8]) -> Result<Vec<Sample>, String> {
             }
             None => samples.push(Sample {
                 key: key.to_owned(),
+                offset,
                 members: vec![member],
             }),
         }
     }
     check_end(bytes, end)?;
-    Ok(samples)
+    Ok(Index { samples, end })
 }
 
 /// Two blocks of zeros end a tar. Without them, it may have been cut between two members.
-fn check_end(bytes: &[u8], end: u64) -> Result<(), String> {
-    let start = (end as usize).next_multiple_of(512);
-    let mark = bytes.get(start..start + 512);
+fn check_end(bytes: &[u8], end: usize) -> Result<(), String> {
+    let mark = bytes.get(end..end + 512);
     match mark.is_some_and(|mark| mark.iter().all(|&byte| byte == 0)) {
         true => Ok(()),
         false => Err("it has no end mark: it was cut off, or is no tar file".to_owned()),
