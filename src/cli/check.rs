@@ -1,13 +1,14 @@
 //! `brazier check`
 
-use std::process::ExitCode;
+use std::{process::ExitCode, sync::Arc};
 
 use brazier_models::{LoraConfig, VlmConfig};
+use clap::Args;
 
-use super::{ConfigArgs, Failure, print, say, session};
+use super::{ConfigArgs, Failure, print, rows, say, session};
 use crate::{
     config::{RunConfig, RunPlan, num_parameters},
-    data::Tokenizer,
+    data::{Split, Tokenizer, count_rows},
     fs,
 };
 
@@ -17,22 +18,40 @@ fn logit_rows(run: &RunConfig, model: &VlmConfig) -> usize {
     brazier_models::ops::logit_rows(most_labelled, model.text.vocab_size)
 }
 
-pub(super) fn check(args: &ConfigArgs) -> Result<ExitCode, Failure> {
-    let run = args.resolve()?;
+#[derive(Args)]
+pub(super) struct CheckArgs {
+    #[command(flatten)]
+    config: ConfigArgs,
+    /// Open all rows and decode all images as training would, and report every one that is wrong
+    #[arg(long)]
+    data: bool,
+    /// Show the first N training rows token by token, with what is trained of them
+    #[arg(long, value_name = "N")]
+    masks: Option<usize>,
+}
+
+pub(super) fn check(args: &CheckArgs) -> Result<ExitCode, Failure> {
+    let run = args.config.resolve()?;
+    let looks_at_rows = args.data || args.masks.is_some();
+    let is_drawn = fs::exists(&run.data.tokenizer);
     // The shapes that are still to be drawn have one row per picture.
     let num_samples = match &run.synth {
         Some(choice) => choice.options.train_images,
-        None => count_rows(&run)?,
+        None => count_rows(&run.data.train)?,
     };
     let plan = run.plan(num_samples)?;
-    if run.synth.is_some() && !fs::exists(&run.data.tokenizer) {
+    if run.synth.is_some() && !is_drawn {
+        if looks_at_rows {
+            let hint = "hint: run `brazier data synth` first";
+            return Err(Failure::Input(format!("the data set is not drawn yet\n  {hint}")));
+        }
         print(plan.numbers);
         say(
             "the tokenizer is drawn with the data set; run `brazier data synth` or `brazier train` to see the rest",
         );
         return Ok(ExitCode::SUCCESS);
     }
-    let tokenizer = Tokenizer::load(&session::locate(&run.data.tokenizer)?)?;
+    let tokenizer = Arc::new(Tokenizer::load(&session::locate(&run.data.tokenizer)?)?);
     let model = session::model_config(&run, &tokenizer)?;
     let adapters = session::adapters(&run, &model)?;
     print(plan.numbers);
@@ -41,20 +60,14 @@ pub(super) fn check(args: &ConfigArgs) -> Result<ExitCode, Failure> {
         adapters.as_ref().map(|adapters| &adapters.config),
         logit_rows(&run, &model),
     ));
-    Ok(ExitCode::SUCCESS)
-}
-
-/// Lines of the training files. Whether each is a good row, training finds out before its first step.
-fn count_rows(run: &RunConfig) -> Result<usize, Failure> {
-    let mut rows = 0;
-    for path in &run.data.train {
-        let bytes = fs::mmap(path)?;
-        rows += bytes
-            .split(|&byte| byte == b'\n')
-            .filter(|line| !line.trim_ascii().is_empty())
-            .count();
+    if let Some(count) = args.masks {
+        let train = session::open_data(&run, &model, &tokenizer, Split::Train, run.data.bad_rows)?;
+        rows::show_masks(&train, count)?;
     }
-    Ok(rows)
+    if args.data {
+        return rows::check_data(&run, &model, &tokenizer);
+    }
+    Ok(ExitCode::SUCCESS)
 }
 
 /// Prints what a run is about to do.

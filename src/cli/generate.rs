@@ -7,7 +7,10 @@ use clap::Args;
 
 use super::{Failure, session};
 use crate::{
-    data::{ChatTemplate, IMAGE_TOKEN, ImageOptions, Message, Role, Tokenizer, encode_prompt, load_image},
+    data::{
+        ChatTemplate, Conversation, IMAGE_TOKEN, ImageOptions, Message, Role, TemplateOptions, Tokenizer,
+        encode_prompt, load_image,
+    },
     device::{self},
     device_choice::DeviceChoice,
     generate::{GenerateOptions, PromptRef, Sampling, generate as continue_prompts},
@@ -105,11 +108,9 @@ pub(super) fn generate(args: &GenerateArgs) -> Result<ExitCode, Failure> {
         .as_ref()
         .map_or(0, |vision| vision.num_image_tokens());
     let content = IMAGE_TOKEN.repeat(images.len()) + &args.prompt;
-    let message = Message {
-        role: Role::User,
-        content,
-    };
-    let input_ids = encode_prompt(&tokenizer, ChatTemplate::ChatMl, &[message], num_image_tokens)?;
+    let conversation = Conversation::new(vec![Message::new(Role::User, content)]);
+    let template = ChatTemplate::choose(&TemplateOptions::default(), &tokenizer)?;
+    let input_ids = encode_prompt(&tokenizer, &template, &conversation, num_image_tokens)?;
     let adapters = match &args.adapter {
         Some(dir) => Some(session::Adapters::read(dir, &config)?),
         None => None,
@@ -117,7 +118,7 @@ pub(super) fn generate(args: &GenerateArgs) -> Result<ExitCode, Failure> {
     let model = session::import(&folder, &config, adapters.as_ref(), &device, DType::F32)?;
     let options = GenerateOptions {
         max_new_tokens: args.max_new_tokens,
-        stop_ids: ChatTemplate::ChatMl.stop_ids(&tokenizer)?,
+        stop_ids: template.stop_ids(&tokenizer)?,
         sampling,
     };
     let prompt = PromptRef {

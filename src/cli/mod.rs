@@ -5,6 +5,7 @@ mod data;
 mod generate;
 mod model;
 mod report;
+mod rows;
 mod session;
 mod train;
 
@@ -53,7 +54,7 @@ enum Command {
     /// Train a model; goes on from the run's own checkpoint if there is one
     Train(train::TrainArgs),
     /// Resolve a configuration and print derived numbers and a memory estimate; opens no device
-    Check(ConfigArgs),
+    Check(check::CheckArgs),
     /// Make and look at data sets
     #[command(subcommand)]
     Data(data::DataCommand),

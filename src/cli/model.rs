@@ -20,7 +20,7 @@ use clap::{Args, Subcommand, ValueEnum};
 use super::{Failure, say, session, show};
 use crate::{
     config::ModelChoice,
-    data::{CHAT_TEMPLATE_JINJA, CLIP_MEAN, CLIP_STD, ChatTemplate, IMAGE_TOKEN, Tokenizer},
+    data::{CLIP_MEAN, CLIP_STD, ChatTemplate, IMAGE_TOKEN, Tokenizer},
     fs,
     hub::{self, Adapter, DtypePolicy, ExportOptions, ExportSummary, ExportTensor, HubError, TokenIds},
     learner::Learner,
@@ -170,23 +170,23 @@ pub(super) fn export_model(
     hub::export(dir, model.config(), tensors, tokenizer.path(), &options).map_err(written)
 }
 
-/// Options for a model that was trained here: in f32, with the chat template of training, and with what the folder it was
-/// imported from says besides.
+/// Options for a model that was trained here: in f32, with the chat template of training (`None` if it saw texts only), and
+/// with what the folder it was imported from says besides.
 pub(super) fn trained_options(
     config: &VlmConfig,
     tokenizer: &Tokenizer,
     choice: &ModelChoice,
+    template: Option<&ChatTemplate>,
 ) -> Result<ExportOptions, Failure> {
     let (source, language) = session::sources(choice)?;
     let TokenIds { bos, eos, .. } = language
         .as_deref()
         .map_or(Ok(TokenIds::default()), hub::token_ids)?;
-    let (chat_template, mut stop_ids) = match config.head {
-        Head::Lm => (
-            Some(CHAT_TEMPLATE_JINJA.to_owned()),
-            ChatTemplate::ChatMl.stop_ids(tokenizer)?,
-        ),
-        Head::Classification { .. } => (None, tokenizer.eos_id().into_iter().collect()),
+    let (chat_template, mut stop_ids) = match (&config.head, template) {
+        (Head::Lm, Some(template)) => (Some(template.jinja().to_owned()), template.stop_ids(tokenizer)?),
+        (Head::Lm, None) | (Head::Classification { .. }, _) => {
+            (None, tokenizer.eos_id().into_iter().collect())
+        }
     };
     // Whoever stopped at a token before does so still.
     stop_ids.extend(eos);

@@ -13,7 +13,8 @@ use indicatif::{ProgressBar, ProgressStyle};
 use super::{Failure, say, show};
 use crate::{
     config::{JoinedModel, LoraChoice, ModelChoice, RunConfig, SynthChoice},
-    data::{DataOptions, Dataset, ImageOptions, Split, Tokenizer, synth},
+    data::{BadRows, DataOptions, Dataset, ImageOptions, RowError, Split, Tokenizer, synth},
+    fs,
     hub::{self, Adapter, HubError, JoinOptions, ResizeOptions, Table, Weights},
     learner::Part,
 };
@@ -41,15 +42,7 @@ impl Session {
         let tokenizer = Arc::new(Tokenizer::load(&locate(&run.data.tokenizer)?)?);
         let model = model_config(run, &tokenizer)?;
         let adapters = adapters(run, &model)?;
-        let images = model
-            .vision
-            .as_ref()
-            .map(|vision| ImageOptions::clip(vision.vision.image_size, vision.num_image_tokens()));
-        let data = DataOptions {
-            classes: run.class_options(&model)?,
-            ..run.data.clone()
-        };
-        let open = |split| Dataset::open(split, &data, images, tokenizer.clone()).map(Arc::new);
+        let open = |split| open_data(run, &model, &tokenizer, split, run.data.bad_rows).map(Arc::new);
         let train = open(Split::Train)?;
         say(format_args!("training data    {}", train.report()));
         let eval = match run.data.eval.is_empty() {
@@ -68,6 +61,12 @@ impl Session {
         })
     }
 
+    /// Rows that were skipped because something is wrong with them.
+    pub(super) fn bad_rows(&self) -> impl Iterator<Item = &RowError> {
+        let eval = self.eval.iter().flat_map(|dataset| dataset.bad_rows());
+        self.train.bad_rows().iter().chain(eval)
+    }
+
     /// What the order of the data depends on. A resumed run must agree.
     pub(super) fn data_order(&self, run: &RunConfig, samples_per_step: usize) -> BTreeMap<String, String> {
         let report = self.train.report();
@@ -82,6 +81,42 @@ impl Session {
         .map(|(key, value)| (key.to_owned(), value))
         .collect()
     }
+}
+
+/// Opens the rows of a split for a model.
+pub(super) fn open_data(
+    run: &RunConfig,
+    model: &VlmConfig,
+    tokenizer: &Arc<Tokenizer>,
+    split: Split,
+    bad_rows: BadRows,
+) -> Result<Dataset, Failure> {
+    let vision = model.vision.as_ref();
+    let images = vision.map(|vision| ImageOptions::clip(vision.vision.image_size, vision.num_image_tokens()));
+    let options = DataOptions {
+        classes: run.class_options(model)?,
+        bad_rows,
+        ..run.data.clone()
+    };
+    Ok(Dataset::open(split, &options, images, tokenizer.clone())?)
+}
+
+/// Writes the rows that were skipped, each with its file, its line and what is wrong; no file if there are none.
+pub(super) fn write_bad_rows(session: &Session, path: &Path) -> Result<(), Failure> {
+    let lines = session.bad_rows().map(|RowError { sample, problem }| {
+        let line = serde_json::json!({
+            "file": sample.file.display().to_string(),
+            "line": sample.line,
+            "problem": problem.to_string(),
+        });
+        format!("{line}\n")
+    });
+    let text: String = lines.collect();
+    match text.is_empty() {
+        true => fs::remove_file(path)?,
+        false => fs::write_atomic(path, text.as_bytes())?,
+    }
+    Ok(())
 }
 
 /// Shape of the run's model.

@@ -20,7 +20,7 @@ use super::{
 use crate::{
     checkpoint::{self, AsyncWriter, CheckpointInfo, CheckpointStore, Start, decide_start},
     config::{ModelChoice, RunConfig, RunPlan},
-    data::Loader,
+    data::{Loader, data_files},
     device, fs,
     learner::{
         Answer, Evaluation, Evaluator, Learner, Outcome, Run, RunEnd, compute_dtype, fresh_state,
@@ -30,6 +30,8 @@ use crate::{
     track::{self, RunLog, Sample},
 };
 
+/// Rows that were skipped, in the run directory.
+const BAD_ROWS: &str = "bad_rows.jsonl";
 /// Answers that are shown at the end of a run.
 const SHOWN_ANSWERS: usize = 6;
 /// Answers that go into the report.
@@ -167,6 +169,7 @@ fn prepare(
         &run.output.join("env.json"),
         environment(session, run)?.as_bytes(),
     )?;
+    session::write_bad_rows(session, &run.output.join(BAD_ROWS))?;
     let step = learner.finished_steps();
     let (workers, prefetch) = (run.data.workers, run.data.prefetch);
     let evaluator = session
@@ -209,18 +212,16 @@ fn resume(
 
 /// What one wants to know of a run a year later.
 fn environment(session: &Session, run: &RunConfig) -> Result<String, Failure> {
-    let hash = |path: &PathBuf| -> Result<(String, String), Failure> {
-        let bytes = fs::mmap(path)?;
+    let hash = |path: PathBuf| -> Result<(String, String), Failure> {
+        let bytes = fs::mmap(&path)?;
         Ok((
             path.display().to_string(),
             format!("{:x}", Sha256::digest(&bytes[..])),
         ))
     };
-    let files: std::collections::BTreeMap<_, _> = run
-        .data
-        .train
-        .iter()
-        .chain(&run.data.eval)
+    let files = [&run.data.train[..], &run.data.eval].concat();
+    let files: std::collections::BTreeMap<_, _> = data_files(&files)?
+        .into_iter()
         .map(hash)
         .collect::<Result<_, _>>()?;
     let environment = serde_json::json!({
@@ -268,6 +269,13 @@ fn conclude(
     ));
     say(format_args!("  run directory  {}", show(&run.output)));
     say(format_args!("  report         {}", show(&report)));
+    match session.bad_rows().count() {
+        0 => {}
+        count => say(format_args!(
+            "  skipped rows   {} ({count})",
+            show(&run.output.join(BAD_ROWS))
+        )),
+    }
     if run.checkpoint.export {
         let dir = run.output.join("export");
         if let (Some(_), ModelChoice::Import(base)) = (learner.model().lora(), &run.model) {
@@ -275,7 +283,11 @@ fn conclude(
             print_adapter(base, &dir, &session.model.head);
             return Ok(());
         }
-        let options = model::trained_options(&session.model, &session.tokenizer, &run.model)?;
+        let template = session
+            .train
+            .has_conversations()
+            .then(|| session.train.template());
+        let options = model::trained_options(&session.model, &session.tokenizer, &run.model, template)?;
         let summary = model::export_model(learner.model(), &session.tokenizer, options, &dir)?;
         let reader = if summary.loads_in_transformers {
             "transformers and vLLM load it"

@@ -3,8 +3,9 @@
 use std::path::PathBuf;
 
 use super::raw::{
-    RawBest, RawCheckpoint, RawConsole, RawEval, RawEvery, RawKeep, RawMetric, RawMode, RawOptimizerName,
-    RawPrecision, RawRecompute, RawTooLong, RawTrack, RawVisionActivation,
+    RawBadRows, RawBest, RawCheckpoint, RawConsole, RawEval, RawEvery, RawFormat, RawKeep, RawMetric,
+    RawMode, RawOptimizerName, RawPrecision, RawRecompute, RawRole, RawRowKind, RawTooLong, RawTrack,
+    RawVisionActivation,
 };
 
 /// The last block's output.
@@ -60,6 +61,10 @@ defaults! {
     eval_images: usize = 200;
     synth_seed: u64 = 0;
     too_long: RawTooLong = RawTooLong::Error;
+    bad_rows: RawBadRows = RawBadRows::Error;
+    format: RawFormat = RawFormat::Auto;
+    kind: RawRowKind = RawRowKind::Auto;
+    trained_roles: Vec<RawRole> = vec![RawRole::Assistant];
     shuffle: bool = true;
     workers: usize = 2;
 

@@ -9,7 +9,7 @@ use super::{
     raw::{RawConfig, RawEvery, RawFeatureSelect, RawModelType, RawProjector, RawRows, RawSchedule},
     run::{LoraChoice, ModelChoice, NewModel, RunConfig},
 };
-use crate::learner::options::EvalConfig;
+use crate::{data::DataSource, learner::options::EvalConfig};
 
 impl RunConfig {
     /// The native configuration with every value that took effect, as YAML.
@@ -87,7 +87,10 @@ fn effective(run: &RunConfig) -> RawConfig {
             .get_or_insert_with(|| vec![defaults::ALL_LINEAR.to_owned()]);
     }
 
-    let rows = |paths: &[std::path::PathBuf]| paths.iter().cloned().map(|path| RawRows { path }).collect();
+    let rows = |sources: &[DataSource]| {
+        let paths = sources.iter().map(|source| source.path.clone());
+        paths.map(RawRows::new).collect()
+    };
     data.train.get_or_insert_with(|| rows(&run.data.train));
     data.eval.get_or_insert_with(|| rows(&run.data.eval));
     if let (Some(synth), Some(drawn)) = (&mut data.synth, &run.synth) {

@@ -18,7 +18,10 @@ mod run;
 mod train;
 
 pub(super) use self::{
-    data::{RawData, RawRows, RawSynth, RawTooLong},
+    data::{
+        RawBadRows, RawData, RawFields, RawFormat, RawMasks, RawRole, RawRowKind, RawRows, RawScalar,
+        RawSynth, RawTooLong, RawTrainEos,
+    },
     model::{
         RawFeatureSelect, RawHead, RawLanguage, RawLora, RawLoraParts, RawModel, RawModelType, RawProjector,
         RawResizeVocabulary, RawRopeScaling, RawVision, RawVisionActivation,

@@ -133,7 +133,13 @@ impl Walk {
         if !words(schema).is_empty() || !alternatives(schema).is_empty() {
             return self.variant(schema, node, path);
         }
+        if let Some(names) = schema["type"].as_array().filter(|names| names.len() > 2) {
+            return self.scalar(names, node, path);
+        }
         match (type_name(schema), &node.value) {
+            (Some("object"), Value::Map(_)) if schema["additionalProperties"].is_object() => {
+                self.map(&schema["additionalProperties"], node, path)
+            }
             (Some("object"), Value::Map(_)) => self.object(schema, node, path, None),
             (Some("array"), Value::List(items)) => self.array(schema, node, items, path),
             (Some("boolean"), Value::Bool(value)) => (*value).into(),
@@ -168,6 +174,33 @@ impl Walk {
                 Json::Null
             }
         }
+    }
+
+    /// A value of one of several types.
+    fn scalar(&mut self, names: &[Json], node: &Node, path: &str) -> Json {
+        match &node.value {
+            Value::Bool(value) => (*value).into(),
+            Value::Integer(value) => (*value).into(),
+            Value::Float(value) if value.is_finite() => (*value).into(),
+            Value::String(value) => value.clone().into(),
+            _ => {
+                let names: Vec<_> = names.iter().filter_map(Json::as_str).map(article).collect();
+                let reason = format!("expected {}, got {}", one_of(&names), node.kind());
+                self.refuse(&node.at, path, node.text(), reason, None);
+                Json::Null
+            }
+        }
+    }
+
+    /// A mapping whose keys are the user's.
+    fn map(&mut self, schema: &Json, node: &Node, path: &str) -> Json {
+        let entries = node.entries().iter();
+        let written = entries.filter(|entry| !matches!(entry.node.value, Value::Null));
+        let values = written.map(|entry| {
+            let value = self.value(schema, &entry.node, &join(path, &entry.key));
+            (entry.key.clone(), value)
+        });
+        Json::Object(values.collect())
     }
 
     fn bounds(&mut self, schema: &Json, node: &Node, path: &str, value: f64) {

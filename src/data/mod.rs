@@ -25,7 +25,7 @@ pub use batch::{
     Batch, BatchLimits, Class, ClassBatch, Example, IGNORE_LABEL, ImageBatch, PixelImage, SampleId, collate,
 };
 pub use classified::ClassOptions;
-pub use dataset::{Dataset, DatasetReport, Prompt, count_rows};
+pub use dataset::{Dataset, DatasetReport, Prompt, ShownToken, count_rows, data_files};
 pub use error::{DataError, EncodeError, RowError, RowProblem};
 pub use inspect::{Inspection, inspect};
 pub use loader::Loader;

@@ -1,6 +1,11 @@
 //! Held-out loss, perplexity, and exact match of generated answers.
 
-use std::{collections::BTreeMap, path::PathBuf, sync::Arc, time::Instant};
+use std::{
+    collections::BTreeMap,
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Instant,
+};
 
 use brazier_models::{Head, Segmented, Vlm};
 use burn::{
@@ -15,7 +20,7 @@ use super::{
     step::upload,
 };
 use crate::{
-    data::{BatchPlan, ChatTemplate, DataError, Dataset, Loader, Order, Prompt, SampleId},
+    data::{BatchPlan, DataError, Dataset, Loader, Order, Prompt, SampleId},
     generate::{GenerateOptions, PromptRef, Sampling, generate},
 };
 
@@ -84,7 +89,7 @@ impl Evaluator {
     /// If the tokenizer lacks the token that ends a turn.
     pub fn new(dataset: Arc<Dataset>, config: EvalConfig, workers: usize) -> Result<Self, DataError> {
         let stop_ids = match config.exact_match {
-            true => ChatTemplate::ChatMl.stop_ids(dataset.tokenizer())?,
+            true => dataset.template().stop_ids(dataset.tokenizer())?,
             false => Vec::new(),
         };
         let max_new_tokens = config.max_new_tokens;
@@ -246,7 +251,7 @@ impl Evaluator {
         }
         let answers = prompts.iter().zip(texts).map(|((row, prompt), answer)| Answer {
             sample: prompt.sample.clone(),
-            image: self.dataset.image_paths(*row).first().cloned(),
+            image: self.dataset.first_image(*row).map(Path::to_owned),
             question: prompt.question.clone(),
             reference: prompt.reference.clone(),
             answer,

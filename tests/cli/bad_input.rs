@@ -154,7 +154,10 @@ fn rows() {
         &question("[\"nope.png\"]", "<image>what?"),
         &["image 1", "nope.png", "No such file", "hint:"],
     );
-    check("{\"messages\": 3}", &["column"]);
+    check(
+        "{\"messages\": 3}",
+        &["messages: expected a list of turns, found a number"],
+    );
     check("{\"messages\": []}", &["messages is empty"]);
     check("not JSON", &["column 2"]);
     check(

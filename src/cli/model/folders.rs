@@ -18,7 +18,7 @@ use super::{
 use crate::{
     checkpoint,
     config::RunConfig,
-    data::Tokenizer,
+    data::{ChatTemplate, Tokenizer},
     device,
     hub::{self, DtypePolicy, ExportOptions, ExportTensor, Part, Weights},
     learner::{SavedParameter, saved_parameters},
@@ -130,6 +130,9 @@ pub(super) fn export(args: &ExportArgs) -> Result<ExitCode, Failure> {
         .iter()
         .map(|(name, shape)| outgoing(name, shape, &saved, &imported))
         .collect::<Result<Vec<_>, _>>()?;
+    // A tokenizer without the template's tokens cannot have rendered anything: the run was of texts.
+    let template = ChatTemplate::choose(&run.data.template, &tokenizer)?;
+    let template = Some(template).filter(|template| template.stop_ids(&tokenizer).is_ok());
     let options = ExportOptions {
         max_shard_bytes: args.output.max_shard_size,
         dtype: match args.output.dtype {
@@ -141,7 +144,7 @@ pub(super) fn export(args: &ExportArgs) -> Result<ExitCode, Failure> {
             DtypeArg::Keep => DtypePolicy::Keep,
             DtypeArg::F32 | DtypeArg::Bf16 => DtypePolicy::Cast,
         },
-        ..trained_options(&config, &tokenizer, &run.model)?
+        ..trained_options(&config, &tokenizer, &run.model, template.as_ref())?
     };
     let summary =
         hub::export(&args.output.out, &config, tensors, tokenizer.path(), &options).map_err(written)?;

@@ -2,14 +2,17 @@
 
 use std::path::{Path, PathBuf};
 
-use super::super::{
-    defaults,
-    raw::{RawData, RawModel, RawRows, RawSynth, RawTooLong},
-    run::SynthChoice,
-    written::Errors,
+use super::{
+    super::{
+        defaults,
+        raw::{RawBadRows, RawData, RawModel, RawRows, RawSynth, RawTooLong},
+        run::SynthChoice,
+        written::Errors,
+    },
+    rows,
 };
 use crate::{
-    data::{DataOptions, TooLong, synth::SynthOptions},
+    data::{BadRows, DataOptions, DataSource, TooLong, synth::SynthOptions},
     fs,
 };
 
@@ -61,10 +64,27 @@ pub(super) fn resolve(
         eval,
         sequence_length,
         too_long,
+        bad_rows,
+        max_bad_rows,
+        template,
+        template_options,
+        template_date,
+        masks,
         shuffle,
         workers,
         prefetch,
     } = raw;
+    if model.head.is_some() {
+        let keys = [
+            "data.template",
+            "data.template_options",
+            "data.template_date",
+            "data.masks",
+        ];
+        for key in keys {
+            errors.no_effect(key, "rows to classify are no conversations");
+        }
+    }
     if workers == 0 {
         errors.no_effect(
             "data.prefetch",
@@ -78,10 +98,11 @@ pub(super) fn resolve(
         errors.refuse("data.train", "there is nothing to train on", Some(hint));
     }
     let eval = files("eval", eval, drawn, errors);
-    if let Some(path) = eval.iter().find(|path| train.contains(path)) {
+    let is_trained = |source: &&DataSource| train.iter().any(|trained| trained.path == source.path);
+    if let Some(source) = eval.iter().find(is_trained) {
         let reason = format!(
             "{} is in data.train as well: the evaluation would measure memory",
-            path.display()
+            source.path.display()
         );
         errors.refuse(
             "data.eval",
@@ -99,8 +120,12 @@ pub(super) fn resolve(
         too_long: match too_long {
             RawTooLong::Drop => TooLong::Drop,
             RawTooLong::Truncate => TooLong::Truncate,
+            RawTooLong::TruncateTurns => TooLong::TruncateTurns,
             RawTooLong::Error => TooLong::Error,
         },
+        bad_rows: bad_row_policy(bad_rows, max_bad_rows, errors),
+        template: rows::template(template, template_options, template_date, errors),
+        masks: masks.map(rows::masks).unwrap_or_default(),
         shuffle,
         seed,
         workers,
@@ -108,20 +133,43 @@ pub(super) fn resolve(
     }
 }
 
-/// The files of one split; those of the drawn data set where none are given.
-fn files(split: &str, raw: Option<Vec<RawRows>>, drawn: Option<&Path>, errors: &mut Errors) -> Vec<PathBuf> {
-    let Some(rows) = raw else {
-        return drawn
-            .map(|dir| dir.join(format!("{split}.jsonl")))
-            .into_iter()
-            .collect();
-    };
-    let mut paths = Vec::new();
-    for (index, RawRows { path }) in rows.into_iter().enumerate() {
-        check_exists(&path, &format!("data.{split}[{index}].path"), drawn, errors);
-        paths.push(path);
+fn bad_row_policy(policy: RawBadRows, limit: Option<usize>, errors: &mut Errors) -> BadRows {
+    match (policy, limit) {
+        (RawBadRows::Error, _) => {
+            errors.no_effect("data.max_bad_rows", "data.bad_rows = error skips none");
+            BadRows::Error
+        }
+        (RawBadRows::Skip, Some(limit)) => BadRows::Skip { limit },
+        (RawBadRows::Skip, None) => {
+            let hint = "write how many rows may be skipped before the run stops, as max_bad_rows: 10";
+            errors.refuse(
+                "data.max_bad_rows",
+                "is missing with data.bad_rows = skip",
+                Some(hint),
+            );
+            BadRows::Error
+        }
     }
-    paths
+}
+
+/// The rows of one split; those of the drawn data set where none are given.
+fn files(
+    split: &str,
+    raw: Option<Vec<RawRows>>,
+    drawn: Option<&Path>,
+    errors: &mut Errors,
+) -> Vec<DataSource> {
+    let Some(listed) = raw else {
+        let file = drawn.map(|dir| dir.join(format!("{split}.jsonl")));
+        return file.map(DataSource::new).into_iter().collect();
+    };
+    let mut sources = Vec::new();
+    for (index, raw) in listed.into_iter().enumerate() {
+        let key = format!("data.{split}[{index}]");
+        check_exists(&raw.path, &format!("{key}.path"), drawn, errors);
+        sources.push(rows::source(raw, &key, errors));
+    }
+    sources
 }
 
 fn tokenizer(model: &RawModel, drawn: Option<&Path>, errors: &mut Errors) -> PathBuf {
@@ -173,7 +221,7 @@ fn is_drawn(path: &Path, drawn: Option<&Path>) -> bool {
     drawn.is_some_and(|dir| path.starts_with(dir))
 }
 
-fn check_exists(path: &Path, key: &str, drawn: Option<&Path>, errors: &mut Errors) -> bool {
+pub(super) fn check_exists(path: &Path, key: &str, drawn: Option<&Path>, errors: &mut Errors) -> bool {
     let exists = is_drawn(path, drawn) || fs::exists(path);
     // Folders of models have been looked for by themselves.
     if !exists && !["model.from", "model.language_from"].contains(&key) {

@@ -6,6 +6,7 @@
 mod data;
 mod eval;
 mod model;
+mod rows;
 mod train;
 
 use super::{

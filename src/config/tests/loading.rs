@@ -146,7 +146,7 @@ fn set_changes_adds_and_removes() {
     assert_eq!(run.train.optimizer.vision_lr, Some(1e-4));
     assert_eq!(
         run.data.train,
-        [Path::new("data/shapes/b.jsonl"), Path::new("data/shapes/c.jsonl")]
+        ["data/shapes/b.jsonl", "data/shapes/c.jsonl"].map(|path| crate::data::DataSource::new(path.into()))
     );
     assert_eq!(run.eval.every, crate::learner::options::Every::Steps(5));
 }

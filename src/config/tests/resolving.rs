@@ -242,7 +242,7 @@ fn a_model_without_eyes() {
     let with = |more: &[&'static str]| [&blind[..], more].concat();
 
     let run = resolve_base(&blind).unwrap();
-    assert_eq!(run.data.eval, Vec::<std::path::PathBuf>::new());
+    assert_eq!(run.data.eval, []);
     assert_eq!(run.eval.every, Every::Never);
     assert_eq!(run.data.tokenizer, folder.path());
     run.model_config(300, None).unwrap().unwrap();

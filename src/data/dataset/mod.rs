@@ -11,11 +11,13 @@ mod lengths;
 mod open;
 mod prompts;
 mod report;
+mod shown;
 #[cfg(test)]
 mod tests;
 
 pub use prompts::Prompt;
 pub use report::DatasetReport;
+pub use shown::ShownToken;
 
 use std::{
     ops::Range,
@@ -35,6 +37,7 @@ use super::{
     template::{ChatTemplate, expand_images},
     tokenizer::Tokenizer,
 };
+use crate::fs;
 use encoder::Encoder;
 
 /// Rows of one split, in memory as tokens.
@@ -44,6 +47,7 @@ pub struct Dataset {
     order: Order,
     report: DatasetReport,
     bad_rows: Vec<RowError>,
+    has_conversations: bool,
     encoder: Encoder,
 }
 
@@ -113,8 +117,14 @@ impl Dataset {
         let open::Prepared {
             rows,
             report,
-            bad_rows,
+            mut bad_rows,
+            has_conversations,
         } = open::prepare_all(&sources, &encoder, options.bad_rows)?;
+        if rows.is_empty() && !bad_rows.is_empty() {
+            let more = bad_rows.len() - 1;
+            let first = Box::new(bad_rows.swap_remove(0));
+            return Err(DataError::Rows { first, more });
+        }
         if rows.is_empty() {
             let files = given.iter().map(|source| source.path.display().to_string());
             let files = files.collect::<Vec<_>>().join(", ");
@@ -145,6 +155,7 @@ impl Dataset {
             order,
             report,
             bad_rows,
+            has_conversations,
             encoder,
         })
     }
@@ -183,6 +194,11 @@ impl Dataset {
     /// The template that rendered the conversations.
     pub fn template(&self) -> &ChatTemplate {
         &self.encoder.template
+    }
+
+    /// Whether the first row of some file is a conversation, so that the template is used.
+    pub fn has_conversations(&self) -> bool {
+        self.has_conversations
     }
 
     /// Tokens of a row, image tokens included; `index < len()`.
@@ -341,4 +357,20 @@ pub fn count_rows(sources: &[DataSource], cache: &Cache) -> Result<usize, DataEr
         Ok((opened.iter().map(|rows| rows.len()).sum(), options.weight))
     });
     Ok(Mixture::new(&parts.collect::<Result<Vec<_>, DataError>>()?).len())
+}
+
+/// The files behind sources, those of a folder included, in order.
+///
+/// # Errors
+/// If a folder cannot be listed.
+pub fn data_files(sources: &[DataSource]) -> Result<Vec<PathBuf>, DataError> {
+    let mut files = Vec::new();
+    let mut left: Vec<PathBuf> = sources.iter().rev().map(|source| source.path.clone()).collect();
+    while let Some(path) = left.pop() {
+        match path.is_dir() {
+            true => left.extend(fs::read_dir(&path)?.into_iter().rev()),
+            false => files.push(path),
+        }
+    }
+    Ok(files)
 }

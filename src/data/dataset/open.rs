@@ -19,6 +19,7 @@ pub(super) struct Prepared {
     pub(super) rows: Vec<Row>,
     pub(super) report: DatasetReport,
     pub(super) bad_rows: Vec<RowError>,
+    pub(super) has_conversations: bool,
 }
 
 /// Reads and encodes all rows, on all cores.
@@ -37,7 +38,8 @@ pub(super) fn prepare_all(
             })
         })
         .collect();
-    if has_conversation(sources, encoder) {
+    let has_conversations = has_conversation(sources, encoder);
+    if has_conversations {
         encoder.check_template()?;
     }
     let prepared: Vec<Result<encoder::Prepared, RowError>> = places
@@ -92,6 +94,7 @@ pub(super) fn prepare_all(
         rows,
         report,
         bad_rows,
+        has_conversations,
     })
 }
 
