@@ -364,13 +364,6 @@ pub fn count_rows(sources: &[DataSource], cache: &Cache) -> Result<usize, DataEr
 /// # Errors
 /// If a folder cannot be listed.
 pub fn data_files(sources: &[DataSource]) -> Result<Vec<PathBuf>, DataError> {
-    let mut files = Vec::new();
-    let mut left: Vec<PathBuf> = sources.iter().rev().map(|source| source.path.clone()).collect();
-    while let Some(path) = left.pop() {
-        match path.is_dir() {
-            true => left.extend(fs::read_dir(&path)?.into_iter().rev()),
-            false => files.push(path),
-        }
-    }
-    Ok(files)
+    let files = sources.iter().map(|source| source.selection().files());
+    Ok(files.collect::<Result<Vec<_>, _>>()?.concat())
 }

@@ -94,11 +94,6 @@ impl ArrowFile {
         })
     }
 
-    /// Names and types of the columns that are read.
-    pub(super) fn schema(&self) -> Result<SchemaRef, String> {
-        columns::projected(&self.schema, self.projection.as_deref())
-    }
-
     fn batch(&self, number: usize) -> Result<RecordBatch, String> {
         let decode = || guarded(|| self.decode(&self.batches[number]));
         match &self.decoded {

@@ -1,8 +1,6 @@
 //! Which columns of a table are read.
 
-use std::sync::Arc;
-
-use arrow::datatypes::{Fields, SchemaRef};
+use arrow::datatypes::Fields;
 
 use super::super::value::Value;
 
@@ -21,16 +19,6 @@ pub(super) fn places(wanted: &[String], fields: &Fields) -> Result<Vec<usize>, S
     Ok((0..fields.len())
         .filter(|&place| is_wanted(fields[place].name()))
         .collect())
-}
-
-/// The table with these columns only.
-pub(super) fn projected(schema: &SchemaRef, places: Option<&[usize]>) -> Result<SchemaRef, String> {
-    match places {
-        None => Ok(schema.clone()),
-        Some(places) => Ok(Arc::new(
-            schema.project(places).map_err(|error| error.to_string())?,
-        )),
-    }
 }
 
 /// The row with the wanted entries only.

@@ -25,14 +25,10 @@ pub(super) fn of(selection: &Selection) -> Result<Vec<(PathBuf, Format)>, DataEr
     if fs::is_dir(path) {
         return of_folder(selection);
     }
-    let text = path.to_string_lossy();
-    let files = match fs::exists(path) || !patterns::is_pattern(&text) {
-        true => vec![path.clone()],
-        false => patterns::files(path).map_err(failed)?,
+    let files = match selection.is_pattern() {
+        false => vec![path.clone()],
+        true => of_pattern(path)?,
     };
-    if files.is_empty() {
-        return Err(failed("no file has such a name".to_owned()));
-    }
     let files = match split {
         Some(split) if files.len() > 1 => of_split(files, split, path)?,
         Some(split) if !has_split(&files[0], split) => {
@@ -52,6 +48,19 @@ pub(super) fn of(selection: &Selection) -> Result<Vec<(PathBuf, Format)>, DataEr
             Ok((file, format))
         })
         .collect()
+}
+
+/// The files that a pattern stands for; one at least.
+pub(super) fn of_pattern(path: &Path) -> Result<Vec<PathBuf>, DataError> {
+    let failed = |reason: String| DataError::Source {
+        path: path.into(),
+        reason,
+    };
+    let files = patterns::files(path).map_err(failed)?;
+    match files.is_empty() {
+        true => Err(failed("no file has such a name".to_owned())),
+        false => Ok(files),
+    }
 }
 
 /// What a file holds, by its name.

@@ -33,6 +33,7 @@ use super::{
     error::{DataError, RowProblem},
     value::Value,
 };
+use crate::fs;
 use held::hold;
 
 /// Rows of a file, or of a folder that is one thing.
@@ -156,6 +157,27 @@ impl Selection {
             columns: None,
             numbers: false,
         }
+    }
+
+    /// Whether the path stands for the files that match it, rather than for itself.
+    pub fn is_pattern(&self) -> bool {
+        patterns::is_pattern(&self.path.to_string_lossy()) && !fs::exists(&self.path)
+    }
+
+    /// All files at the path, whatever they hold.
+    ///
+    /// # Errors
+    /// If a folder cannot be listed.
+    pub fn files(&self) -> Result<Vec<PathBuf>, DataError> {
+        if self.is_pattern() {
+            return files::of_pattern(&self.path);
+        }
+        if !fs::is_dir(&self.path) {
+            return Ok(vec![self.path.clone()]);
+        }
+        let mut found = Vec::new();
+        files::collect(&self.path, 0, &mut found)?;
+        Ok(found)
     }
 }
 

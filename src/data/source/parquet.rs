@@ -2,10 +2,7 @@
 
 use std::{path::Path, sync::Arc};
 
-use arrow::{
-    array::{Array, RecordBatch},
-    datatypes::SchemaRef,
-};
+use arrow::array::{Array, RecordBatch};
 use bytes::Bytes;
 use parquet::arrow::{
     ProjectionMask,
@@ -35,7 +32,6 @@ pub(super) struct ParquetFile {
     path: Arc<Path>,
     bytes: Bytes,
     metadata: ArrowReaderMetadata,
-    schema: SchemaRef,
     /// Columns that are read; all without.
     projection: Option<Vec<usize>>,
     /// First row of each row group, and the number of rows.
@@ -58,7 +54,6 @@ impl ParquetFile {
             .map(|wanted| columns::places(wanted, metadata.schema().fields()))
             .transpose()
             .map_err(failed)?;
-        let schema = columns::projected(metadata.schema(), projection.as_deref()).map_err(failed)?;
         let (mut starts, mut largest) = (vec![0_usize], 0);
         for group in metadata.metadata().row_groups() {
             let rows = usize::try_from(group.num_rows()).unwrap_or(usize::MAX);
@@ -77,16 +72,10 @@ impl ParquetFile {
             path: path.into(),
             bytes,
             metadata,
-            schema,
             projection,
             starts,
             decoded: Recent::new(largest, DECODED_BYTES),
         })
-    }
-
-    /// Names and types of the columns that are read.
-    pub(super) fn schema(&self) -> &SchemaRef {
-        &self.schema
     }
 
     fn group(&self, number: usize) -> Result<Arc<Vec<RecordBatch>>, String> {

@@ -3,7 +3,7 @@
 use std::{path::Path, sync::Arc};
 
 use bytes::Bytes;
-use csv::{ByteRecord, Reader, ReaderBuilder};
+use csv::{ByteRecord, Position, Reader, ReaderBuilder};
 
 use super::{
     super::{
@@ -200,16 +200,23 @@ fn find_records(
             return Err(format!(
                 "line {}: {} fields, but the header names {num_fields} columns\n  \
                  hint: quote fields that hold the delimiter or a line break",
-                place.line(),
+                first_line(bytes, place).number,
                 record.len()
             ));
         }
-        found.push(Line {
-            start: place.byte() as usize,
-            number: place.line() as usize,
-        });
+        found.push(first_line(bytes, place));
     }
     Ok(())
+}
+
+/// Where a record really begins: the reader counts the line breaks before it as its own.
+fn first_line(bytes: &[u8], place: &Position) -> Line {
+    let (mut start, mut number) = (place.byte() as usize, place.line() as usize);
+    while let Some(byte @ (b'\r' | b'\n')) = bytes.get(start) {
+        number += usize::from(*byte == b'\n');
+        start += 1;
+    }
+    Line { start, number }
 }
 
 #[cfg(test)]

@@ -121,7 +121,9 @@ mod tests {
             ("a: 1\n---\nb: 2", "more than one document"),
             ("? [a]\n: b", "a key is not a word"),
             ("a: [1", "line"),
-            (&"[".repeat(10_000), "nested too deeply"),
+            (&"[".repeat(MAX_DEPTH + 1), "nested too deeply"),
+            // The parser has a limit, too.
+            (&"[".repeat(10_000), "line 1: recursion limit"),
         ] {
             let message = read(text).unwrap_err();
             assert!(message.contains(expected), "{expected}: {message}");
