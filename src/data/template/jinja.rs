@@ -11,8 +11,9 @@ use super::{
         tokenizer::Tokenizer,
         value::Value,
     },
-    python::{self, Date, Record},
-    spans::{GENERATED_END, GENERATED_START},
+    date::Date,
+    python::{self, Record},
+    spans::{self, GENERATED_END, GENERATED_START},
 };
 
 const NAME: &str = "chat_template";
@@ -26,6 +27,8 @@ pub(super) struct JinjaTemplate {
     pub(super) marks_generation: bool,
     /// It writes the header of an answer when it is asked to.
     pub(super) writes_prompts: bool,
+    /// It puts nothing before an answer, and so knows no prompts.
+    pub(super) headless: bool,
     /// Content may be text.
     takes_text: bool,
     /// Content may be a list of parts.
@@ -86,10 +89,12 @@ impl JinjaTemplate {
             globals,
             marks_generation,
             writes_prompts: false,
+            headless: false,
             takes_text: true,
             takes_parts: false,
         };
         template.probe();
+        template.headless = !template.writes_prompts && spans::is_headless(&template, tokenizer);
         Ok(template)
     }
 

@@ -5,7 +5,9 @@
 //! encoded as plain text.
 
 mod chatml;
+mod date;
 mod encode;
+mod find;
 mod jinja;
 mod masks;
 mod named;
@@ -13,10 +15,10 @@ mod python;
 mod spans;
 
 pub use chatml::{CHAT_TEMPLATE_JINJA, TURN_END, TURN_START};
+pub use date::Date;
 pub use encode::Encoded;
 pub use masks::{Masks, TrainEos};
 pub use named::NamedTemplate;
-pub use python::Date;
 
 pub(super) use encode::Rendered;
 

@@ -13,11 +13,12 @@ use minijinja::value::Value as Jinja;
 use super::{
     super::{
         error::{EncodeError, RowProblem},
-        rows::{Conversation, IMAGE_TOKEN, Message, Part, Role},
+        rows::{Conversation, Message, Role},
         tokenizer::Tokenizer,
         value::Value,
     },
     encode::Rendered,
+    find::{Finder, Span, calls_tools},
     jinja::{JinjaTemplate, Turns, problem},
     masks::{Masks, TrainEos},
 };
@@ -25,21 +26,8 @@ use super::{
 /// Characters of the private plane 16, which rows may not contain; from U+100000 on see [`Tokenizer::neutralise`].
 pub(super) const GENERATED_START: char = '\u{10fff0}';
 pub(super) const GENERATED_END: char = '\u{10fff1}';
-const CONTENT_START: char = '\u{10fff2}';
-const CONTENT_END: char = '\u{10fff3}';
-
-/// Where a turn stands in the text.
-#[derive(Debug, Clone, PartialEq, Eq)]
-struct Span {
-    /// What the turn says.
-    content: Range<usize>,
-    /// The special token that ends it.
-    end: Option<Range<usize>>,
-    /// What the template itself marks as trained.
-    marked: bool,
-    /// Where the text of the next turn may begin.
-    complete: usize,
-}
+pub(super) const CONTENT_START: char = '\u{10fff2}';
+pub(super) const CONTENT_END: char = '\u{10fff3}';
 
 /// Renders a conversation and finds what of it is trained.
 pub(super) fn render(
@@ -119,6 +107,33 @@ pub(super) fn turn_end(
     Ok((end, trained.end >= answer.end))
 }
 
+/// Whether a template without prompts puts nothing but white space before an answer.
+pub(super) fn is_headless(template: &JinjaTemplate, tokenizer: &Tokenizer) -> bool {
+    let conversation = Conversation::new(vec![
+        Message::new(Role::User, "Hello."),
+        Message::new(Role::Assistant, "Good day."),
+    ]);
+    let turns = template.turns(&conversation, tokenizer);
+    let Ok(whole) = template.render(&turns.messages, &turns.tools, false) else {
+        return false;
+    };
+    let (text, blocks) = take_blocks(&whole);
+    let finder = Finder {
+        template,
+        tokenizer,
+        conversation: &conversation,
+        turns: &turns,
+        text: &text,
+        blocks: &blocks,
+    };
+    match (finder.prefix(1, false), finder.content(1)) {
+        (Some(before), Some(content)) if before <= content.start => {
+            text[before..content.start].trim().is_empty()
+        }
+        _ => false,
+    }
+}
+
 /// Adds a turn to what is trained.
 fn train(rendered: &mut Rendered, trained: bool, span: &Span, eos: Option<TrainEos>, is_last: bool) {
     let mut push = |range: Range<usize>| match rendered.trained.last_mut() {
@@ -149,7 +164,7 @@ fn train(rendered: &mut Rendered, trained: bool, span: &Span, eos: Option<TrainE
 }
 
 /// Takes the marks of `{% generation %}` out.
-fn take_blocks(marked: &str) -> (String, Vec<Range<usize>>) {
+pub(super) fn take_blocks(marked: &str) -> (String, Vec<Range<usize>>) {
     let mut text = String::with_capacity(marked.len());
     let (mut blocks, mut open) = (Vec::new(), None);
     for piece in marked.split_inclusive([GENERATED_START, GENERATED_END]) {
@@ -199,8 +214,7 @@ fn check_tools(
     if conversation.tools.is_some() && ignores(&turns.messages, &Jinja::from(())) {
         lost = Some("tools");
     }
-    let calls = |message: &Message| message.extra.iter().any(|(name, _)| name == "tool_calls");
-    if conversation.messages.iter().any(calls) {
+    if conversation.messages.iter().any(calls_tools) {
         let without: Vec<Jinja> = conversation
             .messages
             .iter()
@@ -220,191 +234,4 @@ fn check_tools(
             reason: format!("it does not write the row's {what}\n  hint: use a template that knows tools"),
         }),
     }
-}
-
-/// Finds turns in the text.
-struct Finder<'a> {
-    template: &'a JinjaTemplate,
-    tokenizer: &'a Tokenizer,
-    conversation: &'a Conversation,
-    turns: &'a Turns,
-    text: &'a str,
-    blocks: &'a [Range<usize>],
-}
-
-impl Finder<'_> {
-    fn span(&self, turn: usize) -> Result<Span, RowProblem> {
-        let message = &self.conversation.messages[turn];
-        if self.template.marks_generation && message.role == Role::Assistant {
-            return self.marked_span(turn);
-        }
-        let (begin, complete) = (self.answer_start(turn), self.complete(turn));
-        // Rendering once more is only needed where prompt and end do not say it all.
-        let content = match (begin, complete) {
-            (Some(_), Some(_)) => None,
-            _ => self.content(turn),
-        };
-        let start = begin.or_else(|| content.as_ref().map(|range| range.start));
-        let start = start.or_else(|| self.silent_start(turn, complete));
-        let Some(start) = start else {
-            let reason = "the template does not write its text as it is in the row";
-            return Err(RowProblem::Mask { turn, reason });
-        };
-        match (complete, content) {
-            (Some(complete), content) if complete >= start => {
-                let stripped = start + self.text[start..complete].trim_end().len();
-                let text_end = content.map_or(stripped, |range| range.end);
-                Ok(self.with_end(start, text_end, complete))
-            }
-            (_, Some(content)) => {
-                let end = self.leading_special(content.end);
-                let complete = end.as_ref().map_or(content.end, |end| end.end);
-                Ok(Span {
-                    content: start..end.as_ref().map_or(content.end, |end| end.start),
-                    end,
-                    marked: false,
-                    complete,
-                })
-            }
-            _ => {
-                let reason = "turns that follow change how the template writes it";
-                Err(RowProblem::Mask { turn, reason })
-            }
-        }
-    }
-
-    /// A turn from where it starts to where the conversation up to it ends.
-    fn with_end(&self, start: usize, text_end: usize, complete: usize) -> Span {
-        let end = self
-            .tokenizer
-            .trailing_special(&self.text[start..complete])
-            .map(|range| start + range.start..start + range.end);
-        Span {
-            content: start..end.as_ref().map_or(text_end, |end| end.start),
-            end,
-            marked: false,
-            complete,
-        }
-    }
-
-    /// The block that belongs to an assistant's turn.
-    fn marked_span(&self, turn: usize) -> Result<Span, RowProblem> {
-        let is_assistant = |message: &&Message| message.role == Role::Assistant;
-        let messages = &self.conversation.messages;
-        if self.blocks.len() != messages.iter().filter(is_assistant).count() {
-            let reason = "the template has more or fewer generation blocks than the row has answers";
-            return Err(RowProblem::Mask { turn, reason });
-        }
-        let block = self.blocks[messages[..turn].iter().filter(is_assistant).count()].clone();
-        let inside = self.tokenizer.trailing_special(&self.text[block.clone()]);
-        let end = match inside {
-            Some(range) => Some(block.start + range.start..block.start + range.end),
-            None => self.leading_special(block.end),
-        };
-        let written = end.as_ref().map_or(block.end, |end| end.end.max(block.end));
-        let complete = self.complete(turn).unwrap_or(written);
-        Ok(Span {
-            content: block,
-            end,
-            marked: true,
-            complete,
-        })
-    }
-
-    /// Where the template stops when it is asked for a prompt.
-    fn answer_start(&self, turn: usize) -> Option<usize> {
-        if !self.template.writes_prompts || self.conversation.messages[turn].role != Role::Assistant {
-            return None;
-        }
-        self.prefix(turn, true)
-    }
-
-    /// Where the conversation up to and with a turn ends.
-    fn complete(&self, turn: usize) -> Option<usize> {
-        if turn + 1 == self.conversation.messages.len() {
-            return Some(self.text.len());
-        }
-        self.prefix(turn + 1, false)
-    }
-
-    /// Length of the first turns' rendering, if the text begins with it.
-    fn prefix(&self, turns: usize, prompt: bool) -> Option<usize> {
-        let messages = &self.turns.messages[..turns];
-        let rendered = self.template.render(messages, &self.turns.tools, prompt).ok()?;
-        let (prefix, _) = take_blocks(&rendered);
-        self.text.starts_with(&prefix).then_some(prefix.len())
-    }
-
-    /// Where a turn begins that says nothing itself (it calls tools), in a template without prompts.
-    fn silent_start(&self, turn: usize, complete: Option<usize>) -> Option<usize> {
-        let message = &self.conversation.messages[turn];
-        let starts = !self.template.writes_prompts && message.role == Role::Assistant;
-        complete?;
-        let before = (turn > 0).then(|| self.prefix(turn, false)).flatten();
-        before.filter(|_| starts)
-    }
-
-    /// Where the content of a turn stands: rendered once more with marks around it.
-    fn content(&self, turn: usize) -> Option<Range<usize>> {
-        let message = &self.conversation.messages[turn];
-        // With its white space, unless the template strips it.
-        [false, true].into_iter().find_map(|stripped| {
-            let marked = with_marks(message, stripped)?;
-            let mut messages = self.turns.messages.clone();
-            messages[turn] = self.template.turn(&marked, self.tokenizer);
-            let rendered = self.template.render(&messages, &self.turns.tools, false).ok()?;
-            let (rendered, _) = take_blocks(&rendered);
-            let (before, rest) = rendered.split_once(CONTENT_START)?;
-            let (content, after) = rest.split_once(CONTENT_END)?;
-            let same = before.len() + content.len() + after.len() == self.text.len()
-                && self.text.starts_with(before)
-                && self.text[before.len()..].starts_with(content)
-                && self.text.ends_with(after);
-            same.then(|| before.len()..before.len() + content.len())
-        })
-    }
-
-    /// The special token that follows, after white space at most.
-    fn leading_special(&self, at: usize) -> Option<Range<usize>> {
-        let rest = &self.text[at..];
-        let start = at + rest.len() - rest.trim_start().len();
-        let length = self.tokenizer.special_at(&self.text[start..])?;
-        Some(start..start + length)
-    }
-}
-
-/// The turn with marks around what it says.
-fn with_marks(message: &Message, stripped: bool) -> Option<Message> {
-    let around = |text: &str| {
-        let (start, end) = match stripped {
-            false => (0, text.len()),
-            true => {
-                let start = text.len() - text.trim_start().len();
-                (start, start.max(text.trim_end().len()))
-            }
-        };
-        let (before, rest) = text.split_at(start);
-        let (core, after) = rest.split_at(end - start);
-        format!("{before}{CONTENT_START}{core}{CONTENT_END}{after}")
-    };
-    let mut marked = message.clone();
-    marked.content = around(&message.content);
-    if let Some(parts) = &mut marked.parts {
-        if message.content.replace(IMAGE_TOKEN, "").is_empty() {
-            return None;
-        }
-        let texts = |part: &Part| matches!(part, Part::Text(_));
-        let (first, last) = (parts.iter().position(texts)?, parts.iter().rposition(texts)?);
-        let mut mark = |place: usize, is_start: bool| {
-            if let Part::Text(text) = &mut parts[place] {
-                match is_start {
-                    true => text.insert(0, CONTENT_START),
-                    false => text.push(CONTENT_END),
-                }
-            }
-        };
-        mark(first, true);
-        mark(last, false);
-    }
-    Some(marked)
 }

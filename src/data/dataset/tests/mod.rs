@@ -1,3 +1,7 @@
+mod bugs;
+mod kinds;
+mod policies;
+
 use std::sync::Arc;
 
 use super::{
@@ -286,4 +290,34 @@ fn only_training_rows_are_shuffled() {
     let images = Some(ImageOptions::clip(2, COPIES));
     let held_out = Dataset::open(Split::Eval, &folder.options, images, folder.tokenizer.clone()).unwrap();
     assert_eq!((held_out.len(), held_out.order().shuffle), (3, false));
+}
+
+/// The trained text of a row, piece by piece.
+fn trained(folder: &Folder, dataset: &Dataset, index: usize) -> Vec<String> {
+    let (ids, labels) = dataset.ids_and_labels(index);
+    let mut pieces: Vec<Vec<u32>> = Vec::new();
+    let mut open = false;
+    for (id, label) in ids.iter().zip(&labels) {
+        if *label == IGNORE_LABEL {
+            open = false;
+            continue;
+        }
+        assert_eq!(id, label);
+        if !open {
+            pieces.push(Vec::new());
+        }
+        open = true;
+        pieces.last_mut().unwrap().push(*id as u32);
+    }
+    let texts = pieces.iter();
+    texts
+        .map(|ids| folder.tokenizer.decode_with_special(ids).unwrap())
+        .collect()
+}
+
+/// All of a row as text.
+fn text(folder: &Folder, dataset: &Dataset, index: usize) -> String {
+    let (ids, _) = dataset.ids_and_labels(index);
+    let ids: Vec<u32> = ids.iter().map(|&id| id as u32).collect();
+    folder.tokenizer.decode_with_special(&ids).unwrap()
 }
