@@ -37,7 +37,6 @@ use super::{
     template::{ChatTemplate, expand_images},
     tokenizer::Tokenizer,
 };
-use crate::fs;
 use encoder::Encoder;
 
 /// Rows of one split, in memory as tokens.
