@@ -7,7 +7,7 @@ use clap::{Args, Subcommand};
 use super::{BAD_INPUT, Failure, print, session};
 use crate::{
     config::SynthChoice,
-    data::{Cache, Format, Selection, inspect, synth::SynthOptions},
+    data::{Cache, Format, PrepareOptions, Selection, SplitChoice, inspect, prepare, synth::SynthOptions},
 };
 
 #[derive(Subcommand)]
@@ -16,6 +16,47 @@ pub(super) enum DataCommand {
     Synth(SynthArgs),
     /// Look at a data set: files, rows, keys and their types, images, first rows
     Inspect(InspectArgs),
+    /// Prepare a folder of tar shards for megatron-energon, and for training here, without questions
+    Prepare(PrepareArgs),
+}
+
+#[derive(Args)]
+pub(super) struct PrepareArgs {
+    /// Folder with tar shards; .nv-meta is made in it, and an index beside each shard
+    path: PathBuf,
+    /// Class of the samples: VQASample, CaptioningSample, OCRSample, TextSample, ImageClassificationSample or CrudeWebdataset
+    #[arg(long, value_name = "CLASS")]
+    sample_type: String,
+    /// Where the fields of a sample are, as JSON: '{"image": "jpg", "context": "json[question]", "answers": "txt"}'
+    #[arg(long, value_name = "JSON", value_parser = field_map)]
+    field_map: Option<Vec<(String, String)>>,
+    /// Shares of train, val and test, by shards, as 8,1,1
+    #[arg(long, value_delimiter = ',', required_unless_present = "split_parts")]
+    split_ratio: Vec<u32>,
+    /// Shards of one split by a pattern, as 'train:train/*.tar'; may be repeated
+    #[arg(long, value_name = "SPLIT:PATTERN", value_parser = split_part, conflicts_with = "split_ratio")]
+    split_parts: Vec<(String, String)>,
+    /// Pattern of shards to leave out; may be repeated
+    #[arg(long, value_name = "PATTERN")]
+    exclude: Vec<String>,
+    /// Prepare a folder again that is prepared already
+    #[arg(long)]
+    force_overwrite: bool,
+}
+
+fn field_map(json: &str) -> Result<Vec<(String, String)>, String> {
+    let map: serde_json::Map<String, serde_json::Value> =
+        serde_json::from_str(json).map_err(|error| error.to_string())?;
+    let entries = map.into_iter().map(|(name, place)| match place {
+        serde_json::Value::String(place) => Ok((name, place)),
+        other => Err(format!("the place of {name} is {other}, not text")),
+    });
+    entries.collect()
+}
+
+fn split_part(text: &str) -> Result<(String, String), String> {
+    let (split, pattern) = text.split_once(':').ok_or("write SPLIT:PATTERN")?;
+    Ok((split.to_owned(), pattern.to_owned()))
 }
 
 #[derive(Args)]
@@ -62,6 +103,7 @@ pub(super) fn data(command: &DataCommand) -> Result<ExitCode, Failure> {
     match command {
         DataCommand::Synth(args) => draw(args),
         DataCommand::Inspect(args) => show_rows(args),
+        DataCommand::Prepare(args) => describe_shards(args),
     }
 }
 
@@ -93,4 +135,29 @@ fn show_rows(args: &InspectArgs) -> Result<ExitCode, Failure> {
         0 => ExitCode::SUCCESS,
         _ => ExitCode::from(BAD_INPUT),
     })
+}
+
+fn describe_shards(args: &PrepareArgs) -> Result<ExitCode, Failure> {
+    let split = match (
+        <[u32; 3]>::try_from(args.split_ratio.as_slice()),
+        args.split_parts.as_slice(),
+    ) {
+        (Ok(shares), _) => SplitChoice::Ratio(shares),
+        (Err(_), []) => {
+            return Err(Failure::Input(
+                "--split-ratio: write three shares, of train, val and test, as 8,1,1".into(),
+            ));
+        }
+        (Err(_), parts) => SplitChoice::Parts(parts.to_vec()),
+    };
+    let prepared = prepare(&PrepareOptions {
+        path: args.path.clone(),
+        sample_type: args.sample_type.clone(),
+        field_map: args.field_map.clone().unwrap_or_default(),
+        split,
+        exclude: args.exclude.clone(),
+        overwrite: args.force_overwrite,
+    })?;
+    print(prepared.to_string().trim_end());
+    Ok(ExitCode::SUCCESS)
 }
