@@ -29,7 +29,7 @@ pub(super) struct PrepareArgs {
     sample_type: String,
     /// Where the fields of a sample are, as JSON: '{"image": "jpg", "context": "json[question]", "answers": "txt"}'
     #[arg(long, value_name = "JSON", value_parser = field_map)]
-    field_map: Option<Vec<(String, String)>>,
+    field_map: Option<FieldMap>,
     /// Shares of train, val and test, by shards, as 8,1,1
     #[arg(long, value_delimiter = ',', required_unless_present = "split_parts")]
     split_ratio: Vec<u32>,
@@ -44,14 +44,18 @@ pub(super) struct PrepareArgs {
     force_overwrite: bool,
 }
 
-fn field_map(json: &str) -> Result<Vec<(String, String)>, String> {
+/// Fields of a sample and their places.
+#[derive(Debug, Clone)]
+struct FieldMap(Vec<(String, String)>);
+
+fn field_map(json: &str) -> Result<FieldMap, String> {
     let map: serde_json::Map<String, serde_json::Value> =
         serde_json::from_str(json).map_err(|error| error.to_string())?;
     let entries = map.into_iter().map(|(name, place)| match place {
         serde_json::Value::String(place) => Ok((name, place)),
         other => Err(format!("the place of {name} is {other}, not text")),
     });
-    entries.collect()
+    Ok(FieldMap(entries.collect::<Result<_, _>>()?))
 }
 
 fn split_part(text: &str) -> Result<(String, String), String> {
@@ -153,7 +157,11 @@ fn describe_shards(args: &PrepareArgs) -> Result<ExitCode, Failure> {
     let prepared = prepare(&PrepareOptions {
         path: args.path.clone(),
         sample_type: args.sample_type.clone(),
-        field_map: args.field_map.clone().unwrap_or_default(),
+        field_map: args
+            .field_map
+            .as_ref()
+            .map(|map| map.0.clone())
+            .unwrap_or_default(),
         split,
         exclude: args.exclude.clone(),
         overwrite: args.force_overwrite,

@@ -110,8 +110,9 @@ mod tests {
         }
     }
 
+    /// S4.B5: the rows that a fraction was shuffled for were never used.
     #[test]
-    fn fractions_take_rows_at_random() {
+    fn s4_b5_fractions_take_rows_at_random() {
         let mixture = Mixture::new(&[(1000, 0.1)]);
         let epoch = |seed: u64, epoch: u64| -> Vec<usize> {
             (0..mixture.len())
