@@ -16,10 +16,6 @@ use brazier::data::{
 };
 
 fn main() -> Result<(), Box<dyn Error>> {
-    run()
-}
-
-pub(crate) fn run() -> Result<(), Box<dyn Error>> {
     let Some(folder) = std::env::var_os("BRAZIER_BENCH_DATA") else {
         println!("BRAZIER_BENCH_DATA names no folder; benches/compare/loader.py makes one");
         return Ok(());

@@ -34,7 +34,7 @@ pub(in crate::config) struct RawData {
     /// How conversations are rendered: `tokenizer` (the tokenizer's own template), a file with Jinja in it, or one of
     /// `chatml`, `llama3`, `qwen3`, `apertus`, `plain`, `alpaca`, `llava_jp`. Left out: the tokenizer's own if it has one, else
     /// `chatml`.
-    #[schemars(example = "tokenizer")]
+    #[schemars(example = &"tokenizer")]
     pub template: Option<String>,
     /// Variables of the template, as `enable_thinking: false`.
     pub template_options: Option<BTreeMap<String, RawScalar>>,
@@ -97,7 +97,7 @@ pub(in crate::config) struct RawRows {
     pub path: PathBuf,
     /// What it holds.
     #[serde(default = "defaults::format")]
-    #[schemars(example = "jsonl")]
+    #[schemars(example = &"jsonl")]
     pub format: RawFormat,
     /// Which split, where the path holds several.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -219,52 +219,52 @@ macro_rules! fields {
 
 fields! {
     /// The turns of a conversation. Left out: `messages` or `conversations`.
-    #[schemars(example = "dialogue")]
+    #[schemars(example = &"dialogue")]
     messages;
     /// Who speaks, in a turn. Left out: `role` or `from`.
-    #[schemars(example = "speaker")]
+    #[schemars(example = &"speaker")]
     role;
     /// What is said, in a turn. Left out: `content` or `value`.
-    #[schemars(example = "said")]
+    #[schemars(example = &"said")]
     content;
     /// Whether a turn is trained: true, false, 0 or 1. Left out: `train` or `weight`.
-    #[schemars(example = "learn")]
+    #[schemars(example = &"learn")]
     train;
     /// Tools that the assistant may call. Left out: `tools`.
-    #[schemars(example = "functions")]
+    #[schemars(example = &"functions")]
     tools;
     /// Images: paths, bytes, base64. Left out: `images`, `image` or `modalities`.
-    #[schemars(example = "jpg")]
+    #[schemars(example = &"jpg")]
     images;
     /// A text. Left out: `text`.
-    #[schemars(example = "txt")]
+    #[schemars(example = &"txt")]
     text;
     /// Tokens. Left out: `input_ids`.
-    #[schemars(example = "padded")]
+    #[schemars(example = &"padded")]
     input_ids;
     /// A prompt. Left out: `prompt`.
-    #[schemars(example = "problem")]
+    #[schemars(example = &"problem")]
     prompt;
     /// What follows the prompt. Left out: `completion`.
-    #[schemars(example = "solution")]
+    #[schemars(example = &"solution")]
     completion;
     /// An instruction. Left out: `instruction`.
-    #[schemars(example = "task")]
+    #[schemars(example = &"task")]
     instruction;
     /// What the instruction is about. Left out: `input` or `context`.
-    #[schemars(example = "passage")]
+    #[schemars(example = &"passage")]
     input;
     /// The answer to an instruction. Left out: `output` or `response`.
-    #[schemars(example = "result")]
+    #[schemars(example = &"result")]
     output;
     /// A question. Left out: `question`.
     #[schemars(example = "json[question]")]
     question;
     /// Its answer. Left out: `answer` or `answers`.
-    #[schemars(example = "txt")]
+    #[schemars(example = &"txt")]
     answer;
     /// A class. Left out: `label`.
-    #[schemars(example = "icu_admission")]
+    #[schemars(example = &"icu_admission")]
     label;
 }
 

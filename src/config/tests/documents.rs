@@ -114,6 +114,7 @@ fn documented_defaults_are_the_ones_in_effect() {
         (&[][..], &[][..]),
         (&["eval.exact_match=true"], &["eval.exact_match"]),
         (&["eval.early_stopping.patience=2"], &[]),
+        (&["data.masks={eos: all}"], &["data.masks.eos"]),
         (&["train.schedule={name: linear}"], &[]),
         (&["train.schedule={name: wsd, decay_steps: 5}"], &[]),
         (&["train.schedule={name: inverse_sqrt}"], &[]),

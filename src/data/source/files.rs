@@ -83,10 +83,10 @@ fn of_folder(selection: &Selection) -> Result<Vec<(PathBuf, Format)>, DataError>
     let Selection {
         path, format, split, ..
     } = selection;
-    if matches!(format, Format::Auto | Format::Arrow) {
-        if let Some(files) = hf::files(path, split.as_deref())? {
-            return Ok(files.into_iter().map(|file| (file, Format::Arrow)).collect());
-        }
+    if matches!(format, Format::Auto | Format::Arrow)
+        && let Some(files) = hf::files(path, split.as_deref())?
+    {
+        return Ok(files.into_iter().map(|file| (file, Format::Arrow)).collect());
     }
     let mut files = Vec::new();
     collect(path, 0, &mut files)?;

@@ -174,8 +174,11 @@ fn shown(value: &Value) -> String {
     }
 }
 
+/// Splits with the names of their shards.
+type Parts = Vec<(String, Vec<String>)>;
+
 /// Shards of each split, and what is excluded.
-fn splits(folder: &Path) -> Result<(Vec<(String, Vec<String>)>, Vec<String>), DataError> {
+fn splits(folder: &Path) -> Result<(Parts, Vec<String>), DataError> {
     let json = folder.join(".nv-meta/split.json");
     let path = if fs::exists(&json) {
         json
@@ -204,11 +207,7 @@ fn splits(folder: &Path) -> Result<(Vec<(String, Vec<String>)>, Vec<String>), Da
 }
 
 /// The shards of a split. Without a word, of the only one that has any.
-fn choose(
-    folder: &Path,
-    split: Option<&str>,
-    parts: Vec<(String, Vec<String>)>,
-) -> Result<Vec<String>, DataError> {
+fn choose(folder: &Path, split: Option<&str>, parts: Parts) -> Result<Vec<String>, DataError> {
     let used: Vec<String> = parts
         .iter()
         .filter(|(_, shards)| !shards.is_empty())
