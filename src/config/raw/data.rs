@@ -110,7 +110,7 @@ pub(in crate::config) struct RawRows {
     pub weight: Option<f64>,
     /// Columns to read, all if left out: other columns of Parquet and Arrow are not even decoded.
     #[serde(skip_serializing_if = "Option::is_none")]
-    #[schemars(example = ["padded", "same_admission_death"])]
+    #[schemars(extend("examples" = [["padded", "same_admission_death"]]))]
     pub columns: Option<Vec<String>>,
     /// Whether cells of CSV that look like numbers are numbers. Left out, all are text.
     #[serde(skip_serializing_if = "Option::is_none")]
