@@ -121,6 +121,30 @@ pub fn size_bytes(path: &Path) -> Result<u64> {
     Ok(fs::metadata(path).map_err(at("stat", path))?.len())
 }
 
+/// What tells one state of a file from another, without reading it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Stamp {
+    /// Size in bytes.
+    pub size_bytes: u64,
+    /// When it was last written, in nanoseconds since 1970.
+    pub modified_nanos: i128,
+}
+
+/// Size and time of the last change of a file.
+pub fn stamp(path: &Path) -> Result<Stamp> {
+    use std::os::unix::fs::MetadataExt;
+    let metadata = fs::metadata(path).map_err(at("stat", path))?;
+    Ok(Stamp {
+        size_bytes: metadata.size(),
+        modified_nanos: i128::from(metadata.mtime()) * 1_000_000_000 + i128::from(metadata.mtime_nsec()),
+    })
+}
+
+/// Whether it is a folder; a link counts as what it leads to.
+pub fn is_dir(path: &Path) -> bool {
+    path.is_dir()
+}
+
 /// Absolute path without links.
 pub fn canonicalize(path: &Path) -> Result<PathBuf> {
     fs::canonicalize(path).map_err(at("resolve", path))

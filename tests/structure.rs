@@ -34,7 +34,12 @@ const ROOMS: &[Room] = &[
     room("parallel", &[], &[]),
     room("device", &["fs", "device_choice"], &["burn"]),
     room("image_processor", &["fs"], &[]),
-    room("data", &["fs", "image_processor"], &["serde", "serde_json"]),
+    // The YAML is what megatron-energon writes beside its shards.
+    room(
+        "data",
+        &["fs", "image_processor"],
+        &["saphyr_parser", "serde", "serde_json"],
+    ),
     room("track", &["fs"], &["serde", "serde_json"]),
     room(
         "checkpoint",

@@ -37,7 +37,7 @@ pub(super) fn check(args: &CheckArgs) -> Result<ExitCode, Failure> {
     // The shapes that are still to be drawn have one row per picture.
     let num_samples = match &run.synth {
         Some(choice) => choice.options.train_images,
-        None => count_rows(&run.data.train)?,
+        None => count_rows(&run.data.train, &run.data.cache)?,
     };
     let plan = run.plan(num_samples)?;
     if run.synth.is_some() && !is_drawn {

@@ -101,7 +101,7 @@ pub(super) fn train(args: &TrainArgs) -> Result<ExitCode, Failure> {
     run.check_device(device_choice)?;
     let device = device::open(device_choice, compute_dtype(run.train.precision))?;
     let session = Session::open(&run)?;
-    let plan = run.plan(session.train.len())?;
+    let plan = run.plan(session.train.epoch_len())?;
     let store = Arc::new(CheckpointStore::open(&run.output.join("checkpoints"))?);
     let import = match &run.model {
         ModelChoice::Import(dir) => Some(dir.as_path()),
@@ -197,7 +197,7 @@ fn prepare(
     let checkpoint = &run.checkpoint;
     Ok(Run {
         loader: Loader::start(session.train.clone(), plan.batch, step, workers, prefetch)?,
-        num_samples: session.train.len() as u64,
+        num_samples: session.train.epoch_len() as u64,
         evaluator,
         options: plan.options.clone(),
         log: RunLog::open(&run.track, plan.options.total_steps, step)?,

@@ -28,12 +28,12 @@ pub enum DataError {
         /// The file or folder.
         path: PathBuf,
     },
-    /// A file of rows that cannot be read.
+    /// A file or folder of rows that cannot be used as a whole.
     #[error("{}: {reason}", path.display())]
     Source {
         /// The file or folder.
         path: PathBuf,
-        /// What is wrong.
+        /// What is wrong with it, and what to do.
         reason: String,
     },
     /// A chat template that cannot be used.

@@ -9,7 +9,9 @@ mod classified;
 mod dataset;
 mod error;
 mod image;
+mod inspect;
 mod loader;
+mod mixture;
 mod options;
 mod order;
 mod rows;
@@ -25,11 +27,13 @@ pub use batch::{
 pub use classified::ClassOptions;
 pub use dataset::{Dataset, DatasetReport, Prompt, ShownToken, count_rows, data_files};
 pub use error::{DataError, EncodeError, RowError, RowProblem};
+pub use inspect::{Inspection, inspect};
 pub use loader::Loader;
+pub use mixture::Mixture;
 pub use options::{BadRows, BatchPlan, DataOptions, DataSource, ImageOptions, Split, TooLong};
 pub use order::Order;
 pub use rows::{Conversation, Fields, IMAGE_TOKEN, Message, Part, Role, RowKind, RowOptions};
-pub use source::Format;
+pub use source::{Cache, Format, PrepareOptions, Prepared, Selection, SplitChoice, prepare};
 pub use template::{
     CHAT_TEMPLATE_JINJA, ChatTemplate, Date, Encoded, Masks, NamedTemplate, TURN_END, TURN_START,
     TemplateChoice, TemplateOptions, TrainEos, encode_prompt,

@@ -5,7 +5,7 @@ use std::{fmt, path::PathBuf};
 use super::{
     classified::ClassOptions,
     rows::RowOptions,
-    source::Format,
+    source::{Cache, Format, Selection},
     template::{Masks, TemplateOptions},
 };
 use crate::image_processor::{ImageProcessor, Rescale};
@@ -64,12 +64,20 @@ impl BadRows {
 }
 
 /// Rows of a file or folder, and how to read them.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct DataSource {
-    /// The file or folder.
+    /// A file, a folder, or a pattern like `data/*.jsonl`.
     pub path: PathBuf,
     /// What it holds.
     pub format: Format,
+    /// Which split of a data set of several.
+    pub split: Option<String>,
+    /// Columns, or keys of rows, that are read; all if `None`.
+    pub columns: Option<Vec<String>>,
+    /// Whether cells of CSV that look like numbers are numbers; else they are text.
+    pub numbers: bool,
+    /// How often its rows come in an epoch of training: 1 each once, 0.5 half of them, 2 each twice.
+    pub weight: f64,
     /// Where paths of images start; left out: the folder of the file.
     pub image_dir: Option<PathBuf>,
     /// How its rows are read.
@@ -82,8 +90,23 @@ impl DataSource {
         Self {
             path,
             format: Format::Auto,
+            split: None,
+            columns: None,
+            numbers: false,
+            weight: 1.0,
             image_dir: None,
             rows: RowOptions::default(),
+        }
+    }
+
+    /// Which rows are meant.
+    pub fn selection(&self) -> Selection {
+        Selection {
+            path: self.path.clone(),
+            format: self.format,
+            split: self.split.clone(),
+            columns: self.columns.clone(),
+            numbers: self.numbers,
         }
     }
 }
@@ -95,6 +118,8 @@ pub struct DataOptions {
     pub train: Vec<DataSource>,
     /// Held-out rows.
     pub eval: Vec<DataSource>,
+    /// Where indices of large files and what was compressed in them are kept.
+    pub cache: Cache,
     /// A folder with `tokenizer.json` and `tokenizer_config.json`, or the `tokenizer.json` itself.
     pub tokenizer: PathBuf,
     /// Classes of the rows; `None` for chat rows.

@@ -3,17 +3,20 @@
 
 use std::ops::Range;
 
-use super::{error::DataError, options::BatchPlan};
+use super::{error::DataError, mixture::Mixture, options::BatchPlan};
 
-/// The endless stream of samples over a dataset: epoch after epoch, each a permutation of all rows.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+/// The endless stream of samples over a dataset: epoch after epoch, each a permutation of all rows, or of the places
+/// that a mixture gives them.
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Order {
     /// Seed of the permutations.
     pub seed: u64,
-    /// Rows of the dataset; at least 1.
+    /// Samples of an epoch; at least 1. Without a mixture, the rows of the dataset.
     pub len: usize,
     /// `false` visits the rows in file order.
     pub shuffle: bool,
+    /// How often each row comes in an epoch; once without. `len` is its length.
+    pub mixture: Option<Mixture>,
 }
 
 impl Order {
@@ -26,13 +29,17 @@ impl Order {
         } else {
             index
         };
-        (epoch, index as usize)
+        let index = index as usize;
+        match &self.mixture {
+            None => (epoch, index),
+            Some(mixture) => (epoch, mixture.row(self.seed, epoch, index, self.shuffle)),
+        }
     }
 }
 
 /// A permutation of `0..len`: a Feistel network on the smallest even number of bits that holds `len` values, applied
 /// again while it leads outside (cycle walking, fewer than four times on average).
-fn permute(seed: u64, epoch: u64, len: u64, index: u64) -> u64 {
+pub(super) fn permute(seed: u64, epoch: u64, len: u64, index: u64) -> u64 {
     const ROUNDS: u64 = 6;
     let num_bits = u64::BITS - (len - 1).leading_zeros();
     let half_bits = num_bits.div_ceil(2).max(1);
@@ -129,6 +136,7 @@ mod tests {
             seed,
             len,
             shuffle: true,
+            mixture: None,
         };
         let start = epoch * len as u64;
         (start..start + len as u64)
@@ -186,11 +194,30 @@ mod tests {
             seed: 9,
             len: 3,
             shuffle: false,
+            mixture: None,
         };
         let found: Vec<_> = (2..5)
             .map(|position| order.position_to_sample(position))
             .collect();
         assert_eq!(found, [(0, 2), (1, 0), (1, 1)]);
+    }
+
+    #[test]
+    fn every_epoch_of_a_mixture_has_its_places() {
+        let mixture = Mixture::new(&[(10, 1.0), (10, 0.5), (3, 2.0)]);
+        let order = Order {
+            seed: 3,
+            len: mixture.len(),
+            shuffle: true,
+            mixture: Some(mixture),
+        };
+        let mut counts = [0; 23];
+        for position in 0..2 * order.len as u64 {
+            counts[order.position_to_sample(position).1] += 1;
+        }
+        assert_eq!(counts[..10], [2; 10]);
+        assert_eq!(counts[10..20], [1; 10]);
+        assert_eq!(counts[20..], [4; 3]);
     }
 
     #[test]

@@ -195,6 +195,7 @@ impl Evaluator {
             seed: 0,
             len,
             shuffle: count < len,
+            mixture: None,
         };
         let mut rows: Vec<usize> = (0..count as u64)
             .map(|at| choice.position_to_sample(at).1)

@@ -15,6 +15,8 @@ fn every_command_explains_itself() {
         ("convert-config", "--dialect"),
         ("data", "synth"),
         ("data synth", "--seed"),
+        ("data inspect", "--split"),
+        ("data prepare", "--field-map"),
         ("model", "info"),
         ("model info", "config.json"),
         ("model init", "--projector"),
@@ -233,4 +235,59 @@ fn model_info_and_report_read_what_training_left() {
         "the report needs the network"
     );
     assert!(project.read("picture.svg").starts_with(b"<svg"));
+}
+
+#[test]
+fn data_is_inspected_and_prepared() {
+    let project = Project::new();
+    let fixtures = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/sources");
+    let saved = fixtures.join("saved");
+    let saved = saved.to_str().unwrap();
+    let done = project.brazier(&["data", "inspect", saved, "--split", "train", "--rows", "1"]);
+    done.exits(0);
+    for line in [
+        "5 rows in 2 files of the format arrow",
+        "  \"messages\": list of {\"role\": text, \"content\": text}",
+        "images: 4 in the rows, 0 in files",
+        "{\"id\": \"row-0\", \"score\": 0.5",
+    ] {
+        assert!(done.stdout.contains(line), "{line}: {done}");
+    }
+    let done = project.brazier(&["data", "inspect", saved]);
+    done.exits(2)
+        .says(&["has the splits train, test", "say which, by split"]);
+    fs::write(project.path("bad.jsonl"), "{").unwrap();
+    let bad = project.path("bad.jsonl");
+    project
+        .brazier(&["data", "inspect", bad.to_str().unwrap()])
+        .exits(2);
+
+    fs::create_dir(project.path("shards")).unwrap();
+    fs::copy(fixtures.join("energon/000000.tar"), project.path("shards/0.tar")).unwrap();
+    let shards = project.path("shards");
+    let shards = shards.to_str().unwrap();
+    let map = r#"{"image": "png", "context": "json[question]", "answers": "txt"}"#;
+    let mut args = vec![
+        "data",
+        "prepare",
+        shards,
+        "--sample-type",
+        "VQASample",
+        "--field-map",
+        map,
+    ];
+    project.brazier(&args).exits(2).says(&["--split-ratio"]);
+    args.extend(["--split-ratio", "1,0"]);
+    project.brazier(&args).exits(2).says(&["write three shares"]);
+    args.pop();
+    args.push("1,0,0");
+    let done = project.brazier(&args);
+    done.exits(0);
+    assert!(done.stdout.starts_with("2 samples in 1 shards"), "{done}");
+    let done = project.brazier(&["data", "inspect", shards]);
+    done.exits(0);
+    assert!(
+        done.stdout.contains("2 rows in 1 files of the format energon"),
+        "{done}"
+    );
 }

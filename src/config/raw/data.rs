@@ -48,6 +48,10 @@ pub(in crate::config) struct RawData {
     #[serde(default = "defaults::shuffle")]
     #[schemars(example = false)]
     pub shuffle: bool,
+    /// Folder for what is made once of large files: where the rows of a JSONL file begin, what was compressed. Left out:
+    /// `$BRAZIER_CACHE`, else `~/.cache/brazier`.
+    #[schemars(example = "/scratch/brazier")]
+    pub cache: Option<PathBuf>,
     /// Threads that read, decode and tokenize; 0 does it in the training thread. The number changes no
     /// result.
     #[serde(default = "defaults::workers")]
@@ -87,13 +91,31 @@ pub(in crate::config) struct RawSynth {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub(in crate::config) struct RawRows {
-    /// The file or folder.
+    /// A file, a folder, or a pattern like `data/*.jsonl`. Files may end with `.gz` or `.zst`. Folders are those of
+    /// `save_to_disk`, of megatron-energon, or of files of one format.
     #[schemars(example = "data/train.jsonl")]
     pub path: PathBuf,
     /// What it holds.
     #[serde(default = "defaults::format")]
     #[schemars(example = &"jsonl")]
     pub format: RawFormat,
+    /// Which split, where the path holds several.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(example = &"train")]
+    pub split: Option<String>,
+    /// How often its rows come in an epoch: 1 each once, 0.5 half of them, the other half in the next epoch, 2 each twice.
+    /// Left out: 1. For training rows.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(example = 0.5)]
+    pub weight: Option<f64>,
+    /// Columns to read, all if left out: other columns of Parquet and Arrow are not even decoded.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(extend("examples" = [["padded", "same_admission_death"]]))]
+    pub columns: Option<Vec<String>>,
+    /// Whether cells of CSV that look like numbers are numbers. Left out, all are text.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(example = true)]
+    pub numbers: Option<bool>,
     /// What its rows are. With a classification head (`model.head`) they are to be classified.
     #[serde(default = "defaults::kind")]
     pub kind: RawRowKind,
@@ -120,6 +142,10 @@ impl RawRows {
         Self {
             path,
             format: defaults::format(),
+            split: None,
+            weight: None,
+            columns: None,
+            numbers: None,
             kind: defaults::kind(),
             fields: None,
             roles: None,
@@ -133,10 +159,26 @@ impl RawRows {
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub(in crate::config) enum RawFormat {
-    /// What its name says.
+    /// What its name says, or what is in the folder.
     Auto,
     /// One JSON object a line.
     Jsonl,
+    /// Parquet.
+    Parquet,
+    /// Arrow: streams as `save_to_disk` writes them, and files like Feather.
+    Arrow,
+    /// Fields between commas, the first line names them.
+    Csv,
+    /// Fields between tabs, the first line names them.
+    Tsv,
+    /// Each file one document: rows with `text`.
+    Text,
+    /// Each line one document: rows with `text`.
+    TextLines,
+    /// Tar shards: members of one key are a row.
+    Webdataset,
+    /// A folder that megatron-energon prepared, or its Metadataset file.
+    Energon,
 }
 
 /// What rows are.

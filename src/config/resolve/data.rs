@@ -12,7 +12,7 @@ use super::{
     rows,
 };
 use crate::{
-    data::{BadRows, DataOptions, DataSource, TooLong, synth::SynthOptions},
+    data::{BadRows, Cache, DataOptions, DataSource, Selection, TooLong, synth::SynthOptions},
     fs,
 };
 
@@ -71,6 +71,7 @@ pub(super) fn resolve(
         template_date,
         masks,
         shuffle,
+        cache,
         workers,
         prefetch,
     } = raw;
@@ -98,7 +99,11 @@ pub(super) fn resolve(
         errors.refuse("data.train", "there is nothing to train on", Some(hint));
     }
     let eval = files("eval", eval, drawn, errors);
-    let is_trained = |source: &&DataSource| train.iter().any(|trained| trained.path == source.path);
+    let is_trained = |source: &&DataSource| {
+        train
+            .iter()
+            .any(|trained| trained.selection() == source.selection())
+    };
     if let Some(source) = eval.iter().find(is_trained) {
         let reason = format!(
             "{} is in data.train as well: the evaluation would measure memory",
@@ -113,6 +118,10 @@ pub(super) fn resolve(
     DataOptions {
         train,
         eval,
+        cache: match cache {
+            Some(dir) => Cache::new(Some(dir)),
+            None => Cache::of_environment(&|name| std::env::var(name).ok()),
+        },
         tokenizer: tokenizer(model, drawn, errors),
         // Known once the model is; see RunConfig::class_options.
         classes: None,
@@ -166,7 +175,9 @@ fn files(
     let mut sources = Vec::new();
     for (index, raw) in listed.into_iter().enumerate() {
         let key = format!("data.{split}[{index}]");
-        check_exists(&raw.path, &format!("{key}.path"), drawn, errors);
+        if !Selection::of(&raw.path).is_pattern() {
+            check_exists(&raw.path, &format!("{key}.path"), drawn, errors);
+        }
         sources.push(rows::source(raw, &key, errors));
     }
     sources

@@ -19,6 +19,10 @@ pub(super) fn source(raw: RawRows, key: &str, errors: &mut Errors) -> DataSource
     let RawRows {
         path,
         format,
+        split,
+        weight,
+        columns,
+        numbers,
         kind,
         fields,
         roles,
@@ -35,6 +39,27 @@ pub(super) fn source(raw: RawRows, key: &str, errors: &mut Errors) -> DataSource
             Some("write what stands for an image"),
         );
     }
+    let weight = weight.unwrap_or(1.0);
+    if !(weight > 0.0 && weight.is_finite()) {
+        let hint = "write 1 for each row once in an epoch, 0.5 for half of them, 2 for each twice";
+        errors.refuse(&format!("{key}.weight"), "must be above 0", Some(hint));
+    } else if weight != 1.0 && key.starts_with("data.eval") {
+        errors.refuse(
+            &format!("{key}.weight"),
+            "held-out rows come once each",
+            Some("remove it"),
+        );
+    }
+    if columns.as_ref().is_some_and(Vec::is_empty) {
+        errors.refuse(
+            &format!("{key}.columns"),
+            "names no column",
+            Some("remove it to read all"),
+        );
+    }
+    if numbers.is_some() && !matches!(format, RawFormat::Auto | RawFormat::Csv | RawFormat::Tsv) {
+        errors.no_effect(&format!("{key}.numbers"), "only cells of CSV are without a type");
+    }
     let kind = row_kind(kind);
     if let Some(fields) = &fields {
         check_fields(fields, kind, key, errors);
@@ -44,7 +69,19 @@ pub(super) fn source(raw: RawRows, key: &str, errors: &mut Errors) -> DataSource
         format: match format {
             RawFormat::Auto => Format::Auto,
             RawFormat::Jsonl => Format::Jsonl,
+            RawFormat::Parquet => Format::Parquet,
+            RawFormat::Arrow => Format::Arrow,
+            RawFormat::Csv => Format::Csv,
+            RawFormat::Tsv => Format::Tsv,
+            RawFormat::Text => Format::Text,
+            RawFormat::TextLines => Format::TextLines,
+            RawFormat::Webdataset => Format::WebDataset,
+            RawFormat::Energon => Format::Energon,
         },
+        split,
+        columns,
+        numbers: numbers.unwrap_or(false),
+        weight,
         image_dir,
         rows: RowOptions {
             kind,

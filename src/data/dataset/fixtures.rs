@@ -7,7 +7,7 @@ use tempfile::TempDir;
 
 use super::{
     super::{
-        DataOptions, DataSource, ImageOptions, Masks, Split, TemplateOptions, Tokenizer, TooLong,
+        Cache, DataOptions, DataSource, ImageOptions, Masks, Split, TemplateOptions, Tokenizer, TooLong,
         error::DataError, options::BadRows, tokenizer,
     },
     Dataset,
@@ -38,6 +38,7 @@ impl Folder {
         let options = DataOptions {
             train: vec![DataSource::new(rows.clone())],
             eval: vec![DataSource::new(rows)],
+            cache: Cache::default(),
             tokenizer: dir.path().into(),
             classes: None,
             template: TemplateOptions::default(),

@@ -29,14 +29,14 @@ use super::{
     batch::{Class, Example, IGNORE_LABEL, PixelImage, SampleId},
     error::{DataError, RowError, RowProblem},
     image::{ImageError, decode_image, load_image},
+    mixture::Mixture,
     options::{DataOptions, DataSource, ImageOptions, Split},
     order::Order,
     rows::{self, ImageRef},
-    source::{self, Rows},
+    source::{self, Cache, Rows},
     template::{ChatTemplate, expand_images},
     tokenizer::Tokenizer,
 };
-use crate::fs;
 use encoder::Encoder;
 
 /// Rows of one split, in memory as tokens.
@@ -52,6 +52,8 @@ pub struct Dataset {
 
 /// An open source and how to read its rows.
 struct Source {
+    /// Which of the given ones it is of; a pattern stands for several.
+    entry: usize,
     rows: Box<dyn Rows>,
     options: DataSource,
     /// Where paths of images start.
@@ -107,7 +109,10 @@ impl Dataset {
             return Err(DataError::NoFiles { split });
         }
         let encoder = Encoder::new(options, images, tokenizer)?;
-        let sources = given.iter().map(Source::open).collect::<Result<Vec<_>, _>>()?;
+        let mut sources = Vec::new();
+        for (entry, source) in given.iter().enumerate() {
+            sources.extend(Source::open(source, entry, &options.cache)?);
+        }
         let open::Prepared {
             rows,
             report,
@@ -134,10 +139,14 @@ impl Dataset {
                 },
             });
         }
+        let mixture = (split == Split::Train)
+            .then(|| mixture(given, &sources, &rows))
+            .flatten();
         let order = Order {
             seed: options.seed,
-            len: rows.len(),
+            len: mixture.as_ref().map_or(rows.len(), Mixture::len),
             shuffle: options.shuffle && split == Split::Train,
+            mixture,
         };
         Ok(Self {
             sources,
@@ -154,6 +163,11 @@ impl Dataset {
     #[expect(clippy::len_without_is_empty, reason = "an empty dataset cannot be opened")]
     pub fn len(&self) -> usize {
         self.rows.len()
+    }
+
+    /// Samples of an epoch: the rows, as often as the weights of their sources say; at least 1.
+    pub fn epoch_len(&self) -> usize {
+        self.order.len
     }
 
     /// What became of the rows of the files.
@@ -283,18 +297,27 @@ fn decode_in_row(bytes: &[u8], number: usize, options: &ImageOptions) -> Result<
 }
 
 impl Source {
-    fn open(options: &DataSource) -> Result<Self, DataError> {
-        let rows = source::open(&options.path, options.format)?;
-        let image_dir = match &options.image_dir {
-            Some(dir) => dir.clone(),
-            None if rows.path().is_dir() => rows.path().to_path_buf(),
-            None => rows.path().parent().unwrap_or(Path::new("")).to_owned(),
-        };
-        Ok(Self {
-            rows,
-            options: options.clone(),
-            image_dir,
-        })
+    fn open(options: &DataSource, entry: usize, cache: &Cache) -> Result<Vec<Self>, DataError> {
+        if !(options.weight > 0.0 && options.weight.is_finite()) {
+            return Err(DataError::Source {
+                path: options.path.clone(),
+                reason: format!("weight = {}: must be above 0", options.weight),
+            });
+        }
+        let opened = source::open_all(&options.selection(), cache)?.into_iter();
+        let sources = opened.map(|rows| {
+            let image_dir = match &options.image_dir {
+                Some(dir) => dir.clone(),
+                None => rows.path().parent().unwrap_or(Path::new("")).to_owned(),
+            };
+            Self {
+                entry,
+                rows,
+                options: options.clone(),
+                image_dir,
+            }
+        });
+        Ok(sources.collect())
     }
 
     fn sample(&self, place: Place) -> SampleId {
@@ -311,15 +334,28 @@ impl Source {
     }
 }
 
-/// Number of rows in files, good or not.
+/// How often the rows of each source come, if not all of them once. Rows are in the order of the sources.
+fn mixture(given: &[DataSource], sources: &[Source], rows: &[Row]) -> Option<Mixture> {
+    if given.iter().all(|source| source.weight == 1.0) {
+        return None;
+    }
+    let mut parts: Vec<(usize, f64)> = given.iter().map(|source| (0, source.weight)).collect();
+    for row in rows {
+        parts[sources[row.place.source as usize].entry].0 += 1;
+    }
+    Some(Mixture::new(&parts))
+}
+
+/// Samples of an epoch over these rows, if all of them are good.
 ///
 /// # Errors
 /// If a file cannot be read.
-pub fn count_rows(sources: &[DataSource]) -> Result<usize, DataError> {
-    let counts = sources
-        .iter()
-        .map(|options| Ok(source::open(&options.path, options.format)?.len()));
-    counts.sum()
+pub fn count_rows(sources: &[DataSource], cache: &Cache) -> Result<usize, DataError> {
+    let parts = sources.iter().map(|options| {
+        let opened = source::open_all(&options.selection(), cache)?;
+        Ok((opened.iter().map(|rows| rows.len()).sum(), options.weight))
+    });
+    Ok(Mixture::new(&parts.collect::<Result<Vec<_>, DataError>>()?).len())
 }
 
 /// The files behind sources, those of a folder included, in order.
@@ -327,13 +363,6 @@ pub fn count_rows(sources: &[DataSource]) -> Result<usize, DataError> {
 /// # Errors
 /// If a folder cannot be listed.
 pub fn data_files(sources: &[DataSource]) -> Result<Vec<PathBuf>, DataError> {
-    let mut files = Vec::new();
-    let mut left: Vec<PathBuf> = sources.iter().rev().map(|source| source.path.clone()).collect();
-    while let Some(path) = left.pop() {
-        match path.is_dir() {
-            true => left.extend(fs::read_dir(&path)?.into_iter().rev()),
-            false => files.push(path),
-        }
-    }
-    Ok(files)
+    let files = sources.iter().map(|source| source.selection().files());
+    Ok(files.collect::<Result<Vec<_>, _>>()?.concat())
 }
