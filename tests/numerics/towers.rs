@@ -17,7 +17,7 @@ use crate::{
 
 const MODELS: [&str; 3] = ["siglip", "mlp3", "pixel_shuffle"];
 
-fn model(name: &str) -> (Fixture, VlmConfig) {
+pub(crate) fn model(name: &str) -> (Fixture, VlmConfig) {
     let fixture = Fixture::open(&format!("vlm_{name}.safetensors"));
     let about = &fixture.about;
     let mut config = fixture.vlm_config();
