@@ -13,6 +13,7 @@ from typing import Any
 import torch
 import transformers
 
+from meditron import make_twin, write_folder
 from settings import find_tokenizer
 
 # Narrow layers need larger weights than the usual 0.02, or thirty steps do not tell models apart.
@@ -26,6 +27,10 @@ VISION = {
     "hidden_size": 48, "intermediate_size": 96, "num_hidden_layers": 2, "num_attention_heads": 4, "image_size": 32,
     "patch_size": 8, "initializer_range": STD,
 }
+# The patches do not fill the image.
+SIGLIP = VISION | {"patch_size": 7}
+SIGLIP_TEXT = {"vocab_size": 16, "hidden_size": 8, "intermediate_size": 8, "num_hidden_layers": 1,
+               "num_attention_heads": 1}
 LLAMA3 = {"rope_type": "llama3", "rope_theta": 1e4, "factor": 4.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
           "original_max_position_embeddings": 64}
 
@@ -60,6 +65,23 @@ def llava(text: type, vision: dict[str, Any], tower: type, **options: Any) -> Ca
     return make
 
 
+def meditron(vocabulary: int, image_token: int) -> transformers.PreTrainedModel:
+    """MultiMeditron's model, as its twin."""
+    text = transformers.Qwen3Config(vocab_size=vocabulary, **TEXT)
+    vision = transformers.SiglipVisionConfig(**SIGLIP)
+    return make_twin(text, vision, image_token, "sdpa")
+
+
+def save_model(job: Job, model: transformers.PreTrainedModel, folder: Path) -> Path:
+    """Writes the model's folder below `folder`."""
+    if job.make is not meditron:
+        model.save_pretrained(folder / "model")
+    else:
+        config = transformers.SiglipConfig(text_config=SIGLIP_TEXT, vision_config=SIGLIP)
+        write_folder(model, transformers.SiglipModel(config), folder)
+    return folder / "model"
+
+
 MODES = ("alignment", "end_to_end", "lm_only", "full")
 JOBS = (
     Job("llama", ("full",), language_model(transformers.LlamaConfig, rope_parameters=LLAMA3)),
@@ -67,6 +89,9 @@ JOBS = (
     Job("qwen3", ("full",), language_model(transformers.Qwen3Config, tie_word_embeddings=True)),
     Job("apertus", ("full",), language_model(transformers.ApertusConfig, rope_parameters=LLAMA3)),
     Job("llava", MODES, llava(transformers.LlamaConfig, VISION, transformers.CLIPVisionConfig, vision_feature_layer=-2)),
+    Job("llava-siglip", MODES, llava(transformers.Qwen3Config, SIGLIP, transformers.SiglipVisionConfig,
+                                     vision_feature_layer=-2, vision_feature_select_strategy="full")),
+    Job("multimeditron", MODES, meditron),
 )
 
 
@@ -87,8 +112,7 @@ def write_job(job: Job, data: Path, folder: Path, seed: int) -> Path:
     image_token = next(token["id"] for token in tokenizer["added_tokens"] if token["content"] == "<image>")
     model = job.make(size, image_token)
     randomise(model, seed)
-    model_dir = folder / job.name / "model"
-    model.save_pretrained(model_dir)
+    model_dir = save_model(job, model, folder / job.name)
     for file in (data / "tokenizer").iterdir():
         shutil.copy(file, model_dir)
     if job.has_images:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -19,12 +20,16 @@ from transformers import (
 )
 
 from chat_data import Vocabulary
+from meditron import is_meditron, read_parts, read_twin
 
 PARTS = {"projector": "multi_modal_projector", "vision": "vision_tower", "language": ""}
 
 
 def image_tokens(model: dict[str, Any]) -> tuple[int, int]:
     """Side of an image in pixels and tokens of one image; 0 and 0 for a model without eyes."""
+    if is_meditron(model.get("from")):
+        vision = read_parts(Path(model["from"]))[2]
+        return vision.image_size, (vision.image_size // vision.patch_size) ** 2
     if model.get("from"):
         config = AutoConfig.from_pretrained(model["from"])
         if config.model_type != "llava":
@@ -98,6 +103,8 @@ def make_projector(projector: dict[str, Any], width: int, text_width: int, std: 
 
 def build_model(model: dict[str, Any], vocabulary: Vocabulary, attention: str) -> PreTrainedModel:
     """Fresh weights, f32. The same dimensions as Brazier builds from this section of the configuration."""
+    if is_meditron(model.get("from")):
+        return read_twin(model["from"], attention)
     if model.get("from"):
         has_vision = AutoConfig.from_pretrained(model["from"]).model_type == "llava"
         kind = LlavaForConditionalGeneration if has_vision else AutoModelForCausalLM

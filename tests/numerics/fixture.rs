@@ -171,7 +171,11 @@ pub(crate) fn size(config: &Value, key: &str) -> usize {
 
 pub(crate) fn vision_config(config: &Value) -> VisionConfig {
     VisionConfig {
-        model_type: VisionModelType::Clip,
+        model_type: match config["model_type"].as_str() {
+            None => VisionModelType::Clip,
+            Some("siglip_vision_model") => VisionModelType::Siglip,
+            Some(other) => panic!("unknown tower {other}"),
+        },
         hidden_size: size(config, "hidden_size"),
         intermediate_size: size(config, "intermediate_size"),
         num_hidden_layers: size(config, "num_hidden_layers"),
@@ -180,8 +184,8 @@ pub(crate) fn vision_config(config: &Value) -> VisionConfig {
         patch_size: size(config, "patch_size"),
         layer_norm_eps: config["layer_norm_eps"].as_f64().unwrap(),
         hidden_act: activation(&config["hidden_act"]),
-        vision_use_head: false,
-        initializer_range: config["initializer_range"].as_f64().unwrap(),
+        vision_use_head: config["vision_use_head"].as_bool().unwrap_or(false),
+        initializer_range: config["initializer_range"].as_f64().unwrap_or(0.02),
     }
 }
 
@@ -189,6 +193,7 @@ pub(crate) fn activation(name: &Value) -> VisionActivation {
     match name.as_str().unwrap() {
         "quick_gelu" => VisionActivation::QuickGelu,
         "gelu" => VisionActivation::Gelu,
+        "gelu_pytorch_tanh" => VisionActivation::GeluTanh,
         other => panic!("unknown activation {other}"),
     }
 }

@@ -2,7 +2,8 @@
 
 use brazier::config::num_parameters;
 use brazier_models::{
-    FeatureSelect, InputError, ProjectorKind, Vlm, VlmConfig, VlmInputs, params::list_params,
+    FeatureSelect, InputError, ProjectorKind, VisionLanguageConfig, VisionModelType, Vlm, VlmConfig,
+    VlmInputs, params::list_params,
 };
 use burn::tensor::DType;
 
@@ -162,6 +163,14 @@ fn parameters_are_counted_as_the_model_has_them() {
             vision.projector = ProjectorKind::Mlp2;
             vision.vision_feature_select = FeatureSelect::Full;
         }),
+        with(&|config| config.vision.as_mut().unwrap().projector = ProjectorKind::Mlp3),
+        with(&|config| config.vision.as_mut().unwrap().projector = ProjectorKind::AveragePool { kernel: 2 }),
+        with(&|config| {
+            let vision = config.vision.as_mut().unwrap();
+            vision.vision.model_type = VisionModelType::Siglip;
+            vision.vision.vision_use_head = true;
+            vision.vision_feature_select = FeatureSelect::Full;
+        }),
     ];
     for config in configs {
         let infos = list_params(&Vlm::init(&config, 0, device, DType::F32).unwrap());
@@ -175,4 +184,56 @@ fn parameters_are_counted_as_the_model_has_them() {
         assert_eq!(counts.vision, count("vision_tower."), "{config:?}");
         assert_eq!(counts.total(), count(""), "{config:?}");
     }
+}
+
+#[test]
+fn towers_and_projectors_that_do_not_fit_are_refused() {
+    let refused = |change: &dyn Fn(&mut VisionLanguageConfig), expected: &str| {
+        let mut config = tiny_vlm();
+        change(config.vision.as_mut().unwrap());
+        let error = Vlm::init(&config, 0, &devices()[0], DType::F32).unwrap_err();
+        assert_eq!(error.to_string(), expected);
+    };
+    let siglip = |vision: &mut VisionLanguageConfig| {
+        vision.vision.model_type = VisionModelType::Siglip;
+        vision.vision_feature_select = FeatureSelect::Full;
+    };
+    refused(
+        &|vision| vision.projector = ProjectorKind::PixelShuffle { factor: 3 },
+        "projector.factor = 3: must divide the patch grid's side = 4",
+    );
+    refused(
+        &|vision| vision.projector = ProjectorKind::AveragePool { kernel: 0 },
+        "projector.kernel = 0: must divide the patch grid's side = 4",
+    );
+    refused(
+        &|vision| {
+            vision.projector = ProjectorKind::AveragePool { kernel: 2 };
+            vision.vision_feature_select = FeatureSelect::Full;
+        },
+        "vision_feature_select = full: this projector needs a square grid; use default, which drops the class token",
+    );
+    refused(
+        &|vision| {
+            siglip(vision);
+            vision.vision_feature_select = FeatureSelect::Default;
+        },
+        "vision_feature_select = default: it drops the class token, and a siglip_vision_model has none (transformers would \
+         drop the first patch); write full",
+    );
+    refused(
+        &|vision| {
+            siglip(vision);
+            vision.vision_post_layernorm = true;
+        },
+        "vision_post_layernorm = true: the tower's last norm belongs to its last hidden state; use layer -1, or leave it out",
+    );
+    refused(
+        &|vision| vision.vision.vision_use_head = true,
+        "vision_config.vision_use_head = true: a model of type clip_vision_model has no pooling head",
+    );
+    refused(
+        &|vision| vision.vision.patch_size = 9,
+        "vision_config.patch_size = 9: larger than image_size = 8",
+    );
 }

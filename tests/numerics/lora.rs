@@ -213,7 +213,8 @@ fn the_list_of_linear_layers_is_the_models() {
     let fixture = Fixture::open("vlm.safetensors");
     let mut apertus = fixture.vlm_config();
     apertus.text.mlp = MlpKind::Xielu;
-    for config in [tiny_vlm(), fixture.vlm_config(), apertus] {
+    let (_, siglip) = crate::towers::model("siglip");
+    for config in [tiny_vlm(), fixture.vlm_config(), apertus, siglip] {
         let lora = tiny_lora(LoraTargets::AllLinear, LoraParts::Both);
         let model = Vlm::init_with_lora(&config, Some(&lora), 0, device, DType::F32).unwrap();
         let params = list_params(&model);

@@ -24,6 +24,7 @@ mod optimizer;
 mod parts;
 #[path = "../support/mod.rs"]
 mod support;
+mod towers;
 
 use std::collections::{BTreeMap, BTreeSet};
 

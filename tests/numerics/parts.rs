@@ -217,5 +217,7 @@ fn projectors_agree_with_pytorch() {
     for device in &devices() {
         check_projector("linear", ProjectorKind::Linear, device);
         check_projector("pixel_shuffle", ProjectorKind::PixelShuffle { factor: 2 }, device);
+        check_projector("average_pool", ProjectorKind::AveragePool { kernel: 2 }, device);
+        check_projector("mlp3", ProjectorKind::Mlp3, device);
     }
 }

@@ -281,7 +281,6 @@ pub(in crate::config) enum RawRopeScaling {
 pub(in crate::config) struct RawVision {
     /// The family.
     #[serde(default = "defaults::vision_model_type")]
-    #[schemars(example = &"siglip")]
     pub model_type: RawVisionModelType,
     /// Width of the residual stream.
     #[schemars(range(min = 1), example = 96)]
