@@ -4,6 +4,7 @@
 mod bugs;
 mod keys;
 mod values;
+mod whole;
 
 use std::path::PathBuf;
 
