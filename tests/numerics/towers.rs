@@ -1,6 +1,7 @@
 //! Models that see through SigLIP towers and other projectors than LLaVA's, against transformers and PyTorch.
 
 use brazier::hub::{self, DtypePolicy, ExportLayout, ExportOptions};
+use brazier::image_processor::ImageProcessor;
 use brazier_models::{
     FeatureSelect, Head, HostDtype, ProjectorKind, Segment, Segmented, Vlm, VlmConfig, VlmInputs,
 };
@@ -120,8 +121,8 @@ fn every_tower_and_projector_is_exported_and_read_back() {
             dtype: HostDtype::F32,
             dtype_policy: DtypePolicy::Cast,
             source: None,
-            image_mean: [0.5; 3],
-            image_std: [0.5; 3],
+            image_processor: ImageProcessor::siglip(8),
+            added_image_token: None,
             image_token: "<image>".into(),
             chat_template: None,
             bos_token_id: None,
