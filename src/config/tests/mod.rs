@@ -5,6 +5,7 @@ mod language;
 mod loading;
 mod planning;
 mod resolving;
+mod vision;
 
 use super::*;
 use crate::parallel::World;
