@@ -551,6 +551,36 @@ mod tests {
         assert_eq!(counts.trained(TrainMode::EndToEnd), 6_759_919_616);
     }
 
+    /// As Hugging Face counts the towers of `google/siglip-so400m-patch14-384` and `google/siglip2-base-patch16-512`, pooling
+    /// heads included.
+    #[test]
+    fn parameters_of_siglip_towers() {
+        let base = VisionConfig {
+            model_type: VisionModelType::Siglip,
+            hidden_size: 768,
+            intermediate_size: 3072,
+            num_hidden_layers: 12,
+            num_attention_heads: 12,
+            image_size: 512,
+            patch_size: 16,
+            layer_norm_eps: 1e-6,
+            hidden_act: VisionActivation::GeluTanh,
+            vision_use_head: true,
+            initializer_range: 0.02,
+        };
+        assert_eq!(vision_parameters(&base), 93_520_128);
+        let so400m = VisionConfig {
+            hidden_size: 1152,
+            intermediate_size: 4304,
+            num_hidden_layers: 27,
+            num_attention_heads: 16,
+            image_size: 384,
+            patch_size: 14,
+            ..base
+        };
+        assert_eq!(vision_parameters(&so400m), 428_225_600);
+    }
+
     /// As Hugging Face counts `meta-llama/Llama-3.1-8B`, `Qwen/Qwen3-0.6B`, `swiss-ai/Apertus-8B-2509` and
     /// `Qwen/Qwen2.5-0.5B`.
     #[test]

@@ -35,7 +35,7 @@ Examples:
   brazier train --config run.yaml --set model.from=models/qwen3-vlm --set train.mode=alignment
 
   brazier model init --language Qwen/Qwen3-8B --vision google/siglip2-base-patch16-512 --projector \\
-    pixel_shuffle:4 --image-token '<|image|>' --add-image-token --layout multimeditron --out models/meditron")]
+    pixel_shuffle:4 --add-image-token --layout multimeditron --out models/meditron")]
 pub(in crate::cli) struct InitArgs {
     /// Language model: a folder, or a name on the Hugging Face hub. Its tokenizer comes along
     #[arg(long, value_name = "MODEL")]

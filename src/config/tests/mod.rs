@@ -7,6 +7,7 @@ mod loading;
 mod planning;
 mod resolving;
 mod rows;
+mod vision;
 
 use super::*;
 use crate::parallel::World;
