@@ -101,7 +101,7 @@ pub(in crate::config) struct RawRows {
     pub format: RawFormat,
     /// Which split, where the path holds several.
     #[serde(skip_serializing_if = "Option::is_none")]
-    #[schemars(example = "train")]
+    #[schemars(example = &"train")]
     pub split: Option<String>,
     /// How often its rows come in an epoch: 1 each once, 0.5 half of them, the other half in the next epoch, 2 each twice.
     /// Left out: 1. For training rows.
