@@ -61,6 +61,7 @@ impl JinjaTemplate {
         environment.set_syntax(syntax);
         environment.set_unknown_method_callback(minijinja_contrib::pycompat::unknown_method_callback);
         environment.set_formatter(python::print);
+        environment.add_test("iterable", |value: Jinja| python::is_iterable(&value));
         environment.add_filter("tojson", |value: Jinja, kwargs| python::tojson(&value, kwargs));
         environment.add_filter(GENERATION, |text: String| {
             format!("{GENERATED_START}{text}{GENERATED_END}")
@@ -72,7 +73,8 @@ impl JinjaTemplate {
             Some(date) => date.format(&format),
             None => Err(Error::new(ErrorKind::InvalidOperation, NO_DATE)),
         });
-        let (marked, marks_generation) = mark_generation(source);
+        // Jinja knows one kind of line break.
+        let (marked, marks_generation) = mark_generation(&source.replace("\r\n", "\n").replace('\r', "\n"));
         environment
             .add_template_owned(NAME, marked)
             .map_err(|error| error.to_string())?;

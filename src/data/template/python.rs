@@ -137,6 +137,15 @@ impl Json {
     }
 }
 
+/// What Python can iterate over: texts can be, and nothing cannot.
+pub(super) fn is_iterable(value: &Value) -> bool {
+    match value.kind() {
+        ValueKind::None => false,
+        ValueKind::String => true,
+        _ => value.try_iter().is_ok(),
+    }
+}
+
 /// Prints a value as Python's `str` does.
 pub(super) fn print(out: &mut Output<'_>, state: &mut State<'_, '_>, value: &Value) -> Result<(), Error> {
     match value.kind() {
@@ -230,6 +239,7 @@ mod tests {
     fn render(template: &str, value: Value) -> String {
         let mut environment = Environment::new();
         environment.set_formatter(print);
+        environment.add_test("iterable", |value: Value| is_iterable(&value));
         environment.add_filter("tojson", |value: Value, kwargs: Kwargs| tojson(&value, kwargs));
         environment.render_str(template, context! { x => value }).unwrap()
     }
@@ -286,5 +296,7 @@ mod tests {
             render("{{ x.a[4] }} {{ x.a[5] }} {{ x.nothing }}", sample()),
             "True None "
         );
+        let iterable = "{{ x is iterable }} {{ x.a is iterable }} {{ 'a' is iterable }} {{ none is iterable }} {{ 3 is iterable }}";
+        assert_eq!(render(iterable, sample()), "True True True False False");
     }
 }

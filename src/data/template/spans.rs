@@ -43,6 +43,13 @@ pub(super) fn render(
         .map_err(|error| problem(&error))?;
     let (text, blocks) = take_blocks(&whole);
     check_tools(template, tokenizer, conversation, &turns, &whole)?;
+    if takes_blocks_as_they_are(template, conversation, masks, &blocks) {
+        return Ok(Rendered {
+            text,
+            trained: blocks,
+            ends: Vec::new(),
+        });
+    }
     let finder = Finder {
         template,
         tokenizer,
@@ -65,6 +72,24 @@ pub(super) fn render(
     }
     rendered.text = text;
     Ok(rendered)
+}
+
+/// Whether a template marks several pieces of an answer, and nobody wants to know which piece belongs to which turn: all
+/// answers are trained, and nothing but them.
+fn takes_blocks_as_they_are(
+    template: &JinjaTemplate,
+    conversation: &Conversation,
+    masks: &Masks,
+    blocks: &[Range<usize>],
+) -> bool {
+    let messages = &conversation.messages;
+    let is_answer = |message: &Message| message.role == Role::Assistant;
+    template.marks_generation
+        && masks.eos.is_none()
+        && blocks.len() != messages.iter().filter(|message| is_answer(message)).count()
+        && messages
+            .iter()
+            .all(|message| masks.train(message) == is_answer(message))
 }
 
 /// Renders what stands before an answer.
@@ -97,7 +122,18 @@ pub(super) fn turn_end(
     };
     let conversation = Conversation::new(turns);
     let as_marked = render(template, tokenizer, &conversation, &masks)?;
-    let with_end = render(template, tokenizer, &conversation, &all)?;
+    let with_end = match render(template, tokenizer, &conversation, &all) {
+        // Several pieces of one answer are marked: the first special token at the end of one ends it.
+        Err(RowProblem::Mask { .. }) if template.marks_generation => {
+            let mut pieces = as_marked
+                .trained
+                .iter()
+                .map(|range| &as_marked.text[range.clone()]);
+            let end = pieces.find_map(|piece| Some(piece[tokenizer.trailing_special(piece)?].to_owned()));
+            return Ok((end, true));
+        }
+        rendered => rendered?,
+    };
     let last = |rendered: &Rendered| rendered.trained.last().map_or(0..0, Clone::clone);
     let (trained, answer) = (last(&as_marked), last(&with_end));
     let text = &with_end.text[answer.clone()];

@@ -408,6 +408,39 @@ fn a_template_that_teaches_no_end_is_refused() {
     assert_eq!(stops, ids(&["<|eot_id|>", "<|endoftext|>"]));
 }
 
+/// Phi 3 ends the sequence besides the turn, and marks both.
+#[test]
+fn an_answer_may_be_marked_in_pieces() {
+    let source = "{% for m in messages %}\r\n{{ m.role ~ ': ' }}{% if m.role == 'assistant' %}\r\n\
+                  {% generation %}{{ m.content }}<|im_end|>{% endgeneration %}\r\n\
+                  {% else %}{{ m.content }}<|im_end|>{% endif %}{{ '\n' }}{% endfor %}\r\n\
+                  {% generation %}{{ eos_token }}{% endgeneration %}";
+    let template = from_source(source).unwrap();
+    let tokenizer = tokenizer();
+    let masks = Masks::default();
+    let conversation = Conversation::new(exchange());
+    let encoded = template.encode(&tokenizer, &conversation, &masks, None).unwrap();
+    assert_eq!(
+        trained_text(&tokenizer, &encoded),
+        ["Two.<|im_end|>", "<|endoftext|>"]
+    );
+    assert!(template.check(&tokenizer, &masks).is_ok());
+    let stops = template.stop_ids(&tokenizer).unwrap();
+    assert_eq!(stops[0], tokenizer.token_to_id("<|im_end|>").unwrap());
+    // Which piece is whose cannot be told, so other masks are refused.
+    let last = Masks {
+        eos: Some(TrainEos::Last),
+        ..masks
+    };
+    let refused = template
+        .encode(&tokenizer, &conversation, &last, None)
+        .unwrap_err();
+    assert!(
+        refused.to_string().contains("more or fewer generation blocks"),
+        "{refused}"
+    );
+}
+
 #[test]
 fn the_date_must_be_said() {
     let dated = "{{ strftime_now('%d %b %Y') }}{% for m in messages %}{{ m.content }}<|im_end|>{% endfor %}";
