@@ -4,6 +4,7 @@ use std::{borrow::Cow, collections::BTreeMap, path::PathBuf};
 
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Serialize};
+use serde_json::Value as Json;
 
 use super::super::defaults;
 
@@ -37,7 +38,8 @@ pub(in crate::config) struct RawData {
     #[schemars(example = &"tokenizer")]
     pub template: Option<String>,
     /// Variables of the template, as `enable_thinking: false`.
-    pub template_options: Option<BTreeMap<String, RawScalar>>,
+    #[schemars(with = "Option<BTreeMap<String, Scalar>>")]
+    pub template_options: Option<BTreeMap<String, Json>>,
     /// What a template gets that asks for today's date (`strftime_now`), as `2024-07-26`: tokens must not change from day to
     /// day. Without it such a template is refused.
     #[schemars(example = "2024-07-26")]
@@ -280,21 +282,10 @@ pub(in crate::config) enum RawBadRows {
     Skip,
 }
 
-/// A value of a template's variable.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(untagged)]
-pub(in crate::config) enum RawScalar {
-    /// True or false.
-    Bool(bool),
-    /// A whole number.
-    Integer(i64),
-    /// Any other number.
-    Number(f64),
-    /// Text.
-    Text(String),
-}
+/// A value of a template's variable, for the schema.
+struct Scalar;
 
-impl JsonSchema for RawScalar {
+impl JsonSchema for Scalar {
     fn schema_name() -> Cow<'static, str> {
         "Scalar".into()
     }

@@ -2,9 +2,11 @@
 
 use std::{collections::BTreeMap, path::PathBuf};
 
+use serde_json::Value as Json;
+
 use super::{
     super::{
-        raw::{RawFields, RawFormat, RawMasks, RawRole, RawRowKind, RawRows, RawScalar, RawTrainEos},
+        raw::{RawFields, RawFormat, RawMasks, RawRole, RawRowKind, RawRows, RawTrainEos},
         written::Errors,
     },
     data::check_exists,
@@ -157,7 +159,7 @@ fn check_fields(fields: &RawFields, kind: RowKind, key: &str, errors: &mut Error
 /// How conversations are rendered.
 pub(super) fn template(
     name: Option<String>,
-    variables: Option<BTreeMap<String, RawScalar>>,
+    variables: Option<BTreeMap<String, Json>>,
     date: Option<String>,
     errors: &mut Errors,
 ) -> TemplateOptions {
@@ -210,12 +212,16 @@ pub(super) fn template(
     }
 }
 
-fn scalar(value: RawScalar) -> Value {
+/// The schema lets nothing else than these through.
+fn scalar(value: Json) -> Value {
     match value {
-        RawScalar::Bool(value) => Value::Bool(value),
-        RawScalar::Integer(value) => Value::Int(value),
-        RawScalar::Number(value) => Value::Float(value),
-        RawScalar::Text(value) => Value::Text(value),
+        Json::Bool(value) => Value::Bool(value),
+        Json::Number(number) => match number.as_i64() {
+            Some(number) => Value::Int(number),
+            None => Value::Float(number.as_f64().unwrap_or_default()),
+        },
+        Json::String(value) => Value::Text(value),
+        Json::Null | Json::Array(_) | Json::Object(_) => Value::Null,
     }
 }
 

@@ -146,7 +146,7 @@ impl Encoder {
     /// A text that stands for itself: all of it is trained, the end of the sequence included.
     fn encode_document(&self, document: &Document) -> Result<Encoded, RowProblem> {
         let text = self.clean(&document.text)?;
-        let trained = vec![0..text.len()];
+        let trained = std::iter::once(0..text.len()).collect();
         self.enclose(Rendered {
             text,
             trained,
@@ -159,7 +159,7 @@ impl Encoder {
         let mut text = self.clean(&pair.prompt)?;
         let start = text.len();
         text.push_str(&self.clean(&pair.completion)?);
-        let trained = vec![start..text.len()];
+        let trained = std::iter::once(start..text.len()).collect();
         self.enclose(Rendered {
             text,
             trained,

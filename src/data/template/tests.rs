@@ -386,9 +386,6 @@ fn a_template_that_teaches_no_end_is_refused() {
     );
     assert_eq!(check(endless, Some(TrainEos::None)), Ok(()));
     let short = "{% for m in messages %}{{ m.role }}{% generation %}{{ m.content }}{% endgeneration %}<|im_end|>{% endfor %}";
-    let short = short
-        .replace("{% for", "{% for")
-        .replace("{{ m.role }}", "{{ m.role }}: ");
     let short = format!("{{% set messages = messages[1:] %}}{short}");
     let message = check(&short, None).unwrap_err();
     assert!(
