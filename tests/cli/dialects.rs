@@ -34,10 +34,10 @@ fn arguments_of_transformers_train_and_the_report_says_what_became_of_them() {
     let done = project.brazier(&["train", "--config", "sft.yaml"]);
     done.exits(0).says(&[
         "read as a configuration of Hugging Face",
-        "sft.yaml:1: model_name_or_path = base/export -> model.from = base/export",
-        "sft.yaml:11: save_strategy = epochs -> checkpoint.every.epochs = 1 (read as epoch)",
+        "    sft.yaml\n      1: model_name_or_path = base/export -> model.from = base/export",
+        "11: save_strategy = epochs -> checkpoint.every.epochs = 1 (read as epoch)",
         "no effect here, because",
-        "sft.yaml:13: ddp_find_unused_parameters = false: gradients are reduced in one fixed order",
+        "13: ddp_find_unused_parameters = false: gradients are reduced in one fixed order",
         "left out, so Hugging Face decides",
         "seed = 42",
     ]);
@@ -86,7 +86,7 @@ fn what_is_refused_stops_every_command_unless_it_is_left_out() {
     project
         .brazier(&[&["check", "--config", "sft.yaml"][..], &left_out].concat())
         .exits(0)
-        .says(&["sft.yaml:14: packing = true: --leave-out says to go on without it"]);
+        .says(&["14: packing = true: --leave-out says to go on without it"]);
     project
         .brazier(&["convert-config", "sft.yaml", "--dialect", "axolotol"])
         .exits(2)

@@ -55,8 +55,16 @@ impl fmt::Display for Report {
             if lines.peek().is_some() {
                 write!(f, "\n  {title}")?;
             }
+            // A path in front of each line would leave little room for the line.
+            let mut file = None;
             for line in lines {
-                write!(f, "\n    {line}")?;
+                if let Location::Line { file: of, .. } = &line.at
+                    && file != Some(of)
+                {
+                    write!(f, "\n    {of}")?;
+                    file = Some(of);
+                }
+                write!(f, "\n      {line}")?;
             }
         }
         if !self.defaults.is_empty() {
@@ -77,7 +85,10 @@ impl fmt::Display for ReportLine {
             value,
             outcome,
         } = self;
-        write!(f, "{at}: {key}")?;
+        match at {
+            Location::Line { line, .. } => write!(f, "{line}: {key}")?,
+            Location::Set | Location::Unwritten { .. } => write!(f, "{at}: {key}")?,
+        }
         if let Some(value) = value {
             write!(f, " = {value}")?;
         }
