@@ -24,6 +24,7 @@ use crate::{
     fixture::{Fixture, path},
     language::{FAMILIES, family},
     support::{devices, weights},
+    towers,
 };
 
 /// Set to a folder, it receives the exports, for `record_exports.py` to load.
@@ -44,6 +45,8 @@ fn models() -> Vec<(String, Fixture, VlmConfig)> {
     let fixture = Fixture::open("vlm.safetensors");
     let config = fixture.vlm_config();
     models.push(("vlm".to_owned(), fixture, config));
+    let (fixture, config) = towers::model("siglip");
+    models.push(("vlm_siglip".to_owned(), fixture, config));
     models
 }
 
