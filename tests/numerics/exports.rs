@@ -11,8 +11,7 @@ use std::{
 
 use brazier::{
     fs,
-    hub::{self, DtypePolicy, ExportLayout, ExportOptions},
-    image_processor::ImageProcessor,
+    hub::{self, ExportOptions},
 };
 use brazier_models::{HostDtype, VlmConfig};
 use serde_json::Value;
@@ -21,6 +20,7 @@ use sha2::{Digest, Sha256};
 use crate::{
     FORWARD,
     classification::classifier,
+    export_options,
     fixture::{Fixture, path},
     language::{FAMILIES, family},
     support::{devices, weights},
@@ -57,18 +57,8 @@ fn export(dir: &Path, fixture: &Fixture, config: &VlmConfig) -> BTreeMap<String,
     let tokenizer = tokenizer.path().join("tokenizer.json");
     fs::write_atomic(&tokenizer, b"{}").unwrap();
     let options = ExportOptions {
-        layout: ExportLayout::Auto,
-        max_shard_bytes: 20_000,
-        dtype: HostDtype::F32,
-        dtype_policy: DtypePolicy::Cast,
-        source: None,
-        image_processor: ImageProcessor::siglip(8),
-        image_token: "<image>".into(),
-        added_image_token: None,
-        chat_template: None,
-        bos_token_id: None,
-        eos_token_ids: vec![2],
         pad_token_id: Some(0),
+        ..export_options(HostDtype::F32, 20_000)
     };
     hub::export(dir, config, weights(&model), &tokenizer, &options).unwrap();
     let mut files = BTreeMap::new();

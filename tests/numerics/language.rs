@@ -1,9 +1,6 @@
 //! Families of language models against transformers.
 
-use brazier::{
-    hub::{self, DtypePolicy, ExportOptions},
-    image_processor::ImageProcessor,
-};
+use brazier::hub;
 use brazier_models::{Head, HostDtype, VlmConfig};
 use safetensors::{Dtype, tensor::TensorView};
 use serde_json::Value;
@@ -11,6 +8,7 @@ use serde_json::Value;
 use crate::{
     cache::check_cache,
     decoder_config::rope_scaling,
+    export_options,
     fixture::{Fixture, Rows, path, size},
     models::check_model,
     support::{devices, weights},
@@ -138,20 +136,7 @@ fn every_family_is_exported_and_read_back() {
             let tokenizer = root.path().join("tokenizer.json");
             brazier::fs::write_atomic(&tokenizer, b"{}").unwrap();
             let dir = root.path().join(name);
-            let options = ExportOptions {
-                layout: hub::ExportLayout::Auto,
-                max_shard_bytes: 10_000,
-                dtype,
-                dtype_policy: DtypePolicy::Cast,
-                source: None,
-                image_processor: ImageProcessor::siglip(8),
-                image_token: "<image>".into(),
-                added_image_token: None,
-                chat_template: None,
-                bos_token_id: None,
-                eos_token_ids: vec![2],
-                pad_token_id: None,
-            };
+            let options = export_options(dtype, 10_000);
             let summary = hub::export(&dir, &config, tensors.clone(), &tokenizer, &options).unwrap();
             // Each block of Apertus has two more scalars on disk.
             let constants = if name == "apertus" { 4 } else { 0 };

@@ -8,8 +8,7 @@ use std::{
 use brazier::{
     data::Batch,
     fs,
-    hub::{self, Adapter, DtypePolicy, ExportOptions},
-    image_processor::ImageProcessor,
+    hub::{self, Adapter},
     learner::{
         Learner,
         options::{OptimizerConfig, StepConfig, TrainMode},
@@ -24,7 +23,7 @@ use burn::tensor::{DType, Device};
 use serde_json::Value;
 
 use crate::{
-    BACKWARD, FORWARD, check, check_gradients,
+    BACKWARD, FORWARD, check, check_gradients, export_options,
     fixture::{Fixture, Rows},
     loss_and_gradients,
     support::{devices, f32s, plain_step, sample, tiny_vlm, weights},
@@ -123,20 +122,7 @@ fn a_merged_model_is_base_and_adapters() {
 fn write_base(dir: &Path, config: &VlmConfig, tensors: Vec<HostTensor>) {
     let tokenizer = dir.with_file_name("tokenizer.json");
     fs::write_durable(&tokenizer, b"{}").unwrap();
-    let options = ExportOptions {
-        layout: hub::ExportLayout::Auto,
-        max_shard_bytes: 1 << 30,
-        dtype: HostDtype::F32,
-        dtype_policy: DtypePolicy::Cast,
-        source: None,
-        image_processor: ImageProcessor::siglip(8),
-        image_token: "<image>".into(),
-        added_image_token: None,
-        chat_template: None,
-        bos_token_id: None,
-        eos_token_ids: Vec::new(),
-        pad_token_id: None,
-    };
+    let options = export_options(HostDtype::F32, 1 << 30);
     hub::export(dir, config, tensors, &tokenizer, &options).unwrap();
 }
 

@@ -28,11 +28,15 @@ mod towers;
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use brazier::learner::{
-    Trainable, forward_backward,
-    options::{Recompute, TrainMode},
+use brazier::{
+    hub::{DtypePolicy, ExportLayout, ExportOptions},
+    image_processor::ImageProcessor,
+    learner::{
+        Trainable, forward_backward,
+        options::{Recompute, TrainMode},
+    },
 };
-use brazier_models::{Vlm, VlmInputs, params::list_params};
+use brazier_models::{HostDtype, Vlm, VlmInputs, params::list_params};
 use burn::{module::Module, tensor::Tensor};
 use fixture::Fixture;
 use serde_json::Value;
@@ -42,6 +46,24 @@ use support::plain_step;
 const FORWARD: f64 = 1e-5;
 /// Gradients.
 const BACKWARD: f64 = 2e-5;
+
+/// How a model is exported where a test does not ask for more.
+fn export_options(dtype: HostDtype, max_shard_bytes: usize) -> ExportOptions {
+    ExportOptions {
+        layout: ExportLayout::Auto,
+        max_shard_bytes,
+        dtype,
+        dtype_policy: DtypePolicy::Cast,
+        source: None,
+        image_processor: ImageProcessor::siglip(8),
+        image_token: "<image>".into(),
+        added_image_token: None,
+        chat_template: None,
+        bos_token_id: None,
+        eos_token_ids: vec![2],
+        pad_token_id: None,
+    }
+}
 
 /// Largest difference of two lists, relative to the largest value expected.
 ///

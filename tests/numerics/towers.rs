@@ -1,7 +1,6 @@
 //! Models that see through SigLIP towers and other projectors than LLaVA's, against transformers and PyTorch.
 
-use brazier::hub::{self, DtypePolicy, ExportLayout, ExportOptions};
-use brazier::image_processor::ImageProcessor;
+use brazier::hub;
 use brazier_models::{
     FeatureSelect, Head, HostDtype, ProjectorKind, Segment, Segmented, Vlm, VlmConfig, VlmInputs,
 };
@@ -9,7 +8,7 @@ use burn::tensor::{DType, Device};
 use serde_json::Value;
 
 use crate::{
-    FORWARD, check, check_unused,
+    FORWARD, check, check_unused, export_options,
     fixture::{Fixture, Rows, size, vision_config},
     models::check_model,
     support::{devices, weights},
@@ -115,20 +114,7 @@ fn every_tower_and_projector_is_exported_and_read_back() {
         let tokenizer = root.path().join("tokenizer.json");
         brazier::fs::write_atomic(&tokenizer, b"{}").unwrap();
         let dir = root.path().join(name);
-        let options = ExportOptions {
-            layout: ExportLayout::Auto,
-            max_shard_bytes: 10_000,
-            dtype: HostDtype::F32,
-            dtype_policy: DtypePolicy::Cast,
-            source: None,
-            image_processor: ImageProcessor::siglip(8),
-            added_image_token: None,
-            image_token: "<image>".into(),
-            chat_template: None,
-            bos_token_id: None,
-            eos_token_ids: vec![2],
-            pad_token_id: None,
-        };
+        let options = export_options(HostDtype::F32, 10_000);
         let summary = hub::export(&dir, &config, tensors.clone(), &tokenizer, &options).unwrap();
         assert_eq!(summary.layout.loads_in_transformers(), name == "siglip");
         let read = hub::read_config(&dir).unwrap();
