@@ -82,9 +82,12 @@ pub struct Batch {
     pub input_ids: Vec<i32>,
     /// `[rows, length]`, not shifted (Hugging Face's convention); [`IGNORE_LABEL`] where nothing is trained.
     pub labels: Vec<i32>,
+    /// For each row the token counts of its segments, one after the other from the row's beginning; what follows is
+    /// padding. A segment is one sample: attention and positions begin anew with it.
+    pub segments: Vec<Vec<usize>>,
     /// `None` if no row has an image.
     pub images: Option<ImageBatch>,
-    /// One for each row, for errors.
+    /// One for each segment, row after row, for errors.
     pub samples: Vec<SampleId>,
     /// Tokens without padding.
     pub num_tokens: usize,
@@ -139,6 +142,10 @@ pub fn collate(examples: &[Example], pad_id: u32) -> Batch {
         length,
         input_ids,
         labels,
+        segments: examples
+            .iter()
+            .map(|example| vec![example.input_ids.len()])
+            .collect(),
         images: collate_images(examples),
         samples: examples.iter().map(|example| example.sample.clone()).collect(),
         num_tokens: examples.iter().map(|example| example.input_ids.len()).sum(),
@@ -273,6 +280,7 @@ mod tests {
         assert_eq!(batch.input_ids, [5, 6, 3, 9, 9, 7]);
         assert_eq!(batch.labels, [5, 6, -100, -100, -100, 7]);
         assert_eq!((batch.num_tokens, batch.num_labelled), (5, 2));
+        assert_eq!(batch.segments, [[2], [3]]);
         let images = batch.images.unwrap();
         assert_eq!((images.num_images, images.image_size), (3, 1));
         assert_eq!(images.pixels, [0.25, 0.25, 0.25, 0.5, 0.5, 0.5, 0.75, 0.75, 0.75]);

@@ -150,6 +150,7 @@ fn recorded_batch(fixture: &Fixture) -> Batch {
         num_labelled: fixture.number("num_labelled") as usize,
         input_ids: rows.input_ids,
         labels: rows.labels,
+        segments: vec![vec![rows.length]; rows.rows],
         images: None,
         classes: None,
         samples: (1..=rows.rows).map(sample).collect(),

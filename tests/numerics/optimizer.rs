@@ -155,9 +155,12 @@ fn recorded_batches(fixture: &Fixture, step: usize) -> Vec<Batch> {
             .has(&name("images"))
             .then(|| fixture.i32s(&name("images")));
         let counts = |row: &[i32]| row[1..].iter().filter(|&&label| label != IGNORE_INDEX).count();
+        let mask = fixture.i32s(&name("attention_mask"));
+        let tokens = |row: &[i32]| vec![row.iter().sum::<i32>() as usize];
         Batch {
             rows,
             length,
+            segments: mask.chunks(length).map(tokens).collect(),
             input_ids: fixture.i32s(&name("input_ids")),
             images: images.map(|images| ImageBatch {
                 pixels: images
@@ -169,7 +172,7 @@ fn recorded_batches(fixture: &Fixture, step: usize) -> Vec<Batch> {
                 image_size,
             }),
             samples: (1..=rows).map(sample).collect(),
-            num_tokens: fixture.i32s(&name("attention_mask")).iter().sum::<i32>() as usize,
+            num_tokens: mask.iter().sum::<i32>() as usize,
             num_labelled: labels.chunks(length).map(counts).sum(),
             labels,
             classes: None,
