@@ -179,7 +179,7 @@ impl From<crate::learner::LearnerError> for Failure {
             }
             E::Data(error) => error.into(),
             E::Checkpoint(error) => error.into(),
-            E::NotFinite { .. } | E::Track(_) => Failure::Failed(error.into()),
+            E::NotFinite { .. } | E::Track(_) | E::Ranks(_) => Failure::Failed(error.into()),
         }
     }
 }

@@ -118,8 +118,11 @@ pub(super) fn train(args: &TrainArgs) -> Result<ExitCode, Failure> {
         end,
         learner,
         evaluation,
-        mut log,
+        log,
     } = training.run()?;
+    let Some(mut log) = log else {
+        return Ok(ExitCode::SUCCESS);
+    };
     if let RunEnd::Requested { by } = end {
         let step = learner.finished_steps();
         log.message(&format!(
@@ -200,8 +203,12 @@ fn prepare(
         num_samples: session.train.epoch_len() as u64,
         evaluator,
         options: plan.options.clone(),
-        log: RunLog::open(&run.track, plan.options.total_steps, step)?,
-        writer: AsyncWriter::new(store, checkpoint.keep.clone(), checkpoint.ranking.clone()),
+        log: Some(RunLog::open(&run.track, plan.options.total_steps, step)?),
+        writer: Some(AsyncWriter::new(
+            store,
+            checkpoint.keep.clone(),
+            checkpoint.ranking.clone(),
+        )),
         save_best: checkpoint.keep.best > 0,
         stop,
         state,

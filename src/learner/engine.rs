@@ -22,9 +22,17 @@ struct Link {
     output: Option<Tensor<3>>,
 }
 
-/// Runs a batch and hands each trained parameter's gradient of the **summed** loss to `sink`, flat and in f32, by its
-/// place in `trainable`. A parameter used in two places (tied embeddings) is handed over twice; one that the batch
-/// does not reach is not handed over.
+/// Where gradients go as they appear.
+pub trait GradientSink {
+    /// The gradient of a parameter, flat and in f32, by its place in the trainable ones.
+    fn gradient(&mut self, position: usize, gradient: Tensor<1>);
+
+    /// The backward pass has left a segment: no more gradients come from it, nor from those after it.
+    fn left(&mut self, segment: Segment);
+}
+
+/// Runs a batch and hands each trained parameter's gradient of the **summed** loss to `sink`. A parameter used in two
+/// places (tied embeddings) is handed over twice; one that the batch does not reach is not handed over.
 ///
 /// Returns the summed loss, `[1]`, still on the device.
 pub fn forward_backward(
@@ -32,7 +40,7 @@ pub fn forward_backward(
     trainable: &Trainable,
     inputs: &VlmInputs,
     recompute: Recompute,
-    mut sink: impl FnMut(usize, Tensor<1>),
+    sink: &mut impl GradientSink,
 ) -> Tensor<1> {
     let (links, hidden) = forward(model, trainable, inputs, recompute);
     // With nothing trained before it, the head's input needs no gradient.
@@ -43,7 +51,8 @@ pub fn forward_backward(
     }
     let mut gradients = loss.backward();
     let mut gradient = leaf.grad_remove(&mut gradients);
-    collect(model, trainable, &mut gradients, &mut sink);
+    collect(model, trainable, &mut gradients, sink);
+    sink.left(Segment::Head);
     for link in links.into_iter().rev() {
         let Some(upstream) = gradient.take() else { break };
         let output = match link.output {
@@ -53,7 +62,8 @@ pub fn forward_backward(
         // The gradient of sum(y * g) with respect to y is g: a vector-Jacobian product through the public API.
         let mut gradients = (output * Tensor::from_inner(upstream)).sum().backward();
         gradient = link.input.and_then(|input| input.grad_remove(&mut gradients));
-        collect(model, trainable, &mut gradients, &mut sink);
+        collect(model, trainable, &mut gradients, sink);
+        sink.left(link.segment);
     }
     loss.inner()
 }
@@ -97,18 +107,13 @@ fn start_tape(x: Tensor<3>, needs_gradient: bool) -> Tensor<3> {
 }
 
 /// Takes the gradients of parameters out of a tape's result.
-fn collect(
-    model: &Vlm,
-    trainable: &Trainable,
-    gradients: &mut Gradients,
-    sink: &mut impl FnMut(usize, Tensor<1>),
-) {
-    struct Collector<'a, F> {
+fn collect(model: &Vlm, trainable: &Trainable, gradients: &mut Gradients, sink: &mut impl GradientSink) {
+    struct Collector<'a, S> {
         trainable: &'a Trainable,
         gradients: &'a mut Gradients,
-        sink: &'a mut F,
+        sink: &'a mut S,
     }
-    impl<F: FnMut(usize, Tensor<1>)> ModuleVisitor for Collector<'_, F> {
+    impl<S: GradientSink> ModuleVisitor for Collector<'_, S> {
         fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
             let Some(position) = self.trainable.position(param.id) else {
                 return;
@@ -122,7 +127,7 @@ fn collect(
                 } else {
                     flat.cast(DType::F32)
                 };
-                (self.sink)(position, flat);
+                self.sink.gradient(position, flat);
             }
         }
     }
@@ -131,4 +136,12 @@ fn collect(
         gradients,
         sink,
     });
+}
+
+impl<F: FnMut(usize, Tensor<1>)> GradientSink for F {
+    fn gradient(&mut self, position: usize, gradient: Tensor<1>) {
+        self(position, gradient);
+    }
+
+    fn left(&mut self, _: Segment) {}
 }

@@ -4,7 +4,7 @@ use brazier_models::InputError;
 use thiserror::Error;
 
 use super::options::TrainMode;
-use crate::{checkpoint::CheckpointError, data::DataError, track::TrackError};
+use crate::{checkpoint::CheckpointError, data::DataError, parallel::CollectiveError, track::TrackError};
 
 /// Why a run stopped before its end.
 #[derive(Debug, Error)]
@@ -53,6 +53,9 @@ pub enum LearnerError {
         /// Where the rows of the suspicious micro-batches come from.
         samples: String,
     },
+    /// Ranks could not do something together.
+    #[error(transparent)]
+    Ranks(#[from] CollectiveError),
     /// Reading data failed.
     #[error(transparent)]
     Data(#[from] DataError),

@@ -16,12 +16,14 @@ use burn::{
 use super::{
     LearnerError,
     classification::{self, Prediction},
+    losses::{self, BatchLoss},
     options::EvalConfig,
     step::upload,
 };
 use crate::{
     data::{BatchPlan, DataError, Dataset, Loader, Order, Prompt, SampleId},
     generate::{GenerateOptions, PromptRef, Sampling, generate},
+    parallel::{Group, World},
 };
 
 /// Rows whose prompts are in memory together while answers are generated.
@@ -106,20 +108,26 @@ impl Evaluator {
         })
     }
 
-    /// Measures a model. The result does not depend on batch size or threads beyond f32 rounding of the loss's sum.
+    /// Measures a model. The ranks of a group share the work, and each gets the whole result. It does not depend on batch size,
+    /// threads or ranks beyond f32 rounding of the loss's sum; on ranks alone, not at all.
     ///
     /// # Errors
-    /// If rows cannot be read or do not fit the model.
+    /// If rows cannot be read or do not fit the model, on any rank.
     pub fn evaluate(
         &self,
         model: &Vlm,
         device: &Device,
         dtype: DType,
         depth: Depth,
+        group: &Group,
     ) -> Result<Evaluation, LearnerError> {
         let started = Instant::now();
         let model = model.valid();
-        let (loss, predictions) = self.loss(&model, device, dtype)?;
+        let own = group.agree(self.own_losses(&model, device, dtype, group.world()))?;
+        let batches = losses::exchange(&own, group)?;
+        let weight: f64 = batches.iter().map(|batch| batch.weight).sum();
+        let loss = batches.iter().map(|batch| batch.sum).sum::<f64>() / weight;
+        let predictions = self.predictions(&batches);
         let mut metrics = vec![("eval_loss".to_owned(), loss)];
         match &model.config().head {
             Head::Lm => metrics.push(("eval_perplexity".to_owned(), loss.exp())),
@@ -129,7 +137,7 @@ impl Evaluator {
         }
         let mut answers = Vec::new();
         if self.config.exact_match {
-            answers = self.answers(&model, device, dtype, depth)?;
+            answers = self.answers(&model, device, dtype, depth, group)?;
             metrics.extend(exact_match(&answers));
         }
         Ok(Evaluation {
@@ -141,41 +149,60 @@ impl Evaluator {
         })
     }
 
-    /// Loss of one label, and what a classification head says of each row.
-    fn loss(
+    /// Losses of this rank's batches.
+    fn own_losses(
         &self,
         model: &Vlm,
         device: &Device,
         dtype: DType,
-    ) -> Result<(f64, Vec<Prediction>), LearnerError> {
+        world: World,
+    ) -> Result<Vec<BatchLoss>, LearnerError> {
         let plan = BatchPlan {
             micro_batch_size: self.config.batch_size,
             accumulation: 1,
-            rank: 0,
-            world_size: 1,
+            rank: world.rank,
+            world_size: world.size,
             total_samples: Some(self.dataset.len() as u64),
         };
         let mut loader = Loader::start(self.dataset.clone(), plan, 0, self.workers, 2)?;
-        let (mut sum, mut weight) = (0.0, 0.0);
-        let mut predictions = Vec::new();
+        let mut losses = Vec::new();
+        let mut step = 0;
         while let Some(batches) = loader.next_step()? {
             for batch in batches.iter().filter(|batch| batch.num_labelled > 0) {
                 let inputs = upload(batch, model, device, dtype)?;
                 let hidden = model.hidden(&inputs);
-                sum += f64::from(model.loss_sum(hidden.clone(), &inputs).into_scalar::<f32>());
-                weight += batch.loss_weight();
-                if let Some(classes) = &batch.classes {
+                let sum = model.loss_sum(hidden.clone(), &inputs).into_scalar::<f32>();
+                let rows = batch.classes.as_ref().map(|classes| {
                     let logits = model.class_logits(hidden, &inputs).into_data();
                     let logits: Vec<f32> = logits.iter().collect();
-                    let rows = batch.samples.iter().zip(&classes.ids);
-                    let rows = rows.zip(logits.chunks(logits.len() / batch.rows));
-                    predictions.extend(rows.map(|((sample, class), logits)| {
-                        Prediction::new(sample.clone(), *class as usize, logits)
-                    }));
-                }
+                    let logits = logits.chunks(logits.len() / batch.rows).map(<[f32]>::to_vec);
+                    classes
+                        .ids
+                        .iter()
+                        .map(|&class| class as usize)
+                        .zip(logits)
+                        .collect()
+                });
+                losses.push(BatchLoss {
+                    number: step * world.size + world.rank,
+                    sum: f64::from(sum),
+                    weight: batch.loss_weight(),
+                    rows: rows.unwrap_or_default(),
+                });
             }
+            step += 1;
         }
-        Ok((sum / weight, predictions))
+        Ok(losses)
+    }
+
+    /// What a classification head says of each row.
+    fn predictions(&self, batches: &[BatchLoss]) -> Vec<Prediction> {
+        let rows = batches.iter().flat_map(|batch| {
+            let first = batch.number * self.config.batch_size;
+            (first..).zip(&batch.rows)
+        });
+        rows.map(|(row, (class, logits))| Prediction::new(self.dataset.sample(row), *class, logits))
+            .collect()
     }
 
     fn answers(
@@ -184,6 +211,7 @@ impl Evaluator {
         device: &Device,
         dtype: DType,
         depth: Depth,
+        group: &Group,
     ) -> Result<Vec<Answer>, LearnerError> {
         let len = self.dataset.len();
         let count = match (depth, self.config.max_generate_samples) {
@@ -203,13 +231,38 @@ impl Evaluator {
         rows.sort_unstable();
         let mut answers = Vec::new();
         for rows in rows.chunks(ROWS_AT_ONCE) {
-            let mut prompts = Vec::new();
-            for &row in rows {
-                prompts.extend(self.dataset.prompts(row)?.into_iter().map(|prompt| (row, prompt)));
-            }
-            answers.extend(self.answer_all(model, device, dtype, &prompts)?);
+            let asked = group.agree(self.prompts(rows))?;
+            let World { rank, size } = group.world();
+            let own: Vec<&Prompt> = asked
+                .iter()
+                .skip(rank)
+                .step_by(size)
+                .map(|(_, prompt)| prompt)
+                .collect();
+            let own = group.agree(self.answer_all(model, device, dtype, &own))?;
+            let texts = group.exchange_texts(&own)?;
+            let texts =
+                (0..asked.len()).map(|at| texts[at % size].get(at / size).cloned().unwrap_or_default());
+            let given = asked.iter().zip(texts).map(|((row, prompt), answer)| Answer {
+                sample: prompt.sample.clone(),
+                image: self.dataset.first_image(*row).map(Path::to_owned),
+                question: prompt.question.clone(),
+                reference: prompt.reference.clone(),
+                answer,
+                tag: prompt.tag.clone(),
+            });
+            answers.extend(given);
         }
         Ok(answers)
+    }
+
+    /// What is asked about rows.
+    fn prompts(&self, rows: &[usize]) -> Result<Vec<(usize, Prompt)>, LearnerError> {
+        let mut prompts = Vec::new();
+        for &row in rows {
+            prompts.extend(self.dataset.prompts(row)?.into_iter().map(|prompt| (row, prompt)));
+        }
+        Ok(prompts)
     }
 
     /// Prompts of one length run together, so that no padding and no mask can change an answer.
@@ -218,10 +271,10 @@ impl Evaluator {
         model: &Vlm,
         device: &Device,
         dtype: DType,
-        prompts: &[(usize, Prompt)],
-    ) -> Result<Vec<Answer>, LearnerError> {
+        prompts: &[&Prompt],
+    ) -> Result<Vec<String>, LearnerError> {
         let mut by_length: BTreeMap<usize, Vec<usize>> = BTreeMap::new();
-        for (at, (_, prompt)) in prompts.iter().enumerate() {
+        for (at, prompt) in prompts.iter().enumerate() {
             by_length.entry(prompt.input_ids.len()).or_default().push(at);
         }
         let mut texts = vec![String::new(); prompts.len()];
@@ -232,13 +285,13 @@ impl Evaluator {
             let group: Vec<PromptRef> = places
                 .iter()
                 .map(|&at| PromptRef {
-                    input_ids: &prompts[at].1.input_ids,
-                    images: &prompts[at].1.images,
+                    input_ids: &prompts[at].input_ids,
+                    images: &prompts[at].images,
                 })
                 .collect();
             let tokens =
                 generate(model, device, dtype, &group, &self.generation, |_| ()).map_err(|source| {
-                    let samples = prompts[places[0]].1.sample.to_string();
+                    let samples = prompts[places[0]].sample.to_string();
                     LearnerError::Input { samples, source }
                 })?;
             for (&at, tokens) in places.iter().zip(tokens) {
@@ -249,15 +302,7 @@ impl Evaluator {
                     .map_err(DataError::from)?;
             }
         }
-        let answers = prompts.iter().zip(texts).map(|((row, prompt), answer)| Answer {
-            sample: prompt.sample.clone(),
-            image: self.dataset.first_image(*row).map(Path::to_owned),
-            question: prompt.question.clone(),
-            reference: prompt.reference.clone(),
-            answer,
-            tag: prompt.tag.clone(),
-        });
-        Ok(answers.collect())
+        Ok(texts)
     }
 }
 

@@ -3,12 +3,17 @@
 //! The loss is a sum, divided once by the labelled tokens of the whole step. Gradients are summed in f32. Whatever
 //! affects the next step is in the checkpoint or a pure function of seed and step.
 
+mod agree;
+mod buckets;
 mod classification;
 mod engine;
 mod error;
 pub mod evaluate;
+mod losses;
 mod optimizer;
 pub mod options;
+mod parts;
+mod reduce;
 mod run;
 mod schedule;
 mod snapshot;
@@ -16,7 +21,7 @@ mod step;
 mod trainable;
 
 pub use classification::Prediction;
-pub use engine::forward_backward;
+pub use engine::{GradientSink, forward_backward};
 pub use error::LearnerError;
 pub use evaluate::{Answer, Evaluation, Evaluator};
 pub use run::{Outcome, Run, RunEnd, fresh_state, resume_state};

@@ -6,7 +6,7 @@
 use std::collections::HashMap;
 
 use brazier_models::{
-    HostTensor, Vlm,
+    HostDtype, HostTensor, Vlm,
     ops::{self, AdamwState, AdamwStep},
     params::{self, replace_value},
 };
@@ -16,16 +16,19 @@ use burn::{
 };
 
 use super::{
+    buckets::Bucket,
     options::{OptimizerConfig, Precision},
+    parts::{from_bytes, joined, own_part, part_len, to_bytes},
     trainable::Trainable,
 };
+use crate::parallel::{CollectiveError, Group, World};
 
 /// Prefixes of the optimizer's tensors in a checkpoint.
 const MASTER: &str = "master.";
 pub(super) const EXP_AVG: &str = "exp_avg.";
 const EXP_AVG_SQ: &str = "exp_avg_sq.";
 
-/// State of one parameter, flat, f32.
+/// State of one parameter, flat, f32; of several ranks each has its part.
 struct Slot {
     /// `None` in f32, where the parameter is the master.
     master: Option<Tensor<1>>,
@@ -37,6 +40,21 @@ struct Slot {
 pub(super) struct AdamW {
     slots: Vec<Option<Slot>>,
     config: OptimizerConfig,
+    /// The ranks that share the state; `None` if this one has all of it.
+    parts: Option<World>,
+}
+
+/// What an update is made of.
+pub(super) struct Update {
+    /// Those of the summed loss, by place in `trainable`; parts of them if the optimizer is in parts. A missing one is 0, so
+    /// that an update does not depend on which rank saw an image.
+    pub(super) gradients: Vec<Option<Tensor<1>>>,
+    /// Finished updates.
+    pub(super) step: u64,
+    /// The schedule's.
+    pub(super) lr_factor: f64,
+    /// Divides by the labelled tokens and clips.
+    pub(super) scale: f64,
 }
 
 impl AdamW {
@@ -46,85 +64,146 @@ impl AdamW {
         trainable: &Trainable,
         config: &OptimizerConfig,
         precision: Precision,
+        parts: Option<World>,
     ) -> Self {
-        struct Builder<'a> {
-            trainable: &'a Trainable,
-            precision: Precision,
-            slots: Vec<Option<Slot>>,
-        }
-        impl ModuleVisitor for Builder<'_> {
-            fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
-                let Some(position) = self.trainable.position(param.id) else {
-                    return;
-                };
-                let value = param.val().inner();
-                let count = value.shape().num_elements();
-                let zeros = || Tensor::<1>::zeros([count], (&value.device(), DType::F32));
-                self.slots[position] = Some(Slot {
-                    exp_avg: zeros(),
-                    exp_avg_sq: zeros(),
-                    master: match self.precision {
-                        Precision::F32 => None,
-                        Precision::Bf16 => Some(value.reshape([count]).cast(DType::F32)),
-                    },
-                });
-            }
-        }
-        let slots = trainable.params.iter().map(|_| None).collect();
-        let mut builder = Builder {
-            trainable,
-            precision,
-            slots,
-        };
-        model.visit(&mut builder);
+        let mut slots: Vec<Option<Slot>> = trainable.params.iter().map(|_| None).collect();
+        visit_values(model, trainable, |position, value| {
+            let count = value.shape().num_elements();
+            let len = parts.map_or(count, |world| part_len(count, world.size));
+            let zeros = || Tensor::<1>::zeros([len], (&value.device(), DType::F32));
+            slots[position] = Some(Slot {
+                exp_avg: zeros(),
+                exp_avg_sq: zeros(),
+                master: match precision {
+                    Precision::F32 => None,
+                    Precision::Bf16 => Some(part_of(value, parts).cast(DType::F32)),
+                },
+            });
+        });
         Self {
-            slots: builder.slots,
+            slots,
             config: config.clone(),
+            parts,
         }
     }
 
-    /// One update. `gradients` are those of the summed loss, by place in `trainable`; `scale` divides them by the
-    /// labelled tokens and clips. A missing gradient is 0, so that an update does not depend on which rank saw an image.
-    ///
-    /// `step` counts finished updates, `lr_factor` is the schedule's.
-    pub(super) fn update(
-        &mut self,
-        model: Vlm,
-        trainable: &Trainable,
-        gradients: Vec<Option<Tensor<1>>>,
-        step: u64,
-        lr_factor: f64,
-        scale: f64,
-    ) -> Vlm {
+    /// Whether each rank has its part of the state.
+    pub(super) fn is_in_parts(&self) -> bool {
+        self.parts.is_some()
+    }
+
+    /// One update of an optimizer that is not in parts.
+    pub(super) fn update(&mut self, model: Vlm, trainable: &Trainable, update: Update) -> Vlm {
         let mut updater = Updater {
             trainable,
             optimizer: self,
-            gradients,
-            step,
-            lr_factor,
-            scale,
+            update,
         };
         model.map(&mut updater)
     }
 
-    /// Masters and moments for a checkpoint.
-    pub(super) fn to_host(&self, trainable: &Trainable) -> Vec<HostTensor> {
+    /// One update in parts: each rank makes its own and all get all of them, bucket by bucket. After an error the parameters
+    /// are as they were, and the state is of no use.
+    pub(super) fn update_parts(
+        &mut self,
+        model: Vlm,
+        trainable: &Trainable,
+        mut update: Update,
+        buckets: &[Bucket],
+        group: &Group,
+    ) -> (Vlm, Result<(), CollectiveError>) {
+        let mut values: Vec<Option<Tensor<1>>> = vec![None; trainable.params.len()];
+        visit_values(&model, trainable, |position, value| {
+            values[position] = Some(part_of(value, self.parts))
+        });
+        let mut coming = Vec::with_capacity(buckets.len());
+        for bucket in buckets {
+            let parts = bucket.positions.iter().filter_map(|&position| {
+                let value = values[position].take()?;
+                self.update_part(position, value, trainable, &mut update)
+            });
+            let parts = Tensor::cat(parts.collect(), 0);
+            let (dtype, device, [len]) = (parts.dtype(), parts.device(), parts.dims());
+            coming.push((bucket, dtype, device, len, group.all_gather(to_bytes(parts))));
+        }
+        for (bucket, dtype, device, len, pending) in coming {
+            let bytes = match pending.wait() {
+                Ok(bytes) => bytes,
+                Err(error) => return (model, Err(error)),
+            };
+            let parts = from_bytes(bytes, [group.world().size, len], dtype, &device);
+            for (&position, value) in bucket.positions.iter().zip(joined(parts, &bucket.counts)) {
+                values[position] = Some(value);
+            }
+        }
+        (model.map(&mut Setter { trainable, values }), Ok(()))
+    }
+
+    /// This rank's part of a parameter after the update, in its dtype.
+    fn update_part(
+        &mut self,
+        position: usize,
+        value: Tensor<1>,
+        trainable: &Trainable,
+        update: &mut Update,
+    ) -> Option<Tensor<1>> {
+        let slot = self.slots[position].take()?;
+        let gradient = update.gradients[position].take();
+        let step = self.hyperparameters(trainable, position, update);
+        let (value, slot) = updated(slot, value, gradient, step);
+        self.slots[position] = Some(slot);
+        Some(value)
+    }
+
+    fn hyperparameters(&self, trainable: &Trainable, position: usize, update: &Update) -> AdamwStep {
+        let config = &self.config;
+        let updates = (update.step + 1) as i32;
+        AdamwStep {
+            lr: trainable.params[position].lr * update.lr_factor,
+            beta1: config.beta1,
+            beta2: config.beta2,
+            eps: config.eps,
+            weight_decay: trainable.params[position].weight_decay,
+            bias_correction1: 1.0 - config.beta1.powi(updates),
+            bias_correction2: 1.0 - config.beta2.powi(updates),
+            grad_scale: update.scale,
+        }
+    }
+
+    /// Masters and moments for a checkpoint, whole; every rank of a group has to ask for them together.
+    ///
+    /// # Errors
+    /// If a rank is missing or has failed.
+    pub(super) fn to_host(
+        &self,
+        trainable: &Trainable,
+        group: &Group,
+    ) -> Result<Vec<HostTensor>, CollectiveError> {
         let mut tensors = Vec::new();
         for (slot, trained) in self.slots.iter().zip(&trainable.params) {
             let Some(slot) = slot else { continue };
-            let mut push = |prefix: &str, tensor: &Tensor<1>| {
-                tensors.push(params::to_host(
-                    format!("{prefix}{}", trained.info.path),
-                    tensor.clone(),
-                ));
-            };
-            if let Some(master) = &slot.master {
-                push(MASTER, master);
+            let count = trained.info.num_elements();
+            let state = [
+                (MASTER, slot.master.as_ref()),
+                (EXP_AVG, Some(&slot.exp_avg)),
+                (EXP_AVG_SQ, Some(&slot.exp_avg_sq)),
+            ];
+            for (prefix, tensor) in state {
+                let Some(tensor) = tensor else { continue };
+                let mut bytes = to_bytes(tensor.clone());
+                if self.is_in_parts() {
+                    bytes = group.all_gather(bytes).wait()?;
+                    bytes.truncate(count * size_of::<f32>());
+                }
+                tensors.push(HostTensor {
+                    name: format!("{prefix}{}", trained.info.path),
+                    shape: vec![count],
+                    dtype: HostDtype::F32,
+                    bytes,
+                });
             }
-            push(EXP_AVG, &slot.exp_avg);
-            push(EXP_AVG_SQ, &slot.exp_avg_sq);
         }
-        tensors
+        Ok(tensors)
     }
 
     /// Names and lengths of the tensors that [`AdamW::to_host`] gives.
@@ -150,13 +229,17 @@ impl AdamW {
         tensors: &HashMap<&str, &HostTensor>,
         device: &Device,
     ) {
+        let parts = self.parts;
         for (slot, trained) in self.slots.iter_mut().zip(&trainable.params) {
             let Some(slot) = slot else { continue };
             let find = |prefix: &str| {
                 let name = format!("{prefix}{}", trained.info.path);
-                tensors
-                    .get(name.as_str())
-                    .map(|tensor| params::from_host::<1>((*tensor).clone(), device, DType::F32))
+                let tensor = (*tensors.get(name.as_str())?).clone();
+                let whole = params::from_host::<1>(tensor, device, DType::F32);
+                Some(match parts {
+                    Some(world) => own_part(whole, world),
+                    None => whole,
+                })
             };
             if let (Some(exp_avg), Some(exp_avg_sq)) = (find(EXP_AVG), find(EXP_AVG_SQ)) {
                 (slot.exp_avg, slot.exp_avg_sq) = (exp_avg, exp_avg_sq);
@@ -168,30 +251,82 @@ impl AdamW {
     }
 }
 
+/// The value of a parameter after an update, and its state.
+fn updated(slot: Slot, value: Tensor<1>, gradient: Option<Tensor<1>>, step: AdamwStep) -> (Tensor<1>, Slot) {
+    let dtype = value.dtype();
+    let owns_master = slot.master.is_some();
+    let master = slot.master.unwrap_or(value);
+    let gradient = gradient.unwrap_or_else(|| master.zeros_like());
+    let state = AdamwState {
+        master,
+        m: slot.exp_avg,
+        v: slot.exp_avg_sq,
+    };
+    let AdamwState {
+        master,
+        m: exp_avg,
+        v: exp_avg_sq,
+    } = ops::adamw(state, gradient, step);
+    let value = if owns_master {
+        master.clone().cast(dtype)
+    } else {
+        master.clone()
+    };
+    let slot = Slot {
+        master: owns_master.then_some(master),
+        exp_avg,
+        exp_avg_sq,
+    };
+    (value, slot)
+}
+
+fn part_of(value: Tensor<1>, parts: Option<World>) -> Tensor<1> {
+    match parts {
+        Some(world) => own_part(value, world),
+        None => value,
+    }
+}
+
+/// Gives the trained parameters, flat, in module order.
+fn visit_values(model: &Vlm, trainable: &Trainable, give: impl FnMut(usize, Tensor<1>)) {
+    struct Giver<'a, F> {
+        trainable: &'a Trainable,
+        give: F,
+    }
+    impl<F: FnMut(usize, Tensor<1>)> ModuleVisitor for Giver<'_, F> {
+        fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
+            if let Some(position) = self.trainable.position(param.id) {
+                let value = param.val().inner();
+                let count = value.shape().num_elements();
+                (self.give)(position, value.reshape([count]));
+            }
+        }
+    }
+    model.visit(&mut Giver { trainable, give });
+}
+
+/// Puts values in the place of parameters.
+struct Setter<'a> {
+    trainable: &'a Trainable,
+    /// Flat, by place in `trainable`.
+    values: Vec<Option<Tensor<1>>>,
+}
+
+impl ModuleMapper for Setter<'_> {
+    fn map_float<const D: usize>(&mut self, param: Param<Tensor<D>>) -> Param<Tensor<D>> {
+        let position = self.trainable.position(param.id);
+        match position.and_then(|position| self.values[position].take()) {
+            Some(value) => replace_value(param, |old| value.reshape(old.dims())),
+            None => param,
+        }
+    }
+}
+
+/// Updates parameters in their places, one after the other.
 struct Updater<'a> {
     trainable: &'a Trainable,
     optimizer: &'a mut AdamW,
-    gradients: Vec<Option<Tensor<1>>>,
-    step: u64,
-    lr_factor: f64,
-    scale: f64,
-}
-
-impl Updater<'_> {
-    fn hyperparameters(&self, position: usize) -> AdamwStep {
-        let config = &self.optimizer.config;
-        let updates = (self.step + 1) as i32;
-        AdamwStep {
-            lr: self.trainable.params[position].lr * self.lr_factor,
-            beta1: config.beta1,
-            beta2: config.beta2,
-            eps: config.eps,
-            weight_decay: self.trainable.params[position].weight_decay,
-            bias_correction1: 1.0 - config.beta1.powi(updates),
-            bias_correction2: 1.0 - config.beta2.powi(updates),
-            grad_scale: self.scale,
-        }
-    }
+    update: Update,
 }
 
 impl ModuleMapper for Updater<'_> {
@@ -202,40 +337,15 @@ impl ModuleMapper for Updater<'_> {
         let Some(slot) = self.optimizer.slots[position].take() else {
             return param;
         };
-        let gradient = self.gradients[position].take();
-        let step = self.hyperparameters(position);
+        let gradient = self.update.gradients[position].take();
+        let step = self
+            .optimizer
+            .hyperparameters(self.trainable, position, &self.update);
         let mut kept = None;
         let param = replace_value(param, |value| {
-            let (shape, dtype) = (value.dims(), value.dtype());
-            let owns_master = slot.master.is_some();
-            let master = match slot.master {
-                Some(master) => master,
-                None => {
-                    let count = value.shape().num_elements();
-                    value.reshape([count])
-                }
-            };
-            let gradient = gradient.unwrap_or_else(|| master.zeros_like());
-            let state = AdamwState {
-                master,
-                m: slot.exp_avg,
-                v: slot.exp_avg_sq,
-            };
-            let AdamwState {
-                master,
-                m: exp_avg,
-                v: exp_avg_sq,
-            } = ops::adamw(state, gradient, step);
-            let value = if owns_master {
-                master.clone().cast(dtype)
-            } else {
-                master.clone()
-            };
-            kept = Some(Slot {
-                master: owns_master.then_some(master),
-                exp_avg,
-                exp_avg_sq,
-            });
+            let (shape, count) = (value.dims(), value.shape().num_elements());
+            let (value, slot) = updated(slot, value.reshape([count]), gradient, step);
+            kept = Some(slot);
             value.reshape(shape)
         });
         self.optimizer.slots[position] = kept;

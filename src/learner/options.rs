@@ -31,6 +31,52 @@ pub enum Recompute {
     Blocks,
 }
 
+/// What of the training state each rank holds only its own part of (<https://arxiv.org/abs/1910.02054>). Changes memory and
+/// time, no result beyond rounding.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default)]
+pub enum Zero {
+    /// Nothing: each rank holds everything.
+    #[default]
+    None,
+    /// Masters and moments.
+    Optimizer,
+    /// Sums of gradients too.
+    Gradients,
+    /// Parameters too.
+    Parameters,
+}
+
+impl Zero {
+    /// Whether masters and moments are in parts.
+    pub fn splits_optimizer(self) -> bool {
+        self >= Self::Optimizer
+    }
+
+    /// Whether gradients are in parts as soon as a micro-batch is done.
+    pub fn splits_gradients(self) -> bool {
+        self >= Self::Gradients
+    }
+}
+
+/// How the ranks of a run share its state.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ParallelConfig {
+    /// What is in parts.
+    pub zero: Zero,
+    /// Gradients travel in buckets of at least so many values.
+    pub bucket_elements: usize,
+}
+
+impl Default for ParallelConfig {
+    fn default() -> Self {
+        Self {
+            zero: Zero::None,
+            // 16 MiB: large enough for the speed of a link, small enough to begin early.
+            bucket_elements: 1 << 22,
+        }
+    }
+}
+
 /// AdamW (Loshchilov and Hutter, <https://arxiv.org/abs/1711.05101>), PyTorch's update rule.
 #[derive(Debug, Clone, PartialEq)]
 pub struct OptimizerConfig {

@@ -9,7 +9,7 @@ use super::{
     step::{Learner, StepReport},
 };
 use crate::{
-    checkpoint::{AsyncWriter, Best, CheckpointError, Metric, RunState},
+    checkpoint::{AsyncWriter, Best, CheckpointError, Metric, RunState, Snapshot},
     data::Loader,
     signal::StopRequest,
     track::{EvalRecord, RunLog, StepRecord, process_memory},
@@ -37,8 +37,8 @@ pub struct Outcome {
     pub learner: Learner,
     /// The last evaluation, on all held-out rows; `None` without held-out data or on request.
     pub evaluation: Option<Evaluation>,
-    /// The log, still open.
-    pub log: RunLog,
+    /// The log, still open; the first rank's.
+    pub log: Option<RunLog>,
 }
 
 /// Everything a run needs, put together by the command line.
@@ -53,10 +53,10 @@ pub struct Run {
     pub evaluator: Option<Evaluator>,
     /// When what recurs.
     pub options: RunOptions,
-    /// Metrics and console.
-    pub log: RunLog,
-    /// Checkpoints.
-    pub writer: AsyncWriter,
+    /// Metrics and console, of the first rank.
+    pub log: Option<RunLog>,
+    /// Checkpoints, written by the first rank.
+    pub writer: Option<AsyncWriter>,
     /// Whether an evaluation that is the best so far saves a checkpoint.
     pub save_best: bool,
     /// Signals.
@@ -84,7 +84,7 @@ impl Run {
                 false => None,
             };
             let improved = evaluated.as_ref().is_some_and(|(_, improved)| *improved);
-            let requested = self.stop.requested();
+            let requested = self.requested()?;
             if !last
                 && (requested.is_some()
                     || self.is_due(self.options.save_every, before)
@@ -93,7 +93,7 @@ impl Run {
                 self.save(evaluated.as_ref().map(|(evaluation, _)| evaluation))?;
             }
             if let Some(by) = requested.filter(|_| !last) {
-                self.writer.wait()?;
+                self.finish_writing()?;
                 return Ok(self.outcome(RunEnd::Requested { by }, None));
             }
         }
@@ -106,7 +106,7 @@ impl Run {
         // A finished run that is started again has nothing new to save.
         if self.learner.finished_steps() > first_step {
             self.save(evaluation.as_ref())?;
-            self.writer.wait()?;
+            self.finish_writing()?;
         }
         Ok(self.outcome(end, evaluation))
     }
@@ -123,11 +123,14 @@ impl Run {
     /// Takes the next batches and learns from them. `None` at the end of the data.
     fn step(&mut self) -> Result<Option<TimedReport>, LearnerError> {
         let started = Instant::now();
-        let Some(batches) = self.loader.next_step()? else {
-            return Ok(None);
+        let batches = match self.loader.next_step() {
+            // The plan says so to every rank.
+            Ok(None) => return Ok(None),
+            Ok(Some(batches)) => Ok(batches),
+            Err(error) => Err(LearnerError::from(error)),
         };
         let data_seconds = started.elapsed().as_secs_f64();
-        let report = self.learner.step(&batches)?;
+        let report = self.learner.step_or_fail(batches)?;
         let state = &mut self.state;
         state.step = self.learner.finished_steps();
         state.samples += report.samples;
@@ -143,17 +146,23 @@ impl Run {
     fn record(&mut self, timed: &TimedReport, last: bool) -> Result<(), LearnerError> {
         let step = self.state.step;
         if !step.is_multiple_of(self.options.log_every.max(1)) && !last {
-            self.log.progress(step);
+            if let Some(log) = &self.log {
+                log.progress(step);
+            }
             return Ok(());
         }
+        let epoch = self.epoch();
+        let Some(log) = &mut self.log else {
+            return Ok(());
+        };
         let TimedReport {
             report,
             data_seconds,
             step_seconds,
         } = *timed;
-        self.log.log_step(&StepRecord {
+        log.log_step(&StepRecord {
             step,
-            epoch: self.epoch(),
+            epoch,
             loss: report.loss,
             lr: report.lr,
             grad_norm: report.grad_norm,
@@ -199,14 +208,18 @@ impl Run {
             return Ok(None);
         };
         let learner = &self.learner;
-        let evaluation = evaluator.evaluate(learner.model(), learner.device(), learner.dtype(), depth)?;
-        self.log.log_eval(&EvalRecord {
+        let (device, dtype) = (learner.device(), learner.dtype());
+        let evaluation = evaluator.evaluate(learner.model(), device, dtype, depth, learner.group())?;
+        let record = EvalRecord {
             step: self.state.step,
             epoch: self.epoch(),
             metrics: evaluation.metrics.clone(),
             seconds: evaluation.seconds,
             samples: evaluation.samples,
-        })?;
+        };
+        if let Some(log) = &mut self.log {
+            log.log_eval(&record)?;
+        }
         let metric = self.metric(&evaluation);
         let improved = metric.is_some_and(|metric| self.improve(metric.value));
         // The final evaluation answers more questions; were it to count, a run that stopped early might not stay so.
@@ -249,14 +262,38 @@ impl Run {
         patience.is_some_and(|patience| self.state.evaluations_without_improvement >= patience)
     }
 
+    /// Who asked to stop: on any rank, so that all stop after the same step.
+    fn requested(&self) -> Result<Option<&'static str>, LearnerError> {
+        let own = self.stop.requested();
+        let any = self.learner.group().any(own.is_some())?;
+        Ok(own.or(any.then_some("another rank")))
+    }
+
     /// Hands a snapshot to the writer. The metrics file is on the disk first, so that it never lacks a step that a
     /// checkpoint has.
     fn save(&mut self, evaluation: Option<&Evaluation>) -> Result<(), LearnerError> {
-        self.log.sync()?;
         let metric = evaluation.and_then(|evaluation| self.metric(evaluation));
-        let snapshot = self.learner.snapshot(self.state.clone());
-        self.writer.submit(snapshot, metric)?;
+        let snapshot = self.learner.snapshot(self.state.clone())?;
+        let submitted = self.submit(snapshot, metric);
+        self.learner.group().agree(submitted)
+    }
+
+    fn submit(&mut self, snapshot: Snapshot, metric: Option<Metric>) -> Result<(), LearnerError> {
+        if let Some(log) = &self.log {
+            log.sync()?;
+        }
+        if let Some(writer) = &mut self.writer {
+            writer.submit(snapshot, metric)?;
+        }
         Ok(())
+    }
+
+    /// Returns when the last checkpoint is on the disk.
+    fn finish_writing(&mut self) -> Result<(), LearnerError> {
+        let written = self.writer.as_mut().map_or(Ok(None), AsyncWriter::wait);
+        self.learner
+            .group()
+            .agree(written.map(drop).map_err(LearnerError::from))
     }
 }
 
@@ -288,7 +325,7 @@ pub fn fresh_state(learner: &Learner, config_hash: String, data: BTreeMap<String
 /// If the checkpoint is of another model, or its data was in another order.
 pub fn resume_state(
     learner: &mut Learner,
-    snapshot: crate::checkpoint::Snapshot,
+    snapshot: Snapshot,
     fresh: RunState,
 ) -> Result<RunState, CheckpointError> {
     snapshot.state.check_data(&fresh.data)?;

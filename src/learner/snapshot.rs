@@ -16,22 +16,29 @@ use burn::{
 use sha2::{Digest, Sha256};
 
 use super::{optimizer::EXP_AVG, step::Learner, trainable::moves_beside_adapters};
-use crate::checkpoint::{
-    CheckpointError, CheckpointInfo, RunState, Snapshot, check_model, fingerprint, load_tensors,
+use crate::{
+    checkpoint::{
+        CheckpointError, CheckpointInfo, RunState, Snapshot, check_model, fingerprint, load_tensors,
+    },
+    parallel::CollectiveError,
 };
 
 const PARAM: &str = "param.";
 const MASTER: &str = "master.";
 
 impl Learner {
-    /// Copies everything to host memory, one tensor after the other. The device holds nothing extra afterwards.
-    pub fn snapshot(&self, state: RunState) -> Snapshot {
+    /// Copies everything to host memory, one tensor after the other. The device holds nothing extra afterwards. The ranks of a
+    /// group do it together, and each gets the whole.
+    ///
+    /// # Errors
+    /// If a rank is missing or has failed.
+    pub fn snapshot(&self, state: RunState) -> Result<Snapshot, CollectiveError> {
         let mut tensors = params::read_params(self.model(), |path| self.is_saved(path));
         for tensor in &mut tensors {
             tensor.name.insert_str(0, PARAM);
         }
-        tensors.extend(self.optimizer().to_host(self.trainable()));
-        Snapshot { tensors, state }
+        tensors.extend(self.optimizer().to_host(self.trainable(), self.group())?);
+        Ok(Snapshot { tensors, state })
     }
 
     /// Name, shape and dtype of each tensor of a snapshot.

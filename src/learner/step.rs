@@ -1,6 +1,6 @@
 //! One optimizer step.
 
-use std::time::Instant;
+use std::{sync::Arc, time::Instant};
 
 use brazier_models::{HostBatch, HostClasses, Vlm, VlmInputs, ops};
 use burn::{
@@ -10,18 +10,24 @@ use burn::{
 
 use super::{
     LearnerError,
+    agree::{Norms, Share, Shares},
+    buckets::{self, Bucket},
     engine::forward_backward,
-    optimizer::AdamW,
-    options::{Precision, StepConfig},
+    optimizer::{AdamW, Update},
+    options::{ParallelConfig, Precision, StepConfig},
+    reduce::Reducer,
     schedule::lr_factor,
     trainable::Trainable,
 };
-use crate::data::Batch;
+use crate::{
+    data::Batch,
+    parallel::{CollectiveError, Group},
+};
 
 /// Added to the norm before dividing, as `torch.nn.utils.clip_grad_norm_` does.
 const CLIP_EPS: f64 = 1e-6;
 
-/// What a step did.
+/// What a step did, on all ranks together.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct StepReport {
     /// Loss per labelled token.
@@ -34,9 +40,9 @@ pub struct StepReport {
     pub tokens: u64,
     /// Tokens, or classified rows, that were trained on.
     pub labelled_tokens: u64,
-    /// Rows.
+    /// Samples.
     pub samples: u64,
-    /// Seconds until the gradient norm was known.
+    /// Seconds until the gradient norm was known, of this rank as those below.
     pub forward_backward_seconds: f64,
     /// Seconds of the update.
     pub optimizer_seconds: f64,
@@ -51,6 +57,10 @@ pub struct Learner {
     config: StepConfig,
     device: Device,
     finished_steps: u64,
+    group: Arc<Group>,
+    parallel: ParallelConfig,
+    /// How gradients and parameters travel between ranks.
+    buckets: Vec<Bucket>,
 }
 
 impl Learner {
@@ -59,19 +69,44 @@ impl Learner {
     /// # Errors
     /// If the mode leaves nothing to train.
     pub fn new(model: Vlm, config: StepConfig, device: Device) -> Result<Self, LearnerError> {
+        Self::in_group(
+            model,
+            config,
+            device,
+            Arc::new(Group::alone()),
+            ParallelConfig::default(),
+        )
+    }
+
+    /// One rank of several, which all have the same model.
+    ///
+    /// # Errors
+    /// As [`Learner::new`].
+    pub fn in_group(
+        model: Vlm,
+        config: StepConfig,
+        device: Device,
+        group: Arc<Group>,
+        parallel: ParallelConfig,
+    ) -> Result<Self, LearnerError> {
         let trainable = Trainable::select(&model, config.mode, &config.optimizer);
         if trainable.params.is_empty() {
             return Err(LearnerError::NothingToTrain { mode: config.mode });
         }
         let model = trainable.mark(model.train());
-        let optimizer = AdamW::new(&model, &trainable, &config.optimizer, config.precision);
+        let parts = parallel.zero.splits_optimizer().then(|| group.world());
+        let parts = parts.filter(|world| world.size > 1);
+        let optimizer = AdamW::new(&model, &trainable, &config.optimizer, config.precision, parts);
         Ok(Self {
+            buckets: buckets::plan(&trainable, parallel.bucket_elements),
             model: Some(model),
             trainable,
             optimizer,
             config,
             device,
             finished_steps: 0,
+            group,
+            parallel,
         })
     }
 
@@ -116,45 +151,76 @@ impl Learner {
         &self.optimizer
     }
 
-    /// One update from the micro-batches of one step. The loss is the sum over all of them, divided once by all their
-    /// labelled tokens.
+    /// The ranks of the run.
+    pub fn group(&self) -> &Arc<Group> {
+        &self.group
+    }
+
+    /// One update from this rank's micro-batches of one step; see [`Learner::step_or_fail`].
     ///
     /// # Errors
-    /// If a batch does not fit the model, if no token is labelled, or if loss or gradient are not finite. Nothing has
-    /// moved then.
+    /// As [`Learner::step_or_fail`].
     pub fn step(&mut self, batches: &[Batch]) -> Result<StepReport, LearnerError> {
+        self.make_step(Ok(batches))
+    }
+
+    /// One update from the micro-batches of one step. The loss is the sum over all of them, on all ranks, divided once by
+    /// all their labelled tokens. A rank that has no batches because something is wrong says so here, so that no other waits
+    /// for it.
+    ///
+    /// # Errors
+    /// The one given; if a batch does not fit the model, if no token is labelled, or if loss or gradient are not finite; if
+    /// that is so on another rank. Nothing has moved then.
+    pub fn step_or_fail(
+        &mut self,
+        batches: Result<Vec<Batch>, LearnerError>,
+    ) -> Result<StepReport, LearnerError> {
+        match batches {
+            Ok(batches) => self.make_step(Ok(&batches)),
+            Err(error) => self.make_step(Err(error)),
+        }
+    }
+
+    fn make_step(&mut self, batches: Result<&[Batch], LearnerError>) -> Result<StepReport, LearnerError> {
         let started = Instant::now();
-        let step = self.finished_steps;
-        let labelled_tokens: usize = batches.iter().map(|batch| batch.num_labelled).sum();
-        if labelled_tokens == 0 {
+        // Every batch is checked before the first one costs time.
+        let uploaded = batches.and_then(|batches| Ok((batches, self.upload_all(batches)?)));
+        let (batches, inputs) = self.group.agree(uploaded)?;
+        let shares = Shares::exchange(&self.group, &Share::of(batches))?;
+        if shares.labelled_tokens() == 0 {
             return Err(LearnerError::NoLabelledToken {
-                step,
+                step: self.finished_steps,
                 samples: name_samples(batches),
             });
         }
-        let (losses, gradients) = self.accumulate(batches)?;
-        let (losses, grad_norm) = read_norms(losses, &gradients);
+        let (losses, gradients) = self.accumulate(batches, inputs, &shares)?;
+        let (losses, squares) = read_norms(losses, &gradients);
+        let norms = Norms::exchange(
+            &self.group,
+            losses.iter().sum(),
+            squares,
+            self.optimizer.is_in_parts(),
+        )?;
         // As many as there are labelled tokens, unless classes have weights.
-        let loss_weight: f64 = batches.iter().map(Batch::loss_weight).sum();
-        let loss = losses.iter().sum::<f64>() / loss_weight;
-        let grad_norm = grad_norm / loss_weight;
+        let loss_weight = shares.loss_weight();
+        let (loss, grad_norm) = (norms.loss / loss_weight, norms.grad_norm / loss_weight);
         if !(loss.is_finite() && grad_norm.is_finite()) {
-            return Err(self.not_finite(batches, &losses, loss, grad_norm));
+            return Err(self.not_finite(batches, &losses, loss, grad_norm, norms.suspect));
         }
         let clip = match self.config.max_grad_norm {
             Some(limit) => (limit / (grad_norm + CLIP_EPS)).min(1.0),
             None => 1.0,
         };
         let forward_backward_seconds = started.elapsed().as_secs_f64();
-        let factor = lr_factor(&self.config.schedule, step);
-        self.update(gradients, factor, clip / loss_weight);
+        let factor = lr_factor(&self.config.schedule, self.finished_steps);
+        self.update(gradients, factor, clip / loss_weight)?;
         Ok(StepReport {
             loss: loss as f32,
             grad_norm: grad_norm as f32,
             lr: self.config.optimizer.lr * factor,
-            tokens: batches.iter().map(|batch| batch.num_tokens as u64).sum(),
-            labelled_tokens: labelled_tokens as u64,
-            samples: batches.iter().map(|batch| batch.rows as u64).sum(),
+            tokens: shares.tokens(),
+            labelled_tokens: shares.labelled_tokens(),
+            samples: shares.samples(),
             forward_backward_seconds,
             optimizer_seconds: started.elapsed().as_secs_f64() - forward_backward_seconds,
         })
@@ -164,50 +230,67 @@ impl Learner {
     fn accumulate(
         &self,
         batches: &[Batch],
+        inputs: Vec<(usize, VlmInputs)>,
+        shares: &Shares,
     ) -> Result<(Vec<Tensor<1>>, Vec<Option<Tensor<1>>>), LearnerError> {
-        let mut gradients: Vec<Option<Tensor<1>>> = vec![None; self.trainable.params.len()];
+        let (num_params, zero) = (self.trainable.params.len(), self.parallel.zero);
+        let mut reducer = Reducer::new(&self.group, zero, &self.buckets, num_params, &self.device);
         let mut losses = Vec::new();
-        // Every batch is checked before the first one costs time.
-        let first_rows = batches.iter().scan(0, |row, batch| {
-            let first_row = *row;
-            *row += batch.rows as u64;
-            Some(first_row)
-        });
-        let inputs = batches
-            .iter()
-            .zip(first_rows)
-            .filter(|(batch, _)| batch.num_labelled > 0)
-            .map(|(batch, first_row)| self.upload_for_training(batch, first_row))
-            .collect::<Result<Vec<_>, _>>()?;
-        for inputs in inputs {
-            let sink = |position: usize, gradient: Tensor<1>| {
-                let sum = &mut gradients[position];
-                *sum = Some(match sum.take() {
-                    Some(sum) => sum + gradient,
-                    None => gradient,
-                });
-            };
-            losses.push(forward_backward(
-                self.model(),
-                &self.trainable,
-                &inputs,
-                self.config.recompute,
-                sink,
-            ));
+        let mut inputs = inputs.into_iter();
+        for round in 0..shares.rounds() {
+            reducer.begin(round + 1 == shares.rounds());
+            if let Some((micro, inputs)) = inputs.next() {
+                let first_sample = shares.samples_before(self.group.world().rank, micro);
+                let inputs = self.with_dropout(&batches[micro], inputs, first_sample);
+                let (model, recompute) = (self.model(), self.config.recompute);
+                losses.push(forward_backward(
+                    model,
+                    &self.trainable,
+                    &inputs,
+                    recompute,
+                    &mut reducer,
+                ));
+            }
+            reducer.end()?;
         }
-        Ok((losses, gradients))
+        Ok((losses, reducer.finish()))
     }
 
-    fn update(&mut self, gradients: Vec<Option<Tensor<1>>>, lr_factor: f64, scale: f64) {
+    fn update(
+        &mut self,
+        gradients: Vec<Option<Tensor<1>>>,
+        lr_factor: f64,
+        scale: f64,
+    ) -> Result<(), LearnerError> {
+        let update = Update {
+            gradients,
+            step: self.finished_steps,
+            lr_factor,
+            scale,
+        };
+        let (trainable, optimizer) = (&self.trainable, &mut self.optimizer);
         let Some(model) = self.model.take() else {
             unreachable!("the model is away only inside an update")
         };
-        let step = self.finished_steps;
-        let model = self
-            .optimizer
-            .update(model, &self.trainable, gradients, step, lr_factor, scale);
+        let (model, result) = match optimizer.is_in_parts() {
+            false => (optimizer.update(model, trainable, update), Ok(())),
+            true => optimizer.update_parts(model, trainable, update, &self.buckets, &self.group),
+        };
         self.model = Some(model);
+        result?;
         self.finished_steps += 1;
+        Ok(())
+    }
+
+    /// The micro-batches with something to learn from, on the device, with their numbers.
+    fn upload_all(&self, batches: &[Batch]) -> Result<Vec<(usize, VlmInputs)>, LearnerError> {
+        let labelled = batches
+            .iter()
+            .enumerate()
+            .filter(|(_, batch)| batch.num_labelled > 0);
+        labelled
+            .map(|(micro, batch)| Ok((micro, self.upload(batch)?)))
+            .collect()
     }
 
     /// Puts a batch on the learner's device.
@@ -218,19 +301,32 @@ impl Learner {
         upload(batch, self.model(), &self.device, self.dtype())
     }
 
-    /// As [`Learner::upload`], with dropout where the model has some. `first_row` counts the step's rows before the batch.
-    fn upload_for_training(&self, batch: &Batch, first_row: u64) -> Result<VlmInputs, LearnerError> {
-        let inputs = self.upload(batch)?;
+    /// Drops inputs where the model has dropout. `first_sample` counts the step's samples before the batch.
+    fn with_dropout(&self, batch: &Batch, inputs: VlmInputs, first_sample: u64) -> VlmInputs {
         let drops = self.model().lora().is_some_and(|lora| lora.lora_dropout > 0.0);
         if !drops {
-            return Ok(inputs);
+            return inputs;
         }
         let seed = dropout_seed(self.config.seed, self.finished_steps);
-        Ok(inputs.with_dropout(&to_host_batch(batch), self.model().config(), seed, first_row))
+        inputs.with_dropout(&to_host_batch(batch), self.model().config(), seed, first_sample)
     }
 
-    /// Names the micro-batches whose own loss is not finite, or all if only the gradient overflowed.
-    fn not_finite(&self, batches: &[Batch], losses: &[f64], loss: f64, grad_norm: f64) -> LearnerError {
+    /// Names the micro-batches whose own loss is not finite, or all if only the gradient overflowed. Where the loss of
+    /// another rank is the cause, that one names them.
+    fn not_finite(
+        &self,
+        batches: &[Batch],
+        losses: &[f64],
+        loss: f64,
+        grad_norm: f64,
+        suspect: Option<usize>,
+    ) -> LearnerError {
+        if let Some(rank) = suspect
+            && losses.iter().all(|loss| loss.is_finite())
+        {
+            let message = format!("its loss is not finite in step {}", self.finished_steps);
+            return CollectiveError::Peer { rank, message }.into();
+        }
         let labelled: Vec<&Batch> = batches.iter().filter(|batch| batch.num_labelled > 0).collect();
         let mut suspects: Vec<Batch> = labelled
             .iter()
@@ -297,14 +393,14 @@ pub fn compute_dtype(precision: Precision) -> DType {
     }
 }
 
-/// One transfer for all scalars of a step: the losses, and the norm of all gradients.
+/// One transfer for all scalars of a step: the losses, and the sum of the squares of all gradients.
 fn read_norms(losses: Vec<Tensor<1>>, gradients: &[Option<Tensor<1>>]) -> (Vec<f64>, f64) {
     let num_losses = losses.len();
     let squares = gradients.iter().flatten().cloned().map(ops::sum_of_squares);
     let scalars = Tensor::cat(losses.into_iter().chain(squares).collect(), 0).into_data();
     let scalars: Vec<f64> = scalars.iter::<f64>().collect();
     let (losses, squares) = scalars.split_at(num_losses);
-    (losses.to_vec(), squares.iter().sum::<f64>().sqrt())
+    (losses.to_vec(), squares.iter().sum())
 }
 
 fn name_samples(batches: &[Batch]) -> String {

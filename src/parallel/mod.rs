@@ -1,10 +1,18 @@
 //! The processes of a run and their places in it.
 
+mod engine;
+mod error;
+mod group;
 mod launch;
 mod nodelist;
+mod threads;
 
+pub use engine::Engine;
+pub use error::CollectiveError;
+pub use group::{Group, Pending};
 pub use launch::{Launch, LaunchError, Launcher};
 pub use nodelist::{NodeListError, node_list};
+pub use threads::Threads;
 
 /// This process among those of the run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

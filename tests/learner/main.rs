@@ -12,6 +12,7 @@ mod errors;
 mod groups;
 mod lora;
 mod precision;
+mod ranks;
 mod resume;
 mod sameness;
 #[path = "../support/mod.rs"]
@@ -106,7 +107,7 @@ fn devices_by_precision() -> Vec<(Precision, Device)> {
 fn snapshot(learner: &Learner) -> Snapshot {
     let mut state = fresh_state(learner, String::new(), BTreeMap::new());
     state.step = learner.finished_steps();
-    learner.snapshot(state)
+    learner.snapshot(state).unwrap()
 }
 
 /// # Panics

@@ -98,14 +98,15 @@ fn loss_and_gradients(model: &Vlm, inputs: &VlmInputs) -> (f32, BTreeMap<String,
     let trainable = Trainable::select(model, step.mode, &step.optimizer);
     let model = trainable.mark(model.clone().train());
     let mut gradients: BTreeMap<String, Tensor<1>> = BTreeMap::new();
-    let loss = forward_backward(&model, &trainable, inputs, Recompute::None, |at, gradient| {
+    let mut sink = |at: usize, gradient: Tensor<1>| {
         let path = &trainable.params[at].info.path;
         let sum = match gradients.remove(path) {
             Some(sum) => sum + gradient,
             None => gradient,
         };
         gradients.insert(path.clone(), sum);
-    });
+    };
+    let loss = forward_backward(&model, &trainable, inputs, Recompute::None, &mut sink);
     let gradients = gradients
         .into_iter()
         .map(|(path, gradient)| (path, values(gradient)));

@@ -1,0 +1,163 @@
+//! What ranks tell each other of a step: their share of it before the backward pass, their loss after it.
+
+use crate::{
+    data::Batch,
+    parallel::{CollectiveError, Group},
+};
+
+/// One rank's micro-batches of a step.
+#[derive(Debug, Clone, PartialEq)]
+pub(super) struct Share {
+    pub(super) labelled_tokens: u64,
+    pub(super) loss_weight: f64,
+    pub(super) tokens: u64,
+    /// Samples of each micro-batch.
+    pub(super) samples: Vec<u64>,
+    /// Micro-batches with something to learn from.
+    pub(super) rounds: u64,
+}
+
+impl Share {
+    pub(super) fn of(batches: &[Batch]) -> Self {
+        Self {
+            labelled_tokens: batches.iter().map(|batch| batch.num_labelled as u64).sum(),
+            loss_weight: batches.iter().map(Batch::loss_weight).sum(),
+            tokens: batches.iter().map(|batch| batch.num_tokens as u64).sum(),
+            samples: batches.iter().map(|batch| batch.samples.len() as u64).collect(),
+            rounds: batches.iter().filter(|batch| batch.num_labelled > 0).count() as u64,
+        }
+    }
+
+    /// Whole numbers up to 2^53 are f64, exactly.
+    fn encode(&self) -> Vec<f64> {
+        let numbers = [
+            self.labelled_tokens as f64,
+            self.loss_weight,
+            self.tokens as f64,
+            self.rounds as f64,
+        ];
+        let samples = self.samples.iter().map(|&samples| samples as f64);
+        numbers.into_iter().chain(samples).collect()
+    }
+
+    fn decode(numbers: &[f64]) -> Option<Self> {
+        let &[labelled_tokens, loss_weight, tokens, rounds, ref samples @ ..] = numbers else {
+            return None;
+        };
+        Some(Self {
+            labelled_tokens: labelled_tokens as u64,
+            loss_weight,
+            tokens: tokens as u64,
+            samples: samples.iter().map(|&samples| samples as u64).collect(),
+            rounds: rounds as u64,
+        })
+    }
+}
+
+/// The shares of all ranks.
+#[derive(Debug, Clone, PartialEq)]
+pub(super) struct Shares(Vec<Share>);
+
+impl Shares {
+    /// Tells the others this rank's share.
+    ///
+    /// # Errors
+    /// If a rank is missing or has failed.
+    pub(super) fn exchange(group: &Group, own: &Share) -> Result<Self, CollectiveError> {
+        let shares = group.exchange_numbers(&own.encode())?;
+        let shares: Option<Vec<Share>> = shares.iter().map(|share| Share::decode(share)).collect();
+        shares.map(Self).ok_or_else(|| CollectiveError::Engine {
+            rank: group.world().rank,
+            reason: "a share of a step that is no share".to_owned(),
+        })
+    }
+
+    pub(super) fn labelled_tokens(&self) -> u64 {
+        self.0.iter().map(|share| share.labelled_tokens).sum()
+    }
+
+    /// By what the summed loss is divided.
+    pub(super) fn loss_weight(&self) -> f64 {
+        self.0.iter().map(|share| share.loss_weight).sum()
+    }
+
+    pub(super) fn tokens(&self) -> u64 {
+        self.0.iter().map(|share| share.tokens).sum()
+    }
+
+    pub(super) fn samples(&self) -> u64 {
+        self.0.iter().flat_map(|share| &share.samples).sum()
+    }
+
+    /// Rounds of the step: those of the rank with the most.
+    pub(super) fn rounds(&self) -> u64 {
+        self.0.iter().map(|share| share.rounds).max().unwrap_or(0)
+    }
+
+    /// Samples of the step before a micro-batch of a rank, in the order in which one rank alone would see them: the
+    /// micro-batches of all ranks before the next ones of any.
+    pub(super) fn samples_before(&self, rank: usize, micro: usize) -> u64 {
+        let of = |share: &Share, micro: usize| share.samples.get(micro).copied().unwrap_or(0);
+        let earlier = (0..micro).map(|micro| self.0.iter().map(|share| of(share, micro)).sum::<u64>());
+        let beside = self.0[..rank].iter().map(|share| of(share, micro));
+        earlier.sum::<u64>() + beside.sum::<u64>()
+    }
+}
+
+/// Loss and gradient of a step.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(super) struct Norms {
+    /// Summed loss over all ranks.
+    pub(super) loss: f64,
+    /// Norm of the gradient of that sum.
+    pub(super) grad_norm: f64,
+    /// The first rank whose own loss is not finite.
+    pub(super) suspect: Option<usize>,
+}
+
+impl Norms {
+    /// Adds up losses, and squares of gradients where each rank has its part of them.
+    ///
+    /// # Errors
+    /// If a rank is missing or has failed.
+    pub(super) fn exchange(
+        group: &Group,
+        loss: f64,
+        squares: f64,
+        in_parts: bool,
+    ) -> Result<Self, CollectiveError> {
+        let all = group.exchange_numbers(&[loss, squares])?;
+        let column = |index: usize| all.iter().filter_map(move |numbers| numbers.get(index).copied());
+        let squares = if in_parts { column(1).sum() } else { squares };
+        Ok(Self {
+            loss: column(0).sum(),
+            grad_norm: squares.sqrt(),
+            suspect: column(0).position(|loss: f64| !loss.is_finite()),
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rows_are_counted_as_one_rank_would_see_them() {
+        let share = |samples: &[u64]| Share {
+            labelled_tokens: 3,
+            loss_weight: 2.5,
+            tokens: 7,
+            samples: samples.to_vec(),
+            rounds: samples.len() as u64,
+        };
+        let shares = Shares(vec![share(&[4, 4]), share(&[4, 3]), share(&[4])]);
+        let before = |rank, micro| shares.samples_before(rank, micro);
+        assert_eq!([before(0, 0), before(1, 0), before(2, 0)], [0, 4, 8]);
+        assert_eq!([before(0, 1), before(1, 1), before(2, 1)], [12, 16, 19]);
+        assert_eq!(
+            (shares.samples(), shares.rounds(), shares.loss_weight()),
+            (19, 2, 7.5)
+        );
+        assert_eq!(Share::decode(&share(&[4, 3]).encode()), Some(share(&[4, 3])));
+    }
+}
