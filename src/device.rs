@@ -26,6 +26,11 @@ pub enum DeviceError {
         /// The dtype.
         dtype: &'static str,
     },
+    /// Something is to be in host memory, and no backend is there.
+    #[error(
+        "this build has no backend for host memory\n  hint: build with the feature flex, or leave parallel.offload out"
+    )]
+    NoHost,
     /// No backend at all.
     #[error("this build has no backend\n  hint: build with one of the features flex, ndarray, cuda, wgpu")]
     NoBackend,
@@ -49,9 +54,17 @@ pub fn compiled() -> Vec<DeviceChoice> {
 /// # Errors
 /// If there is no backend at all.
 pub fn for_files() -> Result<Device, DeviceError> {
+    host_memory().or_else(|_| open(DeviceChoice::Auto, DType::F32))
+}
+
+/// The device for tensors in host memory.
+///
+/// # Errors
+/// If no CPU backend is compiled in.
+pub fn host_memory() -> Result<Device, DeviceError> {
     let is_cpu = |choice: &DeviceChoice| matches!(choice, DeviceChoice::Flex | DeviceChoice::Ndarray);
-    let choice = compiled().into_iter().find(is_cpu);
-    open(choice.unwrap_or(DeviceChoice::Auto), DType::F32)
+    let choice = compiled().into_iter().find(is_cpu).ok_or(DeviceError::NoHost)?;
+    open(choice, DType::F32)
 }
 
 /// Turns `auto` into the first compiled-in backend that is present.

@@ -22,6 +22,19 @@ pub enum DeviceChoice {
     Ndarray,
 }
 
+impl DeviceChoice {
+    /// The device of one of the ranks of a host: each has a GPU of its own.
+    #[must_use]
+    pub fn of_rank(self, local_rank: usize) -> Self {
+        match self {
+            Self::Cuda { index } => Self::Cuda {
+                index: index + local_rank,
+            },
+            other => other,
+        }
+    }
+}
+
 /// A name that is no device's.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 #[error("no device is called {name}: expected auto, cuda, cuda:<index>, wgpu, flex or ndarray")]

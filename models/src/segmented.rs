@@ -27,6 +27,11 @@ pub trait Segmented: Module {
     /// The links before the head that this batch passes, in order.
     fn segments(&self, inputs: &Self::Inputs) -> Vec<Segment>;
 
+    /// Whether a link is one of them.
+    fn passes(&self, segment: Segment, inputs: &Self::Inputs) -> bool {
+        self.segments(inputs).contains(&segment)
+    }
+
     /// Runs one link. The first of a chain gets `None`.
     ///
     /// # Shapes

@@ -123,6 +123,19 @@ impl Vlm {
         self.lora.as_ref()
     }
 
+    /// The segments before the head, in order, of a batch with images or without.
+    pub fn chain(&self, has_images: bool) -> Vec<Segment> {
+        let mut segments = Vec::new();
+        if has_images {
+            segments.push(Segment::VisionEmbeddings);
+            segments.extend((0..self.num_vision_blocks).map(Segment::VisionBlock));
+            segments.push(Segment::Projector);
+        }
+        segments.push(Segment::Embed);
+        segments.extend((0..self.language_model.model.layers.len()).map(Segment::Block));
+        segments
+    }
+
     /// Whether a parameter takes part in the forward pass. The others (CLIP's `post_layernorm`, SigLIP's pooling head, vision
     /// blocks behind the selected feature layer) are carried through files and never trained.
     pub fn uses(&self, path: &str) -> bool {
@@ -302,15 +315,7 @@ impl Segmented for Vlm {
     type Inputs = VlmInputs;
 
     fn segments(&self, inputs: &VlmInputs) -> Vec<Segment> {
-        let mut segments = Vec::new();
-        if inputs.images.is_some() {
-            segments.push(Segment::VisionEmbeddings);
-            segments.extend((0..self.num_vision_blocks).map(Segment::VisionBlock));
-            segments.push(Segment::Projector);
-        }
-        segments.push(Segment::Embed);
-        segments.extend((0..self.language_model.model.layers.len()).map(Segment::Block));
-        segments
+        self.chain(inputs.images.is_some())
     }
 
     fn forward_segment(&self, segment: Segment, x: Option<Tensor<3>>, inputs: &VlmInputs) -> Tensor<3> {

@@ -10,6 +10,7 @@ use crate::{
     config::{RunConfig, RunPlan, num_parameters},
     data::{Split, Tokenizer, count_rows},
     fs,
+    parallel::World,
 };
 
 /// Rows of logits that the loss holds at once at most; see `ops::linear_cross_entropy`.
@@ -31,7 +32,7 @@ pub(super) struct CheckArgs {
 }
 
 pub(super) fn check(args: &CheckArgs) -> Result<ExitCode, Failure> {
-    let run = args.config.resolve()?;
+    let run = args.config.resolve(World::ALONE)?;
     let looks_at_rows = args.data || args.masks.is_some();
     let is_drawn = fs::exists(&run.data.tokenizer);
     // The shapes that are still to be drawn have one row per picture.

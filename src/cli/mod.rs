@@ -1,16 +1,19 @@
 //! The command line: arguments, exit codes, wiring. The only room that knows all others.
 
 mod check;
+mod conclude;
 mod convert;
 mod data;
 mod generate;
 mod model;
+mod ranks;
 mod report;
 mod rows;
 mod session;
 mod train;
 
 use std::{
+    cell::Cell,
     fmt,
     io::Write,
     path::{Path, PathBuf},
@@ -84,7 +87,8 @@ struct ConfigArgs {
 }
 
 impl ConfigArgs {
-    fn resolve(&self) -> Result<RunConfig, Failure> {
+    /// For one of the processes that a launcher has started.
+    fn resolve(&self, launched: World) -> Result<RunConfig, Failure> {
         let env = |name: &str| std::env::var(name).ok();
         let request = Request {
             sets: &self.sets,
@@ -98,7 +102,7 @@ impl ConfigArgs {
         if let Some(report) = report {
             say(format_args!("{report}\n"));
         }
-        Ok(config::resolve(&result?, World::ALONE)?)
+        Ok(config::resolve(&result?, launched)?)
     }
 
     /// How to name this configuration in a command line.
@@ -115,6 +119,28 @@ enum Failure {
     Input(String),
     /// Exit code 1.
     Failed(anyhow::Error),
+    /// Exit code 1: another rank has failed.
+    Elsewhere(anyhow::Error),
+}
+
+impl fmt::Display for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Input(message) => f.write_str(message),
+            Self::Failed(error) | Self::Elsewhere(error) => write!(f, "{error}"),
+        }
+    }
+}
+
+impl From<crate::parallel::CollectiveError> for Failure {
+    fn from(error: crate::parallel::CollectiveError) -> Self {
+        use crate::parallel::CollectiveError as E;
+        match error {
+            E::Settings { .. } => Self::Input(error.to_string()),
+            E::Peer { .. } => Self::Elsewhere(error.into()),
+            E::TimedOut { .. } | E::Disagree { .. } | E::Engine { .. } => Self::Failed(error.into()),
+        }
+    }
 }
 
 impl From<crate::parallel::LaunchError> for Failure {
@@ -179,7 +205,9 @@ impl From<crate::learner::LearnerError> for Failure {
             }
             E::Data(error) => error.into(),
             E::Checkpoint(error) => error.into(),
-            E::NotFinite { .. } | E::Track(_) | E::Ranks(_) => Failure::Failed(error.into()),
+            E::Ranks(error) => error.into(),
+            E::Device(error) => error.into(),
+            E::NotFinite { .. } | E::Track(_) => Failure::Failed(error.into()),
         }
     }
 }
@@ -235,20 +263,35 @@ pub fn main() -> ExitCode {
     };
     match result {
         Ok(code) => code,
-        Err(Failure::Input(message)) => {
-            say(format_args!("error: {message}"));
-            ExitCode::from(BAD_INPUT)
-        }
-        Err(Failure::Failed(error)) => {
-            say(format_args!("error: {error}"));
-            ExitCode::FAILURE
+        Err(failure) => {
+            let rank = match RANK.get() {
+                0 => String::new(),
+                rank => format!("rank {rank}: "),
+            };
+            let _ = writeln!(std::io::stderr(), "error: {rank}{failure}");
+            match failure {
+                Failure::Input(_) => ExitCode::from(BAD_INPUT),
+                Failure::Failed(_) | Failure::Elsewhere(_) => ExitCode::FAILURE,
+            }
         }
     }
 }
 
+thread_local! {
+    /// The rank that this thread is.
+    static RANK: Cell<usize> = const { Cell::new(0) };
+}
+
+/// From now on this thread speaks as one rank of several; only the first one is heard, but for errors.
+fn speak_as(rank: usize) {
+    RANK.set(rank);
+}
+
 /// A line for the person in front of it. A closed pipe is no reason to stop.
 fn say(text: impl fmt::Display) {
-    let _ = writeln!(std::io::stderr(), "{text}");
+    if RANK.get() == 0 {
+        let _ = writeln!(std::io::stderr(), "{text}");
+    }
 }
 
 /// A line of the command's result.

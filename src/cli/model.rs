@@ -27,7 +27,7 @@ use crate::{
         MultimeditronNames, TokenIds,
     },
     image_processor::ImageProcessor,
-    learner::Learner,
+    learner::Trainable,
     track::process_memory,
 };
 
@@ -175,13 +175,17 @@ fn merge(args: &MergeArgs) -> Result<ExitCode, Failure> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// Writes the adapters of a learner, and what it trained in full beside them, as PEFT does.
-pub(super) fn export_adapter(learner: &Learner, base: &Path, dir: &Path) -> Result<(), Failure> {
-    let model = learner.model();
+/// Writes the adapters of a model, and what was trained in full beside them, as PEFT does.
+pub(super) fn export_adapter(
+    model: &Vlm,
+    trainable: &Trainable,
+    base: &Path,
+    dir: &Path,
+) -> Result<(), Failure> {
     let Some(config) = model.lora().cloned() else {
         return Err(anyhow::anyhow!("the model has no adapters").into());
     };
-    let trained = &learner.trainable().params;
+    let trained = &trainable.params;
     let is_trained = |path: &str| trained.iter().any(|param| param.info.path == path);
     let base = part_name(base)?;
     let adapter = Adapter {

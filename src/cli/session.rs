@@ -38,11 +38,8 @@ pub(super) struct Session {
 }
 
 impl Session {
-    /// Draws what is to be drawn, reads the tokenizer, decides on the model's shape, opens the data.
+    /// Reads the tokenizer, decides on the model's shape, opens the data.
     pub(super) fn open(run: &RunConfig) -> Result<Self, Failure> {
-        if let Some(choice) = &run.synth {
-            draw(choice)?;
-        }
         let tokenizer = Arc::new(Tokenizer::load(&locate(&run.data.tokenizer)?)?);
         let model = model_config(run, &tokenizer)?;
         let adapters = adapters(run, &model)?;

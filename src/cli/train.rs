@@ -1,42 +1,33 @@
 //! `brazier train`
 
-use std::{
-    path::{Path, PathBuf},
-    process::ExitCode,
-    sync::Arc,
-    time::Instant,
-};
+use std::{path::PathBuf, process::ExitCode, sync::Arc, time::Instant};
 
-use brazier_models::{Head, Vlm};
-use burn::tensor::Device;
+use brazier_models::Vlm;
 use clap::Args;
 use sha2::{Digest, Sha256};
 
 use super::{
-    ConfigArgs, Failure, STOPPED, check, model, say,
+    ConfigArgs, Failure, STOPPED, check,
+    conclude::conclude,
+    ranks, say,
     session::{self, Session},
-    show,
+    show, speak_as,
 };
 use crate::{
     checkpoint::{self, AsyncWriter, CheckpointInfo, CheckpointStore, Start, decide_start},
-    config::{ModelChoice, RunConfig, RunPlan},
+    config::{ModelChoice, RunConfig},
     data::{Loader, data_files},
-    device, fs,
-    learner::{
-        Answer, Evaluation, Evaluator, Learner, Outcome, Run, RunEnd, compute_dtype, fresh_state,
-        resume_state,
-    },
-    parallel::Launch,
+    device,
+    device_choice::DeviceChoice,
+    fs,
+    learner::{Evaluator, Learner, Outcome, Run, RunEnd, Watch, compute_dtype, fresh_state, resume_state},
+    parallel::{Group, Launch},
     signal::StopRequest,
-    track::{self, RunLog, Sample},
+    track::RunLog,
 };
 
 /// Rows that were skipped, in the run directory.
-const BAD_ROWS: &str = "bad_rows.jsonl";
-/// Answers that are shown at the end of a run.
-const SHOWN_ANSWERS: usize = 6;
-/// Answers that go into the report.
-const REPORTED_ANSWERS: usize = 60;
+pub(super) const BAD_ROWS: &str = "bad_rows.jsonl";
 
 #[derive(Args)]
 pub(super) struct TrainArgs {
@@ -48,6 +39,9 @@ pub(super) struct TrainArgs {
     /// auto | cuda[:INDEX] | wgpu | flex | ndarray; overrides device
     #[arg(long)]
     device: Option<String>,
+    /// Train on so many devices of this host, one rank each; overrides parallel.devices
+    #[arg(long, value_name = "N")]
+    devices: Option<usize>,
     /// The run directory; overrides output
     #[arg(long, short, value_name = "DIR")]
     output: Option<PathBuf>,
@@ -69,91 +63,138 @@ impl TrainArgs {
         if let Some(output) = &self.output {
             set("output", &output.to_string_lossy());
         }
+        sets.extend(self.devices.map(|devices| format!("parallel.devices={devices}")));
         ConfigArgs {
             config: self.config.config.clone(),
             sets,
             leave_out: self.config.leave_out.clone(),
         }
     }
-}
 
-/// Several processes that know nothing of each other would write each other's files.
-fn refuse_several(launch: &Launch) -> Result<(), Failure> {
-    let Launch { launcher, world, .. } = launch;
-    match world.size {
-        1 => Ok(()),
-        size => Err(Failure::Input(format!(
-            "{} started {size} processes, of which this is number {}: training on several devices is not built yet\n  \
-             hint: start one process, for instance with srun --ntasks=1",
-            launcher.name(),
-            world.rank
-        ))),
+    /// How to name this configuration in a command line.
+    pub(super) fn as_arguments(&self) -> String {
+        self.config.as_arguments()
     }
 }
 
 pub(super) fn train(args: &TrainArgs) -> Result<ExitCode, Failure> {
     let started = Instant::now();
     let stop = StopRequest::listen().map_err(anyhow::Error::from)?;
-    refuse_several(&Launch::from_env(&|name| std::env::var(name).ok())?)?;
-    let run = args.with_flags().resolve()?;
+    let launch = Launch::from_env(&|name| std::env::var(name).ok())?;
+    speak_as(launch.world.rank);
+    let run = args.with_flags().resolve(launch.world)?;
     // Before the data: reading it may take minutes, and a device that is not there takes none to notice.
     let device_choice = device::decide(run.device)?;
     run.check_device(device_choice)?;
-    let device = device::open(device_choice, compute_dtype(run.train.precision))?;
-    let session = Session::open(&run)?;
+    let group = ranks::join(&launch, &run, device_choice)?;
+    ranks::first_then_all(&group, || run.synth.as_ref().map_or(Ok(()), session::draw))?;
+    let session = group.agree(Session::open(&run))?;
     let plan = run.plan(session.train.epoch_len())?;
-    let store = Arc::new(CheckpointStore::open(&run.output.join("checkpoints"))?);
+    let is_first = group.world().rank == 0;
+    let store = match is_first {
+        true => CheckpointStore::open(&run.output.join("checkpoints")).map(|store| Some(Arc::new(store))),
+        false => Ok(None),
+    };
+    let store = group.agree(store.map_err(Failure::from))?;
+    let start = ranks::same_start(&group, store.as_deref().map(|store| decide(&run, store)))?;
+    let lora = session.adapters.as_ref().map(|adapters| &adapters.config);
+    check::describe(&run, &session.model, lora, Some(&plan));
+    say(format_args!("device           {device_choice}"));
+
+    let job = Job {
+        args,
+        run: &run,
+        session: &session,
+        start: &start,
+        store,
+        stop,
+        device: device_choice,
+        started,
+    };
+    match run.parallel.devices {
+        1 => job.run(Arc::new(group), launch.local_rank),
+        devices => ranks::on_threads(devices, run.parallel.timeout, |group| {
+            let rank = group.world().rank;
+            job.run(group, rank)
+        }),
+    }
+}
+
+fn decide(run: &RunConfig, store: &CheckpointStore) -> Result<Start, Failure> {
     let import = match &run.model {
         ModelChoice::Import(dir) => Some(dir.as_path()),
         ModelChoice::Join(parts) => Some(parts.language.as_path()),
         ModelChoice::New(_) => None,
     };
-    let start = decide_start(&run.checkpoint.resume, &store, import)?;
-    let lora = session.adapters.as_ref().map(|adapters| &adapters.config);
-    check::describe(&run, &session.model, lora, Some(&plan));
-    say(format_args!("device           {device_choice}"));
+    Ok(decide_start(&run.checkpoint.resume, store, import)?)
+}
 
-    let training = prepare(&run, &session, &plan, device, start, store, stop)?;
-    let Outcome {
-        end,
-        learner,
-        evaluation,
-        log,
-    } = training.run()?;
-    let Some(mut log) = log else {
-        return Ok(ExitCode::SUCCESS);
-    };
-    if let RunEnd::Requested { by } = end {
-        let step = learner.finished_steps();
-        log.message(&format!(
-            "stopped by {by} after step {step}; the same command goes on from there"
-        ));
-        log.finish()?;
-        return Ok(ExitCode::from(STOPPED));
+/// What all ranks of this process need.
+struct Job<'a> {
+    args: &'a TrainArgs,
+    run: &'a RunConfig,
+    session: &'a Session,
+    start: &'a Start,
+    /// Checkpoints, where the first rank is.
+    store: Option<Arc<CheckpointStore>>,
+    stop: StopRequest,
+    device: DeviceChoice,
+    started: Instant,
+}
+
+impl Job<'_> {
+    /// One rank, from its model to the end of the run.
+    fn run(&self, group: Arc<Group>, local_rank: usize) -> Result<ExitCode, Failure> {
+        let run = self.run.for_rank(group.world().rank);
+        let session = self.session;
+        let device = self.device.of_rank(local_rank);
+        let training = prepare(self, &run, device, group.clone());
+        let Outcome {
+            end,
+            learner,
+            evaluation,
+            log,
+        } = group.agree(training)?.run()?;
+        let model = learner.whole_model()?;
+        if let Some(mut log) = log {
+            match end {
+                RunEnd::Requested { by } => log.message(&format!(
+                    "stopped by {by} after step {}; the same command goes on from there",
+                    learner.finished_steps()
+                )),
+                RunEnd::EarlyStopped => log.message("stopped early: no improvement within the patience"),
+                RunEnd::Finished => {}
+            }
+            log.finish()?;
+            if !matches!(end, RunEnd::Requested { .. }) {
+                conclude(
+                    self.args,
+                    &run,
+                    session,
+                    &model,
+                    learner.trainable(),
+                    evaluation.as_ref(),
+                    self.started,
+                )?;
+            }
+        }
+        Ok(match end {
+            RunEnd::Requested { .. } => ExitCode::from(STOPPED),
+            RunEnd::Finished | RunEnd::EarlyStopped => ExitCode::SUCCESS,
+        })
     }
-    if end == RunEnd::EarlyStopped {
-        log.message("stopped early: no improvement within the patience");
-    }
-    log.finish()?;
-    conclude(args, &run, &session, &learner, evaluation.as_ref(), started)?;
-    Ok(ExitCode::SUCCESS)
 }
 
 /// Puts model, data, log and writer together at the step where the run begins.
-fn prepare(
-    run: &RunConfig,
-    session: &Session,
-    plan: &RunPlan,
-    device: Device,
-    start: Start,
-    store: Arc<CheckpointStore>,
-    stop: StopRequest,
-) -> Result<Run, Failure> {
+fn prepare(job: &Job, run: &RunConfig, device: DeviceChoice, group: Arc<Group>) -> Result<Run, Failure> {
+    let Job { session, start, .. } = *job;
+    let plan = run.plan(session.train.epoch_len())?;
+    let device = device::open(device, compute_dtype(run.train.precision))?;
     let dtype = compute_dtype(run.train.precision);
     let yaml = run.to_yaml().map_err(anyhow::Error::from)?;
     let config_hash = format!("{:x}", Sha256::digest(&yaml));
     let adapters = session.adapters.as_ref();
-    let model = match (&start, adapters) {
+    let model = match (start, adapters) {
         // A checkpoint of adapters does not hold their base model.
         (Start::Import(_), _) | (_, Some(_)) => session::import_choice(
             &run.model,
@@ -168,15 +209,17 @@ fn prepare(
             Vlm::init(&session.model, run.seed, &device, dtype)?
         }
     };
-    let mut learner = Learner::new(model, plan.options.step.clone(), device)?;
+    let is_first = group.world().rank == 0;
+    let step = plan.options.step.clone();
+    let mut learner = Learner::in_group(model, step, device, group, run.parallel.learner)?;
     let mut order = session.data_order(run, plan.numbers.samples_per_step);
     order.extend(
         learner
             .base_digest()
-            .map(|digest| ("model.from weights".to_owned(), digest)),
+            .map(|digest| ("model.from weights".to_owned(), digest.to_owned())),
     );
     let fresh = fresh_state(&learner, config_hash, order);
-    let state = match &start {
+    let state = match start {
         Start::Resume(info) | Start::Other(info) => resume(&mut learner, info, fresh)?,
         Start::Import(dir) => {
             say(format_args!("starting from the weights in {}", show(dir)));
@@ -184,12 +227,12 @@ fn prepare(
         }
         Start::Scratch => fresh,
     };
-    fs::write_atomic(&run.output.join("config.yaml"), yaml.as_bytes())?;
-    fs::write_atomic(
-        &run.output.join("env.json"),
-        environment(session, run)?.as_bytes(),
-    )?;
-    session::write_bad_rows(session, &run.output.join(BAD_ROWS))?;
+    if is_first {
+        fs::write_atomic(&run.output.join("config.yaml"), yaml.as_bytes())?;
+        let environment = environment(session, run)?;
+        fs::write_atomic(&run.output.join("env.json"), environment.as_bytes())?;
+        session::write_bad_rows(session, &run.output.join(BAD_ROWS))?;
+    }
     let step = learner.finished_steps();
     let (workers, prefetch) = (run.data.workers, run.data.prefetch);
     let evaluator = session
@@ -198,21 +241,22 @@ fn prepare(
         .map(|dataset| Evaluator::new(dataset, plan.options.eval.clone(), workers))
         .transpose()?;
     let checkpoint = &run.checkpoint;
+    let store = job.store.clone().filter(|_| is_first);
     Ok(Run {
         loader: Loader::start(session.train.clone(), plan.batch, step, workers, prefetch)?,
         num_samples: session.train.epoch_len() as u64,
         evaluator,
         options: plan.options.clone(),
-        log: Some(RunLog::open(&run.track, plan.options.total_steps, step)?),
-        writer: Some(AsyncWriter::new(
-            store,
-            checkpoint.keep.clone(),
-            checkpoint.ranking.clone(),
-        )),
+        log: is_first
+            .then(|| RunLog::open(&run.track, plan.options.total_steps, step))
+            .transpose()?,
+        writer: store
+            .map(|store| AsyncWriter::new(store, checkpoint.keep.clone(), checkpoint.ranking.clone())),
         save_best: checkpoint.keep.best > 0,
-        stop,
+        stop: job.stop.clone(),
         state,
         learner,
+        watch: Watch::default(),
     })
 }
 
@@ -256,159 +300,4 @@ fn environment(session: &Session, run: &RunConfig) -> Result<String, Failure> {
         "data_sha256": files,
     });
     Ok(serde_json::to_string_pretty(&environment).map_err(anyhow::Error::from)?)
-}
-
-/// Export, report, and a word on what there is now.
-fn conclude(
-    args: &TrainArgs,
-    run: &RunConfig,
-    session: &Session,
-    learner: &Learner,
-    evaluation: Option<&Evaluation>,
-    started: Instant,
-) -> Result<(), Failure> {
-    if let Some(evaluation) = evaluation {
-        // Spread over the held-out rows, which are sorted by how they were drawn.
-        let spread = |count: usize| -> Vec<&Answer> {
-            let len = evaluation.answers.len();
-            (0..count.min(len))
-                .map(|at| &evaluation.answers[(2 * at + 1) * len / (2 * count.min(len))])
-                .collect()
-        };
-        let samples: Vec<Sample> = spread(REPORTED_ANSWERS)
-            .into_iter()
-            .map(to_sample)
-            .collect::<Result<_, _>>()?;
-        track::write_samples(&run.output, &samples)?;
-        write_predictions(run, session, evaluation)?;
-        print_answers(&spread(SHOWN_ANSWERS));
-        for (name, value) in &evaluation.metrics {
-            say(format_args!("{name:<32} {value:.4}"));
-        }
-    }
-    let report = track::write_report(&run.output)?;
-    say(format_args!(
-        "\nfinished after {}",
-        in_words(started.elapsed().as_secs())
-    ));
-    say(format_args!("  run directory  {}", show(&run.output)));
-    say(format_args!("  report         {}", show(&report)));
-    match session.bad_rows().count() {
-        0 => {}
-        count => say(format_args!(
-            "  skipped rows   {} ({count})",
-            show(&run.output.join(BAD_ROWS))
-        )),
-    }
-    if run.checkpoint.export {
-        let dir = run.output.join("export");
-        if let (Some(_), ModelChoice::Import(base)) = (learner.model().lora(), &run.model) {
-            model::export_adapter(learner, base, &dir)?;
-            print_adapter(base, &dir, &session.model.head);
-            return Ok(());
-        }
-        let template = session
-            .train
-            .has_conversations()
-            .then(|| session.train.template());
-        let options = model::trained_options(&session.model, &session.tokenizer, &run.model, template)?;
-        let summary = model::export_model(learner.model(), &session.tokenizer, options, &dir)?;
-        say(format_args!(
-            "  exported model {} ({}; {})",
-            show(&dir),
-            summary.architecture,
-            summary.layout.readers()
-        ));
-        let image = evaluation.and_then(|evaluation| {
-            evaluation.answers.iter().find_map(|answer| {
-                answer
-                    .image
-                    .as_ref()
-                    .map(|image| format!(" --image {} --prompt '{}'", show(image), answer.question))
-            })
-        });
-        let example = image.unwrap_or_else(|| " --prompt '…'".to_owned());
-        say("\nnext:");
-        if session.model.head == Head::Lm {
-            say(format_args!("  brazier generate --model {}{example}", show(&dir)));
-        }
-    }
-    say(format_args!(
-        "  brazier train{} --set train.…    the same run with other settings: choose another --output",
-        args.config.as_arguments()
-    ));
-    Ok(())
-}
-
-/// What can be done with adapters.
-fn print_adapter(base: &Path, dir: &Path, head: &Head) {
-    let (base, dir) = (show(base), show(dir));
-    say(format_args!("  exported adapters {dir} (PEFT loads them)"));
-    // The base model has no head for classes into which that of the adapters could be put.
-    if *head != Head::Lm {
-        return;
-    }
-    say(format_args!(
-        "\nnext:\n  brazier generate --model {base} --adapter {dir} --prompt '…'\n  \
-         brazier model merge --base {base} --adapter {dir} --output merged"
-    ));
-}
-
-/// `predictions.jsonl`: what a classification head says of each held-out row.
-fn write_predictions(run: &RunConfig, session: &Session, evaluation: &Evaluation) -> Result<(), Failure> {
-    let Head::Classification { labels } = &session.model.head else {
-        return Ok(());
-    };
-    let lines = evaluation.predictions.iter().map(|row| {
-        let line = serde_json::json!({
-            "file": row.sample.file.display().to_string(),
-            "line": row.sample.line,
-            "label": labels[row.class],
-            "predicted": labels[row.predicted()],
-            "probabilities": row.probabilities,
-        });
-        format!("{line}\n")
-    });
-    let text: String = lines.collect();
-    fs::write_atomic(&run.output.join("predictions.jsonl"), text.as_bytes())?;
-    Ok(())
-}
-
-fn to_sample(answer: &Answer) -> Result<Sample, Failure> {
-    let image = answer.image.as_deref().map(fs::canonicalize).transpose()?;
-    Ok(Sample {
-        image,
-        question: answer.question.clone(),
-        reference: answer.reference.clone(),
-        answer: answer.answer.clone(),
-        kind: answer.tag.clone().unwrap_or_default(),
-    })
-}
-
-fn print_answers(answers: &[&Answer]) {
-    if answers.is_empty() {
-        return;
-    }
-    say("\nheld-out images:");
-    for answer in answers {
-        let image = answer.image.as_deref().map(show).unwrap_or_default();
-        let verdict = if answer.is_exact() {
-            "right".to_owned()
-        } else {
-            format!("expected: {}", answer.reference)
-        };
-        say(format_args!(
-            "  {image}\n    {}\n    -> {}   ({verdict})",
-            answer.question, answer.answer
-        ));
-    }
-    say("");
-}
-
-fn in_words(seconds: u64) -> String {
-    match (seconds / 3600, seconds / 60 % 60, seconds % 60) {
-        (0, 0, seconds) => format!("{seconds} s"),
-        (0, minutes, seconds) => format!("{minutes} min {seconds} s"),
-        (hours, minutes, _) => format!("{hours} h {minutes} min"),
-    }
 }

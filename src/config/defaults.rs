@@ -4,9 +4,10 @@ use std::path::PathBuf;
 
 use super::raw::{
     RawBadRows, RawBest, RawCheckpoint, RawConsole, RawEval, RawEvery, RawFormat, RawKeep, RawMetric,
-    RawMode, RawOptimizerName, RawPrecision, RawRecompute, RawRole, RawRowKind, RawTooLong, RawTrack,
-    RawVisionModelType,
+    RawMode, RawOptimizerName, RawParallel, RawPrecision, RawRecompute, RawRole, RawRowKind, RawTooLong,
+    RawTrack, RawVisionModelType,
 };
+use crate::learner::options::ParallelConfig;
 
 /// The last block's output.
 pub(super) const VISION_FEATURE_LAYER: i64 = -1;
@@ -121,6 +122,19 @@ impl Default for RawKeep {
             last: 2,
             best: None,
             every: None,
+        }
+    }
+}
+
+impl Default for RawParallel {
+    fn default() -> Self {
+        let ParallelConfig { bucket_elements, .. } = ParallelConfig::default();
+        Self {
+            devices: 1,
+            zero: 0,
+            offload: false,
+            bucket_elements,
+            timeout_seconds: 600,
         }
     }
 }

@@ -20,6 +20,9 @@
 //! * logits: a chunk of rows times the vocabulary, as f32 logits and as their gradient;
 //! * batch: ids and labels, pixels in f32, and the embedded sequence in the compute dtype.
 //!
+//! Of several ranks each holds its part of what `parallel.zero` names; what a block puts together for a moment is not
+//! counted. With `parallel.offload` masters and moments are in host memory.
+//!
 //! What an allocator wastes and what kernels borrow for a moment is not in it.
 
 use std::fmt;
@@ -30,7 +33,7 @@ use brazier_models::{
 };
 
 use super::run::RunConfig;
-use crate::learner::options::{Precision, Recompute, TrainMode};
+use crate::learner::options::{ParallelConfig, Precision, Recompute, TrainMode, Zero};
 
 /// Numbers of parameters by part.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -199,9 +202,32 @@ pub struct MemoryEstimate {
     pub logits_bytes: u64,
     /// Ids, labels, pixels and the embedded sequence.
     pub batch_bytes: u64,
+    /// Masters and moments that are in host memory instead; not a part of the sum.
+    pub offloaded_bytes: u64,
 }
 
 impl MemoryEstimate {
+    /// What one of several ranks holds of it.
+    #[must_use]
+    pub fn of_one_rank(self, ranks: u64, parallel: &ParallelConfig) -> Self {
+        let part = |bytes: u64, from: Zero| match parallel.zero >= from {
+            true => bytes.div_ceil(ranks),
+            false => bytes,
+        };
+        let optimizer_bytes = part(self.optimizer_bytes, Zero::Optimizer);
+        let (optimizer_bytes, offloaded_bytes) = match parallel.offload {
+            true => (0, optimizer_bytes),
+            false => (optimizer_bytes, 0),
+        };
+        Self {
+            parameters_bytes: part(self.parameters_bytes, Zero::Parameters),
+            gradients_bytes: part(self.gradients_bytes, Zero::Gradients),
+            optimizer_bytes,
+            offloaded_bytes,
+            ..self
+        }
+    }
+
     /// All parts.
     pub fn total_bytes(&self) -> u64 {
         self.rows().iter().map(|(_, bytes)| bytes).sum()
@@ -239,7 +265,11 @@ impl fmt::Display for MemoryEstimate {
         for (part, bytes) in self.rows() {
             writeln!(f, "memory, {part:<14} {:>16}", readable(bytes))?;
         }
-        write!(f, "memory, {:<14} {:>16}", "all", readable(self.total_bytes()))
+        write!(f, "memory, {:<14} {:>16}", "all", readable(self.total_bytes()))?;
+        match self.offloaded_bytes {
+            0 => Ok(()),
+            bytes => write!(f, "\nmemory, {:<14} {:>16}", "of the host", readable(bytes)),
+        }
     }
 }
 
@@ -312,6 +342,7 @@ pub fn estimate_memory(
         activations_bytes: activations(model, lora, mode, width, recompute, shape),
         logits_bytes: 2 * 4 * logits,
         batch_bytes: 2 * 4 * tokens + 4 * pixels + width * tokens * model.text.hidden_size as u64,
+        offloaded_bytes: 0,
     }
 }
 
@@ -451,7 +482,7 @@ fn projector_bytes(
 }
 
 impl RunConfig {
-    /// Memory of a step with the longest samples this run allows and one image in each.
+    /// Memory of a step with the longest samples this run allows and one image in each, on one of its ranks.
     pub fn memory(&self, model: &VlmConfig, lora: Option<&LoraConfig>, logit_rows: usize) -> MemoryEstimate {
         let rows = self.train.micro_batch_size;
         let images = if model.vision.is_some() { rows } else { 0 };
@@ -469,6 +500,7 @@ impl RunConfig {
             self.train.recompute,
             shape,
         )
+        .of_one_rank(self.world.size as u64, &self.parallel.learner)
     }
 }
 
@@ -667,6 +699,49 @@ mod tests {
             logit_rows: 256,
         };
         estimate_memory(&llava_7b(), None, mode, precision, recompute, shape)
+    }
+
+    /// ZeRO's table: <https://arxiv.org/abs/1910.02054>, figure 1.
+    #[test]
+    fn ranks_divide_what_is_in_parts() {
+        let model = VlmConfig {
+            text: llama_7b(32_000),
+            vision: None,
+            head: Head::Lm,
+        };
+        let shape = BatchShape {
+            rows: 1,
+            length: 16,
+            images: 0,
+            logit_rows: 16,
+        };
+        let whole = estimate_memory(
+            &model,
+            None,
+            TrainMode::Full,
+            Precision::Bf16,
+            Recompute::Blocks,
+            shape,
+        );
+        let one = whole.trained;
+        let of = |zero, offload| {
+            let parallel = ParallelConfig {
+                zero,
+                offload,
+                ..ParallelConfig::default()
+            };
+            let rank = whole.of_one_rank(4, &parallel);
+            [
+                rank.parameters_bytes,
+                rank.gradients_bytes,
+                rank.optimizer_bytes,
+                rank.offloaded_bytes,
+            ]
+        };
+        assert_eq!(of(Zero::None, false), [2 * one, 4 * one, 12 * one, 0]);
+        assert_eq!(of(Zero::Optimizer, false), [2 * one, 4 * one, 3 * one, 0]);
+        assert_eq!(of(Zero::Gradients, true), [2 * one, one, 0, 3 * one]);
+        assert_eq!(of(Zero::Parameters, false), [one / 2, one, 3 * one, 0]);
     }
 
     /// Seven layers of each decoder block, and the projector in full: the rest has neither gradients nor moments.

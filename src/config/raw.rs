@@ -14,6 +14,7 @@ use super::defaults;
 
 mod data;
 mod model;
+mod parallel;
 mod run;
 mod train;
 
@@ -26,6 +27,7 @@ pub(super) use self::{
         RawFeatureSelect, RawHead, RawLanguage, RawLora, RawLoraParts, RawModel, RawModelType, RawProjector,
         RawResizeVocabulary, RawRopeScaling, RawVision, RawVisionActivation, RawVisionModelType,
     },
+    parallel::RawParallel,
     run::{
         RawBest, RawCheckpoint, RawConsole, RawDirection, RawEarlyStopping, RawEval, RawEvery, RawKeep,
         RawMetric, RawTrack,
@@ -59,6 +61,9 @@ pub(super) struct RawConfig {
     pub data: RawData,
     /// How to train.
     pub train: RawTrain,
+    /// Several devices.
+    #[serde(default)]
+    pub parallel: RawParallel,
     /// Held-out evaluation; needs evaluation data.
     pub eval: Option<RawEval>,
     /// What is kept on disk.

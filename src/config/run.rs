@@ -1,6 +1,6 @@
 //! What the program uses: the rooms' own structs, filled, as far as the file alone tells.
 
-use std::path::PathBuf;
+use std::{path::PathBuf, time::Duration};
 
 use brazier_models::{FeatureSelect, LoraConfig, LoraParts, ProjectorKind, VlmConfig};
 
@@ -10,7 +10,7 @@ use crate::{
     data::{DataOptions, synth::SynthOptions},
     device_choice::DeviceChoice,
     hub::ResizeOptions,
-    learner::options::{EvalConfig, Every, OptimizerConfig, Precision, Recompute, TrainMode},
+    learner::options::{EvalConfig, Every, OptimizerConfig, ParallelConfig, Precision, Recompute, TrainMode},
     parallel::World,
     track::TrackOptions,
 };
@@ -46,10 +46,23 @@ pub struct RunConfig {
     pub track: TrackOptions,
     /// Steps between two lines of the log.
     pub log_every: u64,
-    /// The processes it was resolved for.
+    /// The ranks of the run, and which of them this is.
     pub world: World,
+    /// How the ranks share the run.
+    pub parallel: ParallelChoice,
     pub(super) raw: RawConfig,
     pub(super) written: Written,
+}
+
+/// How the ranks share a run.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct ParallelChoice {
+    /// Ranks that this process starts; 1 if a launcher has.
+    pub devices: usize,
+    /// What is in parts.
+    pub learner: ParallelConfig,
+    /// How long a rank waits for the others.
+    pub timeout: Duration,
 }
 
 /// Where the model comes from.
@@ -219,4 +232,16 @@ pub struct CheckpointChoice {
     pub resume: Resume,
     /// Whether the model is exported at the end.
     pub export: bool,
+}
+
+impl RunConfig {
+    /// The same run for another of its ranks.
+    #[must_use]
+    pub fn for_rank(&self, rank: usize) -> Self {
+        let World { size, .. } = self.world;
+        Self {
+            world: World { rank, size },
+            ..self.clone()
+        }
+    }
 }

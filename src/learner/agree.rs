@@ -15,16 +15,20 @@ pub(super) struct Share {
     pub(super) samples: Vec<u64>,
     /// Micro-batches with something to learn from.
     pub(super) rounds: u64,
+    /// Whether any of these has images.
+    pub(super) has_images: bool,
 }
 
 impl Share {
     pub(super) fn of(batches: &[Batch]) -> Self {
+        let labelled = || batches.iter().filter(|batch| batch.num_labelled > 0);
         Self {
             labelled_tokens: batches.iter().map(|batch| batch.num_labelled as u64).sum(),
             loss_weight: batches.iter().map(Batch::loss_weight).sum(),
             tokens: batches.iter().map(|batch| batch.num_tokens as u64).sum(),
             samples: batches.iter().map(|batch| batch.samples.len() as u64).collect(),
-            rounds: batches.iter().filter(|batch| batch.num_labelled > 0).count() as u64,
+            rounds: labelled().count() as u64,
+            has_images: labelled().any(|batch| batch.images.is_some()),
         }
     }
 
@@ -35,13 +39,14 @@ impl Share {
             self.loss_weight,
             self.tokens as f64,
             self.rounds as f64,
+            f64::from(u8::from(self.has_images)),
         ];
         let samples = self.samples.iter().map(|&samples| samples as f64);
         numbers.into_iter().chain(samples).collect()
     }
 
     fn decode(numbers: &[f64]) -> Option<Self> {
-        let &[labelled_tokens, loss_weight, tokens, rounds, ref samples @ ..] = numbers else {
+        let &[labelled_tokens, loss_weight, tokens, rounds, has_images, ref samples @ ..] = numbers else {
             return None;
         };
         Some(Self {
@@ -50,6 +55,7 @@ impl Share {
             tokens: tokens as u64,
             samples: samples.iter().map(|&samples| samples as u64).collect(),
             rounds: rounds as u64,
+            has_images: has_images != 0.0,
         })
     }
 }
@@ -92,6 +98,11 @@ impl Shares {
     /// Rounds of the step: those of the rank with the most.
     pub(super) fn rounds(&self) -> u64 {
         self.0.iter().map(|share| share.rounds).max().unwrap_or(0)
+    }
+
+    /// Whether a rank has images.
+    pub(super) fn have_images(&self) -> bool {
+        self.0.iter().any(|share| share.has_images)
     }
 
     /// Samples of the step before a micro-batch of a rank, in the order in which one rank alone would see them: the
@@ -149,6 +160,7 @@ mod tests {
             tokens: 7,
             samples: samples.to_vec(),
             rounds: samples.len() as u64,
+            has_images: true,
         };
         let shares = Shares(vec![share(&[4, 4]), share(&[4, 3]), share(&[4])]);
         let before = |rank, micro| shares.samples_before(rank, micro);

@@ -12,6 +12,7 @@ use burn::{
 };
 
 use super::{options::Recompute, trainable::Trainable};
+use crate::parallel::CollectiveError;
 
 /// What is kept of a segment until the backward pass reaches it.
 struct Link {
@@ -31,56 +32,101 @@ pub trait GradientSink {
     fn left(&mut self, segment: Segment);
 }
 
+/// Where the parameters are.
+pub trait Residence {
+    /// The model, with the parameters of a segment in their places. Those of other segments may have gone.
+    ///
+    /// # Errors
+    /// If a rank that has parts of them is missing or has failed.
+    fn enter(&mut self, segment: Segment) -> Result<&Vlm, CollectiveError>;
+}
+
+/// All parameters, on this device.
+impl Residence for &Vlm {
+    fn enter(&mut self, _: Segment) -> Result<&Vlm, CollectiveError> {
+        Ok(self)
+    }
+}
+
 /// Runs a batch and hands each trained parameter's gradient of the **summed** loss to `sink`. A parameter used in two
 /// places (tied embeddings) is handed over twice; one that the batch does not reach is not handed over.
 ///
-/// Returns the summed loss, `[1]`, still on the device.
+/// `path` are the segments that the ranks pass together, in order and without the head: where one rank has images all
+/// enter the vision tower, since each has parts of its parameters. A rank without a batch enters and leaves.
+///
+/// Returns the summed loss, `[1]`, still on the device; `None` without a batch.
+///
+/// # Errors
+/// If a rank is missing or has failed.
 pub fn forward_backward(
-    model: &Vlm,
+    residence: &mut impl Residence,
     trainable: &Trainable,
-    inputs: &VlmInputs,
+    inputs: Option<&VlmInputs>,
+    path: &[Segment],
     recompute: Recompute,
     sink: &mut impl GradientSink,
-) -> Tensor<1> {
-    let (links, hidden) = forward(model, trainable, inputs, recompute);
-    // With nothing trained before it, the head's input needs no gradient.
-    let leaf = start_tape(hidden, !links.is_empty());
-    let loss = model.loss_sum(leaf.clone(), inputs);
-    if !loss.is_tracked() {
-        return loss;
-    }
-    let mut gradients = loss.backward();
-    let mut gradient = leaf.grad_remove(&mut gradients);
-    collect(model, trainable, &mut gradients, sink);
+) -> Result<Option<Tensor<1>>, CollectiveError> {
+    let (mut links, hidden) = forward(residence, trainable, inputs, path, recompute)?;
+    let model = residence.enter(Segment::Head)?;
+    let mut upstream = None;
+    let loss = match (inputs, hidden) {
+        (Some(inputs), Some(hidden)) => {
+            // With nothing trained before it, the head's input needs no gradient.
+            let leaf = start_tape(hidden, !links.is_empty());
+            let loss = model.loss_sum(leaf.clone(), inputs);
+            if loss.is_tracked() {
+                let mut gradients = loss.backward();
+                upstream = leaf.grad_remove(&mut gradients);
+                collect(model, trainable, &mut gradients, sink);
+                Some(loss.inner())
+            } else {
+                Some(loss)
+            }
+        }
+        _ => None,
+    };
     sink.left(Segment::Head);
-    for link in links.into_iter().rev() {
-        let Some(upstream) = gradient.take() else { break };
-        let output = match link.output {
-            Some(output) => output,
-            None => model.forward_segment(link.segment, link.input.clone(), inputs),
-        };
-        // The gradient of sum(y * g) with respect to y is g: a vector-Jacobian product through the public API.
-        let mut gradients = (output * Tensor::from_inner(upstream)).sum().backward();
-        gradient = link.input.and_then(|input| input.grad_remove(&mut gradients));
-        collect(model, trainable, &mut gradients, sink);
-        sink.left(link.segment);
+    let first_moving = path.iter().position(|&segment| trainable.moves(segment));
+    for &segment in path[first_moving.unwrap_or(path.len())..].iter().rev() {
+        let model = residence.enter(segment)?;
+        let link = links.pop_if(|link| link.segment == segment);
+        if let Some(link) = link
+            && let (Some(gradient), Some(inputs)) = (upstream.take(), inputs)
+        {
+            let output = match link.output {
+                Some(output) => output,
+                None => model.forward_segment(segment, link.input.clone(), inputs),
+            };
+            // The gradient of sum(y * g) with respect to y is g: a vector-Jacobian product through the public API.
+            let mut gradients = (output * Tensor::from_inner(gradient)).sum().backward();
+            upstream = link.input.and_then(|input| input.grad_remove(&mut gradients));
+            collect(model, trainable, &mut gradients, sink);
+        }
+        sink.left(segment);
     }
-    loss.inner()
+    Ok(loss)
 }
 
+/// What is kept of the segments, and the hidden state before the head.
+type Forward = (Vec<Link>, Option<Tensor<3>>);
+
 fn forward(
-    model: &Vlm,
+    residence: &mut impl Residence,
     trainable: &Trainable,
-    inputs: &VlmInputs,
+    inputs: Option<&VlmInputs>,
+    path: &[Segment],
     recompute: Recompute,
-) -> (Vec<Link>, Tensor<3>) {
-    let untaped = model.valid();
+) -> Result<Forward, CollectiveError> {
     let mut links: Vec<Link> = Vec::new();
     let mut hidden: Option<Tensor<3>> = None;
-    for segment in model.segments(inputs) {
+    for &segment in path {
+        let model = residence.enter(segment)?;
+        let Some(inputs) = inputs.filter(|inputs| model.passes(segment, inputs)) else {
+            continue;
+        };
         // Before the first segment that moves no gradient is needed, so nothing is kept.
         if links.is_empty() && !trainable.moves(segment) {
-            hidden = Some(untaped.forward_segment(segment, hidden, inputs));
+            hidden = Some(model.valid().forward_segment(segment, hidden, inputs));
             continue;
         }
         let needs_gradient = !links.is_empty();
@@ -96,10 +142,7 @@ fn forward(
             output,
         });
     }
-    match hidden {
-        Some(hidden) => (links, hidden),
-        None => unreachable!("a chain has at least the embedding"),
-    }
+    Ok((links, hidden))
 }
 
 fn start_tape(x: Tensor<3>, needs_gradient: bool) -> Tensor<3> {

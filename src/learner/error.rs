@@ -4,7 +4,10 @@ use brazier_models::InputError;
 use thiserror::Error;
 
 use super::options::TrainMode;
-use crate::{checkpoint::CheckpointError, data::DataError, parallel::CollectiveError, track::TrackError};
+use crate::{
+    checkpoint::CheckpointError, data::DataError, device::DeviceError, parallel::CollectiveError,
+    track::TrackError,
+};
 
 /// Why a run stopped before its end.
 #[derive(Debug, Error)]
@@ -56,6 +59,9 @@ pub enum LearnerError {
     /// Ranks could not do something together.
     #[error(transparent)]
     Ranks(#[from] CollectiveError),
+    /// There is no device for the optimizer's state.
+    #[error(transparent)]
+    Device(#[from] DeviceError),
     /// Reading data failed.
     #[error(transparent)]
     Data(#[from] DataError),

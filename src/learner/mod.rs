@@ -18,10 +18,12 @@ mod run;
 mod schedule;
 mod snapshot;
 mod step;
+mod store;
 mod trainable;
+mod watch;
 
 pub use classification::Prediction;
-pub use engine::{GradientSink, forward_backward};
+pub use engine::{GradientSink, Residence, forward_backward};
 pub use error::LearnerError;
 pub use evaluate::{Answer, Evaluation, Evaluator};
 pub use run::{Outcome, Run, RunEnd, fresh_state, resume_state};
@@ -29,3 +31,4 @@ pub use schedule::lr_factor;
 pub use snapshot::{SavedParameter, saved_parameters};
 pub use step::{Learner, StepReport, compute_dtype, upload};
 pub use trainable::{Part, Trainable, Trained, moves_beside_adapters};
+pub use watch::Watch;

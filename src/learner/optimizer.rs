@@ -19,6 +19,7 @@ use super::{
     buckets::Bucket,
     options::{OptimizerConfig, Precision},
     parts::{from_bytes, joined, own_part, part_len, to_bytes},
+    store::Store,
     trainable::Trainable,
 };
 use crate::parallel::{CollectiveError, Group, World};
@@ -42,6 +43,8 @@ pub(super) struct AdamW {
     config: OptimizerConfig,
     /// The ranks that share the state; `None` if this one has all of it.
     parts: Option<World>,
+    /// Where the state is.
+    home: Device,
 }
 
 /// What an update is made of.
@@ -58,25 +61,26 @@ pub(super) struct Update {
 }
 
 impl AdamW {
-    /// Moments 0; masters are the parameters' present values.
+    /// Moments 0; masters are the parameters' present values. Both are on the device `home`.
     pub(super) fn new(
         model: &Vlm,
         trainable: &Trainable,
         config: &OptimizerConfig,
         precision: Precision,
         parts: Option<World>,
+        home: &Device,
     ) -> Self {
         let mut slots: Vec<Option<Slot>> = trainable.params.iter().map(|_| None).collect();
         visit_values(model, trainable, |position, value| {
             let count = value.shape().num_elements();
             let len = parts.map_or(count, |world| part_len(count, world.size));
-            let zeros = || Tensor::<1>::zeros([len], (&value.device(), DType::F32));
+            let zeros = || Tensor::<1>::zeros([len], (home, DType::F32));
             slots[position] = Some(Slot {
                 exp_avg: zeros(),
                 exp_avg_sq: zeros(),
                 master: match precision {
                     Precision::F32 => None,
-                    Precision::Bf16 => Some(part_of(value, parts).cast(DType::F32)),
+                    Precision::Bf16 => Some(part_of(value, parts).cast(DType::F32).to_device(home)),
                 },
             });
         });
@@ -84,6 +88,7 @@ impl AdamW {
             slots,
             config: config.clone(),
             parts,
+            home: home.clone(),
         }
     }
 
@@ -103,7 +108,7 @@ impl AdamW {
     }
 
     /// One update in parts: each rank makes its own and all get all of them, bucket by bucket. After an error the parameters
-    /// are as they were, and the state is of no use.
+    /// are as they were, and the state is of no use. Where a store has the parts of the parameters, they stay there.
     pub(super) fn update_parts(
         &mut self,
         model: Vlm,
@@ -111,7 +116,18 @@ impl AdamW {
         mut update: Update,
         buckets: &[Bucket],
         group: &Group,
+        store: Option<&mut Store>,
     ) -> (Vlm, Result<(), CollectiveError>) {
+        if let Some(store) = store {
+            for (position, trained) in trainable.params.iter().enumerate() {
+                let part = store.part(trained.info.id);
+                let part = part.and_then(|part| self.update_part(position, part, trainable, &mut update));
+                if let Some(part) = part {
+                    store.set(trained.info.id, part);
+                }
+            }
+            return (model, Ok(()));
+        }
         let mut values: Vec<Option<Tensor<1>>> = vec![None; trainable.params.len()];
         visit_values(&model, trainable, |position, value| {
             values[position] = Some(part_of(value, self.parts))
@@ -223,19 +239,14 @@ impl AdamW {
     }
 
     /// Puts back what [`AdamW::to_host`] gave. Names have been checked by the caller.
-    pub(super) fn restore(
-        &mut self,
-        trainable: &Trainable,
-        tensors: &HashMap<&str, &HostTensor>,
-        device: &Device,
-    ) {
-        let parts = self.parts;
+    pub(super) fn restore(&mut self, trainable: &Trainable, tensors: &HashMap<&str, &HostTensor>) {
+        let (parts, home) = (self.parts, &self.home);
         for (slot, trained) in self.slots.iter_mut().zip(&trainable.params) {
             let Some(slot) = slot else { continue };
             let find = |prefix: &str| {
                 let name = format!("{prefix}{}", trained.info.path);
                 let tensor = (*tensors.get(name.as_str())?).clone();
-                let whole = params::from_host::<1>(tensor, device, DType::F32);
+                let whole = params::from_host::<1>(tensor, home, DType::F32);
                 Some(match parts {
                     Some(world) => own_part(whole, world),
                     None => whole,
@@ -253,10 +264,10 @@ impl AdamW {
 
 /// The value of a parameter after an update, and its state.
 fn updated(slot: Slot, value: Tensor<1>, gradient: Option<Tensor<1>>, step: AdamwStep) -> (Tensor<1>, Slot) {
-    let dtype = value.dtype();
+    let (dtype, device, home) = (value.dtype(), value.device(), slot.exp_avg.device());
     let owns_master = slot.master.is_some();
-    let master = slot.master.unwrap_or(value);
-    let gradient = gradient.unwrap_or_else(|| master.zeros_like());
+    let master = slot.master.unwrap_or_else(|| value.to_device(&home));
+    let gradient = gradient.map_or_else(|| master.zeros_like(), |gradient| gradient.to_device(&home));
     let state = AdamwState {
         master,
         m: slot.exp_avg,
@@ -277,7 +288,7 @@ fn updated(slot: Slot, value: Tensor<1>, gradient: Option<Tensor<1>>, step: Adam
         exp_avg,
         exp_avg_sq,
     };
-    (value, slot)
+    (value.to_device(&device), slot)
 }
 
 fn part_of(value: Tensor<1>, parts: Option<World>) -> Tensor<1> {

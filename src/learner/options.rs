@@ -63,6 +63,8 @@ impl Zero {
 pub struct ParallelConfig {
     /// What is in parts.
     pub zero: Zero,
+    /// Whether masters and moments are in host memory, and updated there.
+    pub offload: bool,
     /// Gradients travel in buckets of at least so many values.
     pub bucket_elements: usize,
 }
@@ -71,6 +73,7 @@ impl Default for ParallelConfig {
     fn default() -> Self {
         Self {
             zero: Zero::None,
+            offload: false,
             // 16 MiB: large enough for the speed of a link, small enough to begin early.
             bucket_elements: 1 << 22,
         }

@@ -7,9 +7,10 @@ use super::{
     evaluate::{Depth, Evaluation, Evaluator},
     options::{Every, RunOptions},
     step::{Learner, StepReport},
+    watch::{OwnStep, Watch},
 };
 use crate::{
-    checkpoint::{AsyncWriter, Best, CheckpointError, Metric, RunState, Snapshot},
+    checkpoint::{AsyncWriter, Best, Metric, RunState, Snapshot},
     data::Loader,
     signal::StopRequest,
     track::{EvalRecord, RunLog, StepRecord, process_memory},
@@ -63,6 +64,8 @@ pub struct Run {
     pub stop: StopRequest,
     /// Counters, as the last checkpoint left them.
     pub state: RunState,
+    /// Time, as of the last line of the log.
+    pub watch: Watch,
 }
 
 impl Run {
@@ -152,9 +155,22 @@ impl Run {
             return Ok(());
         }
         let epoch = self.epoch();
+        let device_memory_bytes = crate::device::memory_in_use(self.learner.device());
+        let process_memory_bytes = process_memory().map(|memory| memory.resident_bytes);
+        let own = OwnStep {
+            step_seconds: timed.step_seconds,
+            data_seconds: timed.data_seconds,
+            memory_bytes: device_memory_bytes.or(process_memory_bytes).unwrap_or(0),
+        };
+        let ranks = self
+            .watch
+            .record(self.learner.group(), own, self.options.log_every)?;
         let Some(log) = &mut self.log else {
             return Ok(());
         };
+        if let Some(warning) = self.watch.warning(own.data_seconds, own.step_seconds) {
+            log.message(&warning);
+        }
         let TimedReport {
             report,
             data_seconds,
@@ -176,8 +192,9 @@ impl Run {
             tokens_per_second: report.tokens as f64 / step_seconds,
             samples_per_second: report.samples as f64 / step_seconds,
             total_tokens: self.state.tokens,
-            device_memory_bytes: crate::device::memory_in_use(self.learner.device()),
-            process_memory_bytes: process_memory().map(|memory| memory.resident_bytes),
+            device_memory_bytes,
+            process_memory_bytes,
+            ranks,
         })?;
         Ok(())
     }
@@ -209,7 +226,8 @@ impl Run {
         };
         let learner = &self.learner;
         let (device, dtype) = (learner.device(), learner.dtype());
-        let evaluation = evaluator.evaluate(learner.model(), device, dtype, depth, learner.group())?;
+        let model = learner.whole_model()?;
+        let evaluation = evaluator.evaluate(&model, device, dtype, depth, learner.group())?;
         let record = EvalRecord {
             step: self.state.step,
             epoch: self.epoch(),
@@ -327,7 +345,7 @@ pub fn resume_state(
     learner: &mut Learner,
     snapshot: Snapshot,
     fresh: RunState,
-) -> Result<RunState, CheckpointError> {
+) -> Result<RunState, LearnerError> {
     snapshot.state.check_data(&fresh.data)?;
     learner.restore(&snapshot)?;
     Ok(RunState {

@@ -6,7 +6,7 @@
 use std::collections::{HashMap, HashSet};
 
 use brazier_models::{
-    HostDtype, HostTensor,
+    HostDtype, HostTensor, Vlm,
     params::{self, ParamInfo, replace_value},
 };
 use burn::{
@@ -15,7 +15,7 @@ use burn::{
 };
 use sha2::{Digest, Sha256};
 
-use super::{optimizer::EXP_AVG, step::Learner, trainable::moves_beside_adapters};
+use super::{LearnerError, optimizer::EXP_AVG, step::Learner, trainable::moves_beside_adapters};
 use crate::{
     checkpoint::{
         CheckpointError, CheckpointInfo, RunState, Snapshot, check_model, fingerprint, load_tensors,
@@ -33,7 +33,7 @@ impl Learner {
     /// # Errors
     /// If a rank is missing or has failed.
     pub fn snapshot(&self, state: RunState) -> Result<Snapshot, CollectiveError> {
-        let mut tensors = params::read_params(self.model(), |path| self.is_saved(path));
+        let mut tensors = params::read_params(self.whole_model()?.as_ref(), |path| self.is_saved(path));
         for tensor in &mut tensors {
             tensor.name.insert_str(0, PARAM);
         }
@@ -47,10 +47,11 @@ impl Learner {
             DType::BF16 => HostDtype::Bf16,
             _ => HostDtype::F32,
         };
-        let parameters = params::list_params(self.model())
-            .into_iter()
+        let parameters = self
+            .infos()
+            .iter()
             .filter(|info| self.is_saved(&info.path))
-            .map(|ParamInfo { path, shape, .. }| (format!("{PARAM}{path}"), shape, stored));
+            .map(|ParamInfo { path, shape, .. }| (format!("{PARAM}{path}"), shape.clone(), stored));
         let state = self.optimizer().expected(self.trainable());
         parameters
             .chain(
@@ -70,25 +71,27 @@ impl Learner {
     ///
     /// # Errors
     /// If it is of another model, mode or precision; nothing has changed then. A snapshot of adapters leaves their base
-    /// model as it is; that it is the same one, the caller sees to ([`Learner::base_digest`]).
-    pub fn restore(&mut self, snapshot: &Snapshot) -> Result<(), CheckpointError> {
+    /// model as it is; that it is the same one, the caller sees to ([`Learner::base_digest`]). If a rank is missing or has
+    /// failed.
+    pub fn restore(&mut self, snapshot: &Snapshot) -> Result<(), LearnerError> {
         check_model(snapshot, &self.expected_tensors())?;
         let tensors: HashMap<&str, &HostTensor> = snapshot
             .tensors
             .iter()
             .map(|tensor| (tensor.name.as_str(), tensor))
             .collect();
-        let params = params::list_params(self.model());
-        let paths: HashMap<_, _> = params.into_iter().map(|info| (info.id, info.path)).collect();
-        let device = self.device().clone();
-        let (model, trainable, optimizer, finished_steps) = self.parts_mut();
-        optimizer.restore(trainable, &tensors, &device);
-        *model = model.take().map(|model| {
-            model.map(&mut Restorer {
-                tensors: &tensors,
-                paths: &paths,
-            })
+        let paths = self
+            .infos()
+            .iter()
+            .map(|info| (info.id, info.path.clone()))
+            .collect();
+        let model = self.whole_model()?.into_owned().map(&mut Restorer {
+            tensors: &tensors,
+            paths: &paths,
         });
+        self.replace_model(model);
+        let (trainable, optimizer, finished_steps) = self.parts_mut();
+        optimizer.restore(trainable, &tensors);
         *finished_steps = snapshot.state.step;
         Ok(())
     }
@@ -97,19 +100,6 @@ impl Learner {
     /// base model, which lies on the disk already.
     fn is_saved(&self, path: &str) -> bool {
         !self.has_master(path) && (self.model().lora().is_none() || moves_beside_adapters(path))
-    }
-
-    /// A hash over a few values of each weight that a checkpoint of adapters leaves out, so that they are not resumed on
-    /// another base model; `None` without adapters.
-    pub fn base_digest(&self) -> Option<String> {
-        self.model().lora()?;
-        let heads = params::read_heads(self.model(), |path| !moves_beside_adapters(path));
-        let mut hash = Sha256::new();
-        for tensor in heads {
-            hash.update(tensor.name.as_bytes());
-            hash.update(&tensor.bytes);
-        }
-        Some(format!("{:x}", hash.finalize()))
     }
 
     /// Whether the parameter is stored in a narrower dtype than its master.
@@ -121,6 +111,18 @@ impl Learner {
                 .iter()
                 .any(|param| param.info.path == path)
     }
+}
+
+/// See [`Learner::base_digest`].
+pub(super) fn base_digest(model: &Vlm) -> Option<String> {
+    model.lora()?;
+    let heads = params::read_heads(model, |path| !moves_beside_adapters(path));
+    let mut hash = Sha256::new();
+    for tensor in heads {
+        hash.update(tensor.name.as_bytes());
+        hash.update(&tensor.bytes);
+    }
+    Some(format!("{:x}", hash.finalize()))
 }
 
 /// What a checkpoint knows of one parameter.

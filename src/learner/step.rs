@@ -1,8 +1,11 @@
 //! One optimizer step.
 
-use std::{sync::Arc, time::Instant};
+use std::{borrow::Cow, sync::Arc, time::Instant};
 
-use brazier_models::{HostBatch, HostClasses, Vlm, VlmInputs, ops};
+use brazier_models::{
+    HostBatch, HostClasses, Segmented, Vlm, VlmInputs, ops,
+    params::{self, ParamInfo},
+};
 use burn::{
     module::Module,
     tensor::{DType, Device, Tensor},
@@ -14,13 +17,16 @@ use super::{
     buckets::{self, Bucket},
     engine::forward_backward,
     optimizer::{AdamW, Update},
-    options::{ParallelConfig, Precision, StepConfig},
+    options::{ParallelConfig, Precision, StepConfig, Zero},
     reduce::Reducer,
     schedule::lr_factor,
+    snapshot::base_digest,
+    store::{Store, Visiting},
     trainable::Trainable,
 };
 use crate::{
     data::Batch,
+    device::host_memory,
     parallel::{CollectiveError, Group},
 };
 
@@ -61,6 +67,12 @@ pub struct Learner {
     parallel: ParallelConfig,
     /// How gradients and parameters travel between ranks.
     buckets: Vec<Bucket>,
+    /// All parameters, in module order.
+    infos: Vec<ParamInfo>,
+    /// Parts of the parameters, where the model does not hold them.
+    store: Option<Store>,
+    /// See [`Learner::base_digest`].
+    base_digest: Option<String>,
 }
 
 impl Learner {
@@ -96,9 +108,26 @@ impl Learner {
         let model = trainable.mark(model.train());
         let parts = parallel.zero.splits_optimizer().then(|| group.world());
         let parts = parts.filter(|world| world.size > 1);
-        let optimizer = AdamW::new(&model, &trainable, &config.optimizer, config.precision, parts);
+        let home = match parallel.offload {
+            true => host_memory()?,
+            false => device.clone(),
+        };
+        let (adamw, precision) = (&config.optimizer, config.precision);
+        let optimizer = AdamW::new(&model, &trainable, adamw, precision, parts, &home);
+        let (infos, base_digest) = (params::list_params(&model), base_digest(&model));
+        let (model, store) = match parts.filter(|_| parallel.zero == Zero::Parameters) {
+            Some(world) => {
+                let dtype = compute_dtype(config.precision);
+                let (model, store) = Store::scatter(model, world, dtype, &device);
+                (model, Some(store))
+            }
+            None => (model, None),
+        };
         Ok(Self {
             buckets: buckets::plan(&trainable, parallel.bucket_elements),
+            infos,
+            store,
+            base_digest,
             model: Some(model),
             trainable,
             optimizer,
@@ -110,8 +139,25 @@ impl Learner {
         })
     }
 
-    /// The model as it is now.
-    pub fn model(&self) -> &Vlm {
+    /// The model as it is now, with all its parameters. The ranks of a group have to ask together.
+    ///
+    /// # Errors
+    /// If a rank is missing or has failed.
+    pub fn whole_model(&self) -> Result<Cow<'_, Vlm>, CollectiveError> {
+        match &self.store {
+            None => Ok(Cow::Borrowed(self.model())),
+            Some(store) => store.whole(self.model(), &self.group).map(Cow::Owned),
+        }
+    }
+
+    /// A hash over a few values of each weight that a checkpoint of adapters leaves out, so that they are not resumed on
+    /// another base model; `None` without adapters.
+    pub fn base_digest(&self) -> Option<&str> {
+        self.base_digest.as_deref()
+    }
+
+    /// The structure of the model. Under [`Zero::Parameters`] its parameters are elsewhere.
+    pub(super) fn model(&self) -> &Vlm {
         match &self.model {
             Some(model) => model,
             None => unreachable!("the model is away only inside an update"),
@@ -138,13 +184,26 @@ impl Learner {
         compute_dtype(self.config.precision)
     }
 
-    pub(super) fn parts_mut(&mut self) -> (&mut Option<Vlm>, &Trainable, &mut AdamW, &mut u64) {
-        (
-            &mut self.model,
-            &self.trainable,
-            &mut self.optimizer,
-            &mut self.finished_steps,
-        )
+    /// All parameters, in module order.
+    pub(super) fn infos(&self) -> &[ParamInfo] {
+        &self.infos
+    }
+
+    pub(super) fn parts_mut(&mut self) -> (&Trainable, &mut AdamW, &mut u64) {
+        (&self.trainable, &mut self.optimizer, &mut self.finished_steps)
+    }
+
+    /// Puts a model with other parameters in the place of this one.
+    pub(super) fn replace_model(&mut self, model: Vlm) {
+        self.model = Some(match &mut self.store {
+            None => model,
+            Some(store) => {
+                let dtype = compute_dtype(self.config.precision);
+                let (model, fresh) = Store::scatter(model, self.group.world(), dtype, &self.device);
+                *store = fresh;
+                model
+            }
+        });
     }
 
     pub(super) fn optimizer(&self) -> &AdamW {
@@ -237,20 +296,27 @@ impl Learner {
         let mut reducer = Reducer::new(&self.group, zero, &self.buckets, num_params, &self.device);
         let mut losses = Vec::new();
         let mut inputs = inputs.into_iter();
+        let (model, recompute) = (self.model(), self.config.recompute);
+        let path = model.chain(shares.have_images());
         for round in 0..shares.rounds() {
             reducer.begin(round + 1 == shares.rounds());
-            if let Some((micro, inputs)) = inputs.next() {
+            let inputs = inputs.next().map(|(micro, inputs)| {
                 let first_sample = shares.samples_before(self.group.world().rank, micro);
-                let inputs = self.with_dropout(&batches[micro], inputs, first_sample);
-                let (model, recompute) = (self.model(), self.config.recompute);
-                losses.push(forward_backward(
-                    model,
-                    &self.trainable,
-                    &inputs,
-                    recompute,
-                    &mut reducer,
-                ));
-            }
+                self.with_dropout(&batches[micro], inputs, first_sample)
+            });
+            let (trainable, sink, inputs) = (&self.trainable, &mut reducer, inputs.as_ref());
+            let loss = match (&self.store, inputs) {
+                (Some(store), _) => {
+                    let mut visiting = Visiting::new(model.clone(), store, &self.group);
+                    forward_backward(&mut visiting, trainable, inputs, &path, recompute, sink)?
+                }
+                (None, Some(batch)) => {
+                    let path = model.segments(batch);
+                    forward_backward(&mut &*model, trainable, inputs, &path, recompute, sink)?
+                }
+                (None, None) => None,
+            };
+            losses.extend(loss);
             reducer.end()?;
         }
         Ok((losses, reducer.finish()))
@@ -274,7 +340,10 @@ impl Learner {
         };
         let (model, result) = match optimizer.is_in_parts() {
             false => (optimizer.update(model, trainable, update), Ok(())),
-            true => optimizer.update_parts(model, trainable, update, &self.buckets, &self.group),
+            true => {
+                let store = self.store.as_mut();
+                optimizer.update_parts(model, trainable, update, &self.buckets, &self.group, store)
+            }
         };
         self.model = Some(model);
         result?;

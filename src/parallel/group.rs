@@ -32,6 +32,8 @@ struct Link {
     timeout: Duration,
     /// Nanoseconds that operations took.
     busy: Arc<AtomicU64>,
+    /// Nanoseconds that somebody waited for them.
+    waited: Arc<AtomicU64>,
     /// Whether someone stopped waiting: the thread may hang for ever.
     given_up: Arc<AtomicBool>,
 }
@@ -50,6 +52,7 @@ enum State<T> {
     Coming {
         results: Receiver<Result<T, CollectiveError>>,
         given_up: Arc<AtomicBool>,
+        waited: Arc<AtomicU64>,
     },
 }
 
@@ -59,12 +62,19 @@ impl<T> Pending<T> {
     /// # Errors
     /// If a rank is missing, has failed, or does something else. The group is of no use then.
     pub fn wait(self) -> Result<T, CollectiveError> {
-        let (results, given_up) = match self.state {
+        let (results, given_up, waited) = match self.state {
             State::Ready(value) => return Ok(value),
-            State::Coming { results, given_up } => (results, given_up),
+            State::Coming {
+                results,
+                given_up,
+                waited,
+            } => (results, given_up, waited),
         };
         let World { rank, size } = self.world;
-        match results.recv_timeout(self.timeout + GRACE) {
+        let started = Instant::now();
+        let received = results.recv_timeout(self.timeout + GRACE);
+        waited.fetch_add(started.elapsed().as_nanos() as u64, Ordering::Relaxed);
+        match received {
             Ok(result) => result,
             Err(RecvTimeoutError::Timeout) => {
                 given_up.store(true, Ordering::Relaxed);
@@ -133,6 +143,7 @@ impl Group {
                 abort,
                 timeout,
                 busy: Arc::default(),
+                waited: Arc::default(),
                 given_up: Arc::default(),
             }),
         })
@@ -272,6 +283,12 @@ impl Group {
         self.link.as_ref().map_or(0, nanoseconds) as f64 * 1e-9
     }
 
+    /// Seconds that this rank waited for results so far.
+    pub fn waited_seconds(&self) -> f64 {
+        let nanoseconds = |link: &Link| link.waited.load(Ordering::Relaxed);
+        self.link.as_ref().map_or(0, nanoseconds) as f64 * 1e-9
+    }
+
     /// Tells the others that this rank has failed, so that they need not wait for it.
     pub fn abort(&self, message: &str) {
         if let Some(link) = &self.link {
@@ -330,6 +347,7 @@ impl Link {
             state: State::Coming {
                 results,
                 given_up: self.given_up.clone(),
+                waited: self.waited.clone(),
             },
             operation,
             world,

@@ -4,6 +4,8 @@ mod engine;
 mod error;
 mod group;
 mod launch;
+#[cfg(feature = "mpi")]
+mod mpi;
 mod nodelist;
 mod threads;
 
@@ -11,6 +13,8 @@ pub use engine::Engine;
 pub use error::CollectiveError;
 pub use group::{Group, Pending};
 pub use launch::{Launch, LaunchError, Launcher};
+#[cfg(feature = "mpi")]
+pub use mpi::Mpi;
 pub use nodelist::{NodeListError, node_list};
 pub use threads::Threads;
 

@@ -11,7 +11,7 @@ use self::{
 };
 pub use self::{
     options::{ConsoleKind, TrackOptions},
-    record::{EvalRecord, StepRecord},
+    record::{EvalRecord, RanksRecord, StepRecord},
     report::{REPORT_FILE, SAMPLES_FILE, Sample, write_picture, write_report, write_samples},
     system::{ProcessMemory, process_memory},
 };

@@ -44,6 +44,24 @@ pub struct StepRecord {
     /// Resident memory of this process; left out of the line where it is not known.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub process_memory_bytes: Option<u64>,
+    /// What each rank did; left out of the line where there is one.
+    #[serde(flatten)]
+    pub ranks: Option<RanksRecord>,
+}
+
+/// One value for each rank, of a mean step since the last line.
+#[derive(Debug, Clone, PartialEq, Default, Serialize)]
+pub struct RanksRecord {
+    /// Waiting for data.
+    pub rank_data_seconds: Vec<f64>,
+    /// The step without waiting for other ranks.
+    pub rank_work_seconds: Vec<f64>,
+    /// Operations between ranks, whether anybody waited for them or not.
+    pub rank_communication_seconds: Vec<f64>,
+    /// Memory on the device, or resident memory of the process where that is not known.
+    pub rank_memory_bytes: Vec<u64>,
+    /// The rank that works longest: the others wait for it.
+    pub slowest_rank: usize,
 }
 
 /// One evaluation. Its line has `step`, `epoch`, the metrics under their own names, `eval_samples`, `eval_seconds`.

@@ -17,4 +17,5 @@ mod interruption;
 mod lora;
 mod models;
 mod project;
+mod ranks;
 mod training;

@@ -116,10 +116,22 @@ impl Project {
 
     fn training(&self, sets: &[&str]) -> Command {
         let mut command = brazier(self.dir.path());
-        command.args(["train", "--config", "run.yaml"]);
-        for set in sets {
-            command.args(["--set", set]);
-        }
+        command.args(training_args(sets));
+        command
+    }
+
+    /// Trains in processes that `mpirun` starts.
+    #[cfg(feature = "mpi")]
+    pub(crate) fn mpirun(&self, size: usize, sets: &[&str]) -> Command {
+        let mut command = Command::new("mpirun");
+        command
+            .current_dir(self.dir.path())
+            .args(["--allow-run-as-root", "--oversubscribe", "-n", &size.to_string()])
+            .arg(env!("CARGO_BIN_EXE_brazier"))
+            .args(training_args(sets))
+            // Several processes on few cores: waiting must not take the time of those that work.
+            .env("OMPI_MCA_mpi_yield_when_idle", "1")
+            .env("RAYON_NUM_THREADS", "1");
         command
     }
 
@@ -141,6 +153,12 @@ impl Project {
             .map(|line| serde_json::from_str(line).unwrap())
             .collect()
     }
+}
+
+fn training_args<'a>(sets: &[&'a str]) -> Vec<&'a str> {
+    let mut args = vec!["train", "--config", "run.yaml"];
+    args.extend(sets.iter().flat_map(|set| ["--set", set]));
+    args
 }
 
 fn brazier(dir: &Path) -> Command {

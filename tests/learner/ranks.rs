@@ -18,7 +18,7 @@ use crate::{
     support::{devices, f32s, plain_step, tiny_vlm},
 };
 
-const ZEROS: [Zero; 3] = [Zero::None, Zero::Optimizer, Zero::Gradients];
+const ZEROS: [Zero; 4] = [Zero::None, Zero::Optimizer, Zero::Gradients, Zero::Parameters];
 const STEPS: usize = 4;
 
 /// Runs a rank on each of `size` threads; gives what they return, in the order of the ranks.
@@ -58,6 +58,7 @@ fn config(mode: TrainMode, precision: Precision, recompute: Recompute) -> StepCo
 fn parallel(zero: Zero) -> ParallelConfig {
     ParallelConfig {
         zero,
+        offload: false,
         bucket_elements: 300,
     }
 }
@@ -133,7 +134,8 @@ fn ranks_learn_what_one_learns() {
     for (mode, recompute) in [
         (TrainMode::Full, Recompute::None),
         (TrainMode::Full, Recompute::Blocks),
-        (TrainMode::EndToEnd, Recompute::None),
+        (TrainMode::EndToEnd, Recompute::Blocks),
+        (TrainMode::LmOnly, Recompute::Blocks),
         (TrainMode::Alignment, Recompute::None),
     ] {
         let config = config(mode, Precision::F32, recompute);
@@ -169,6 +171,35 @@ fn adapters_with_dropout_do_not_see_the_ranks() {
     for zero in ZEROS {
         let ranks = on_ranks(3, |group| train(group, zero, &config, Some(&lora), device));
         assert_close(&format!("{zero:?}"), &ranks[1], &alone, 1e-6);
+    }
+}
+
+/// Masters and moments in host memory, whole or in parts.
+#[test]
+fn offload_changes_nothing() {
+    for (precision, device) in devices_by_precision() {
+        let config = config(TrainMode::Full, precision, Recompute::Blocks);
+        let train = |group: Arc<Group>, zero, offload| {
+            let parallel = ParallelConfig {
+                offload,
+                ..parallel(zero)
+            };
+            let model = model(None, config.precision, &device);
+            let mut learner =
+                Learner::in_group(model, config.clone(), device.clone(), group.clone(), parallel).unwrap();
+            let losses = [0, 1, 2].map(|step| learner.step(&share(batches(step, 2), &group)).unwrap().loss);
+            (losses, snapshot(&learner).tensors)
+        };
+        let alone = |offload| train(Arc::new(Group::alone()), Zero::None, offload);
+        let ((losses, state), (expected, same)) = (alone(true), alone(false));
+        assert_eq!(losses, expected, "{device:?}");
+        assert_same("alone", &state, &same);
+        for zero in ZEROS {
+            let both =
+                [true, false].map(|offload| on_ranks(2, |group| train(group, zero, offload)).remove(1));
+            assert_eq!(both[0].0, both[1].0, "{zero:?}");
+            assert_same(&format!("{zero:?}"), &both[0].1, &both[1].1);
+        }
     }
 }
 

@@ -106,7 +106,15 @@ fn loss_and_gradients(model: &Vlm, inputs: &VlmInputs) -> (f32, BTreeMap<String,
         };
         gradients.insert(path.clone(), sum);
     };
-    let loss = forward_backward(&model, &trainable, inputs, Recompute::None, &mut sink);
+    let loss = forward_backward(
+        &mut &model,
+        &trainable,
+        Some(inputs),
+        &model.segments(inputs),
+        Recompute::None,
+        &mut sink,
+    );
+    let loss = loss.unwrap().unwrap();
     let gradients = gradients
         .into_iter()
         .map(|(path, gradient)| (path, values(gradient)));

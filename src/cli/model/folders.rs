@@ -22,6 +22,7 @@ use crate::{
     device,
     hub::{self, DtypePolicy, ExportOptions, ExportTensor, Part, Weights},
     learner::{SavedParameter, saved_parameters},
+    parallel::World,
 };
 
 #[derive(Args)]
@@ -109,7 +110,7 @@ fn run_of(path: &Path) -> Result<(PathBuf, RunConfig), Failure> {
         sets: Vec::new(),
         leave_out: Vec::new(),
     };
-    Ok((dir.into(), config.resolve()?))
+    Ok((dir.into(), config.resolve(World::ALONE)?))
 }
 
 pub(super) fn export(args: &ExportArgs) -> Result<ExitCode, Failure> {

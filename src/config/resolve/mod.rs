@@ -6,6 +6,7 @@
 mod data;
 mod eval;
 mod model;
+mod parallel;
 mod rows;
 mod train;
 
@@ -39,6 +40,7 @@ pub fn resolve(loaded: &Loaded, world: World) -> Result<RunConfig, Vec<ConfigErr
         model,
         data,
         train,
+        parallel,
         eval,
         checkpoint,
         track,
@@ -50,6 +52,7 @@ pub fn resolve(loaded: &Loaded, world: World) -> Result<RunConfig, Vec<ConfigErr
     } = track;
     let mut errors = Errors::new(written);
 
+    let (world, parallel) = parallel::resolve(&parallel, world, train.recompute, &mut errors);
     let synth = data::synth(data.synth.as_ref(), &model, &mut errors);
     let data = data::resolve(data, synth.as_ref(), &model, seed, &mut errors);
     let eval = eval::evaluation(eval, &train, !data.eval.is_empty(), &mut errors);
@@ -74,6 +77,7 @@ pub fn resolve(loaded: &Loaded, world: World) -> Result<RunConfig, Vec<ConfigErr
         output,
         log_every,
         world,
+        parallel,
         raw: raw.clone(),
         written: written.clone(),
     };

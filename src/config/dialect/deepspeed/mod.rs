@@ -37,6 +37,7 @@ pub(super) fn translate(t: &mut Translation, key: &str) {
     };
     t.walk(ROWS, root.entries(), &written, PREFIX);
     numbers(t);
+    sharding(t);
     formats(t);
     optimizer(t);
 }
@@ -136,6 +137,28 @@ fn numbers(t: &mut Translation) {
             let reason =
                 format!("refused: is no multiple of micro-batch {micro} x accumulation {accumulated}");
             t.refuse(&given, &reason, Some("write \"auto\", or correct one of them"));
+        }
+    }
+}
+
+fn sharding(t: &mut Translation) {
+    if let Some(given) = take(t, "zero_optimization.stage") {
+        match number(&given.node) {
+            Some(stage @ (0.0 | 1.0 | 2.0 | 3.0)) => {
+                t.put("parallel.zero", Value::Integer(stage as i64), &given)
+            }
+            _ => t.expected(&given, "0, 1, 2 or 3"),
+        }
+    }
+    const KEY: &str = "parallel.offload";
+    if let Some(given) = take(t, "zero_optimization.cpu_offload") {
+        t.put(KEY, given.node.value.clone(), &given);
+    }
+    if let Some(given) = take(t, "zero_optimization.offload_optimizer.device") {
+        match given.node.text().unwrap_or_default().as_str() {
+            "cpu" => t.put(KEY, Value::Bool(true), &given),
+            "none" => t.put(KEY, Value::Bool(false), &given),
+            _ => t.refuse_unless_left_out(&given, "Brazier offloads to the memory of the CPU, not to files"),
         }
     }
 }

@@ -2,9 +2,9 @@
 
 use super::super::table::{Row, into, mapping, never, not_yet, nothing};
 
-const ONE_PROCESS: &str = "it shards over ranks, and this run is one process";
-const BUCKETS: &str = "it tunes messages between ranks, and this run is one process";
-const MEMORY: &str = "no result depends on it: parameters and optimizer state are on the device; `brazier check` estimates the memory";
+const STAGE_3: &str = "parameters come with their block and go with it";
+const BUCKETS: &str = "no result depends on it: parallel.bucket_elements says how gradients travel";
+const MEMORY: &str = "no result depends on it: parameters are on the devices, whole or in parts; `brazier check` estimates the memory";
 const LOGS: &str = "throughput and step times are in metrics.jsonl in any case";
 
 /// The keys of the file.
@@ -155,15 +155,20 @@ static PARAMS: &[Row] = &[
 ];
 
 static ZERO: &[Row] = &[
-    nothing(
+    into(
         &["stage"],
-        "it shards state over ranks, and this run is one process: it holds all of it, with the same results",
+        "parallel.zero",
+        "what each rank holds only its part of",
+    ),
+    mapping(&["offload_optimizer"], OFFLOAD),
+    into(
+        &["cpu_offload"],
+        "parallel.offload",
+        "true is offload_optimizer to cpu",
     ),
     nothing(
         &[
-            "offload_optimizer",
             "offload_param",
-            "cpu_offload",
             "cpu_offload_param",
             "cpu_offload_use_pin_memory",
             "sub_group_size",
@@ -209,7 +214,7 @@ static ZERO: &[Row] = &[
             "mics_hierarchical_params_gather",
             "elastic_checkpoint",
         ],
-        ONE_PROCESS,
+        STAGE_3,
     ),
     nothing(
         &[
@@ -228,6 +233,22 @@ static ZERO: &[Row] = &[
         ],
         &[],
         "messages between ranks are never quantised: it would change results",
+    ),
+];
+
+static OFFLOAD: &[Row] = &[
+    into(&["device"], "parallel.offload", "cpu is true, none is false"),
+    nothing(
+        &[
+            "pin_memory",
+            "buffer_count",
+            "fast_init",
+            "pipeline_read",
+            "pipeline_write",
+            "ratio",
+            "nvme_path",
+        ],
+        "masters and moments are in host memory as a whole",
     ),
 ];
 

@@ -1,0 +1,29 @@
+//! `parallel:`.
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+/// Several devices.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub(in crate::config) struct RawParallel {
+    /// Ranks that this command starts on this host, each with a device of its own; on CPUs they share the cores. Processes
+    /// that srun, torchrun or mpirun have started are ranks already, and this is 1.
+    #[schemars(range(min = 1), example = 4)]
+    pub devices: usize,
+    /// What each rank holds only its own part of, by DeepSpeed's numbers: 0 nothing, 1 the optimizer's state, 2 gradients too,
+    /// 3 parameters too, which needs `train.recompute: blocks`. Changes memory and time, no result beyond rounding.
+    #[schemars(range(min = 0, max = 3), example = 1)]
+    pub zero: u8,
+    /// Whether masters and moments of the optimizer are in host memory, and updated there by the CPU: the device then holds
+    /// parameters, gradients and activations alone. Changes no result beyond rounding.
+    #[schemars(example = true)]
+    pub offload: bool,
+    /// Gradients travel while the backward pass goes on, in messages of at least so many numbers.
+    #[schemars(range(min = 1), example = 50_000_000)]
+    pub bucket_elements: usize,
+    /// How long a rank waits for the others before it gives up. The first step on a GPU takes minutes where kernels are
+    /// chosen.
+    #[schemars(range(min = 1), example = 60)]
+    pub timeout_seconds: u64,
+}

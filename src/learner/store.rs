@@ -1,0 +1,189 @@
+//! Parameters of which each rank has its part (ZeRO's third stage): put together where a segment runs, and gone afterwards.
+
+use std::collections::HashMap;
+
+use brazier_models::{
+    Segment, Segmented, Vlm,
+    params::{ParamInfo, list_params, replace_value},
+};
+use burn::{
+    module::{Module, ModuleMapper, Param, ParamId},
+    tensor::{DType, Device, Tensor},
+};
+
+use super::{
+    engine::Residence,
+    parts::{from_bytes, joined, own_part, to_bytes},
+};
+use crate::parallel::{CollectiveError, Group, World};
+
+/// This rank's parts of all parameters, in module order.
+pub(super) struct Store {
+    entries: Vec<Entry>,
+    index: HashMap<ParamId, usize>,
+    dtype: DType,
+    device: Device,
+}
+
+struct Entry {
+    info: ParamInfo,
+    owners: Vec<Segment>,
+    part: Tensor<1>,
+}
+
+impl Store {
+    /// Takes the parameters out of a model and keeps this rank's parts. What is left of the model has its structure, and one
+    /// number in the place of each parameter.
+    pub(super) fn scatter(model: Vlm, world: World, dtype: DType, device: &Device) -> (Vlm, Self) {
+        struct Taker(Vec<Tensor<1>>, World);
+        impl ModuleMapper for Taker {
+            fn map_float<const D: usize>(&mut self, param: Param<Tensor<D>>) -> Param<Tensor<D>> {
+                replace_value(param, |value| {
+                    let empty = empty_like(&value);
+                    let count = value.shape().num_elements();
+                    self.0.push(own_part(value.reshape([count]), self.1));
+                    empty
+                })
+            }
+        }
+        let infos = list_params(&model);
+        let mut taker = Taker(Vec::with_capacity(infos.len()), world);
+        let model = model.map(&mut taker);
+        let entries: Vec<Entry> = infos
+            .into_iter()
+            .zip(taker.0)
+            .map(|(info, part)| Entry {
+                owners: Vlm::owner(&info.path),
+                info,
+                part,
+            })
+            .collect();
+        let store = Self {
+            index: entries
+                .iter()
+                .enumerate()
+                .map(|(at, entry)| (entry.info.id, at))
+                .collect(),
+            entries,
+            dtype,
+            device: device.clone(),
+        };
+        (model, store)
+    }
+
+    /// This rank's part of a parameter.
+    pub(super) fn part(&self, id: ParamId) -> Option<Tensor<1>> {
+        Some(self.entries[*self.index.get(&id)?].part.clone())
+    }
+
+    /// Another value for it.
+    pub(super) fn set(&mut self, id: ParamId, part: Tensor<1>) {
+        if let Some(&at) = self.index.get(&id) {
+            self.entries[at].part = part;
+        }
+    }
+
+    /// The model with all parameters. Every rank of the group has to ask together.
+    ///
+    /// # Errors
+    /// If a rank is missing or has failed.
+    pub(super) fn whole(&self, model: &Vlm, group: &Group) -> Result<Vlm, CollectiveError> {
+        let mut model = model.clone();
+        // One after the other: the parts of a large model are sent once, but never lie twice in memory.
+        for at in 0..self.entries.len() {
+            model = self.fill(model, &[at], group)?;
+        }
+        Ok(model)
+    }
+
+    /// Puts parameters into their places.
+    fn fill(&self, model: Vlm, wanted: &[usize], group: &Group) -> Result<Vlm, CollectiveError> {
+        struct Filler<'a>(&'a Store, HashMap<usize, Tensor<1>>);
+        impl ModuleMapper for Filler<'_> {
+            fn map_float<const D: usize>(&mut self, param: Param<Tensor<D>>) -> Param<Tensor<D>> {
+                let at = self.0.index.get(&param.id);
+                let Some((at, value)) = at.and_then(|at| Some((*at, self.1.remove(at)?))) else {
+                    return param;
+                };
+                let shape: [usize; D] = std::array::from_fn(|axis| self.0.entries[at].info.shape[axis]);
+                replace_value(param, |_| value.reshape(shape))
+            }
+        }
+        let parts: Vec<Tensor<1>> = wanted.iter().map(|&at| self.entries[at].part.clone()).collect();
+        if parts.is_empty() {
+            return Ok(model);
+        }
+        let counts: Vec<usize> = wanted
+            .iter()
+            .map(|&at| self.entries[at].info.num_elements())
+            .collect();
+        let parts = Tensor::cat(parts, 0);
+        let [len] = parts.dims();
+        let bytes = group.all_gather(to_bytes(parts)).wait()?;
+        let parts = from_bytes(bytes, [group.world().size, len], self.dtype, &self.device);
+        let values = wanted.iter().copied().zip(joined(parts, &counts)).collect();
+        Ok(model.map(&mut Filler(self, values)))
+    }
+
+    /// Takes parameters out of their places.
+    fn clear(&self, model: Vlm, unwanted: &[usize]) -> Vlm {
+        struct Clearer<'a>(&'a Store, &'a [usize]);
+        impl ModuleMapper for Clearer<'_> {
+            fn map_float<const D: usize>(&mut self, param: Param<Tensor<D>>) -> Param<Tensor<D>> {
+                match self.0.index.get(&param.id).is_some_and(|at| self.1.contains(at)) {
+                    true => replace_value(param, |value| empty_like(&value)),
+                    false => param,
+                }
+            }
+        }
+        model.map(&mut Clearer(self, unwanted))
+    }
+}
+
+fn empty_like<const D: usize>(value: &Tensor<D>) -> Tensor<D> {
+    Tensor::zeros([1; D], (&value.device(), value.dtype()))
+}
+
+/// A model whose parameters come and go with its segments.
+pub(super) struct Visiting<'a> {
+    store: &'a Store,
+    group: &'a Group,
+    /// `None` only inside a change.
+    model: Option<Vlm>,
+    /// Where it is, and which parameters it has there.
+    here: Option<(Segment, Vec<usize>)>,
+}
+
+impl<'a> Visiting<'a> {
+    /// `empty` is what [`Store::scatter`] has left.
+    pub(super) fn new(empty: Vlm, store: &'a Store, group: &'a Group) -> Self {
+        Self {
+            store,
+            group,
+            model: Some(empty),
+            here: None,
+        }
+    }
+}
+
+impl Residence for Visiting<'_> {
+    fn enter(&mut self, segment: Segment) -> Result<&Vlm, CollectiveError> {
+        if self.here.as_ref().is_none_or(|(here, _)| *here != segment)
+            && let Some(mut model) = self.model.take()
+        {
+            if let Some((_, held)) = self.here.take() {
+                model = self.store.clear(model, &held);
+            }
+            let owned = |entry: &Entry| entry.owners.contains(&segment);
+            let wanted: Vec<usize> = (0..self.store.entries.len())
+                .filter(|&at| owned(&self.store.entries[at]))
+                .collect();
+            self.model = Some(self.store.fill(model, &wanted, self.group)?);
+            self.here = Some((segment, wanted));
+        }
+        match &self.model {
+            Some(model) => Ok(model),
+            None => unreachable!("after an error nobody enters again"),
+        }
+    }
+}

@@ -1,0 +1,259 @@
+//! Several ranks train what one trains: as threads, and, where the feature is on, as processes of `mpirun`.
+
+use std::fs;
+
+use serde_json::Value;
+
+use crate::project::Project;
+
+/// Rows of a step are the same for one rank and for four.
+const ONE: &[&str] = &["train.micro_batch_size=1", "train.accumulation=4"];
+
+fn ranks<'a>(devices: &'a str, accumulation: &'a str, more: &[&'a str]) -> Vec<&'a str> {
+    let mut sets = vec!["train.micro_batch_size=1", devices, accumulation];
+    sets.extend(more);
+    sets
+}
+
+/// Numbers of the log that must not depend on the ranks.
+fn numbers(project: &Project) -> Vec<Vec<(String, f64)>> {
+    const NAMES: [&str; 8] = [
+        "step",
+        "epoch",
+        "loss",
+        "grad_norm",
+        "tokens",
+        "labelled_tokens",
+        "samples",
+        "eval_loss",
+    ];
+    let of = |line: &Value| {
+        let value = |name: &str| Some((name.to_owned(), line.get(name)?.as_f64()?));
+        NAMES.iter().filter_map(|name| value(name)).collect()
+    };
+    project.metrics().iter().map(of).collect()
+}
+
+#[track_caller]
+fn assert_same_numbers(what: &str, ranks: &Project, one: &[Vec<(String, f64)>]) {
+    let found = numbers(ranks);
+    assert_eq!(found.len(), one.len(), "{what}");
+    for (found, expected) in found.iter().flatten().zip(one.iter().flatten()) {
+        assert_eq!(found.0, expected.0, "{what}");
+        let error = (found.1 - expected.1).abs();
+        assert!(
+            error <= 1e-6 * expected.1.abs(),
+            "{what}: {found:?}, alone {expected:?}"
+        );
+    }
+}
+
+fn alone() -> Vec<Vec<(String, f64)>> {
+    let project = Project::new();
+    project.train(ONE).exits(0);
+    numbers(&project)
+}
+
+#[test]
+fn threads_train_what_one_trains() {
+    let one = alone();
+    for (devices, accumulation, more) in [
+        (
+            "parallel.devices=2",
+            "train.accumulation=2",
+            &["parallel.zero=0"][..],
+        ),
+        ("parallel.devices=4", "train.accumulation=1", &["parallel.zero=1"]),
+        ("parallel.devices=2", "train.accumulation=2", &["parallel.zero=2"]),
+        (
+            "parallel.devices=4",
+            "train.accumulation=1",
+            &["parallel.zero=3", "train.recompute=blocks"],
+        ),
+    ] {
+        let project = Project::new();
+        let done = project.train(&ranks(devices, accumulation, more));
+        done.exits(0);
+        assert_eq!(done.stderr.matches("finished after").count(), 1, "{done}");
+        assert_same_numbers(&format!("{devices} {more:?}"), &project, &one);
+        let answer = project.brazier(&[
+            "generate",
+            "--model",
+            "run/export",
+            "--prompt",
+            "circle",
+            "--max-new-tokens",
+            "2",
+        ]);
+        answer.exits(0);
+    }
+}
+
+/// A run of one rank goes on with two, which each hold a part of everything, and the other way round.
+#[test]
+fn another_number_of_ranks_goes_on() {
+    let one = alone();
+    let first = &ranks("parallel.devices=1", "train.accumulation=4", &[])[..];
+    let second = &ranks(
+        "parallel.devices=2",
+        "train.accumulation=2",
+        &["parallel.zero=3", "train.recompute=blocks"],
+    )[..];
+    for (before, after) in [(first, second), (second, first)] {
+        let project = Project::new();
+        project.train(before).exits(0);
+        fs::remove_dir_all(project.path("run/checkpoints/step-00000012")).unwrap();
+        project.train(after).exits(0).says(&["going on from step 9"]);
+        assert_same_numbers("resumed", &project, &one);
+    }
+}
+
+#[test]
+fn what_cannot_be_shared_is_refused() {
+    let project = Project::new();
+    let done = project.train(&["parallel.devices=2", "parallel.zero=3"]);
+    done.exits(2).says(&["parallel.zero", "train.recompute"]);
+    let done = project.train(&["parallel.devices=0"]);
+    done.exits(2).says(&["parallel.devices"]);
+    let launched = [
+        ("RANK", "1"),
+        ("WORLD_SIZE", "2"),
+        ("LOCAL_RANK", "1"),
+        ("MASTER_ADDR", "a"),
+        ("MASTER_PORT", "1"),
+    ];
+    let args = ["train", "--config", "run.yaml", "--devices", "2"];
+    let done = project.brazier_with(&args, &launched);
+    done.exits(2)
+        .says(&["error: rank 1: ", "parallel.devices", "each of the 2 processes"]);
+}
+
+#[cfg(not(feature = "mpi"))]
+#[test]
+fn processes_need_mpi() {
+    let project = Project::new();
+    let launched = [
+        ("RANK", "1"),
+        ("WORLD_SIZE", "2"),
+        ("LOCAL_RANK", "1"),
+        ("MASTER_ADDR", "a"),
+        ("MASTER_PORT", "1"),
+    ];
+    let done = project.brazier_with(&["train", "--config", "run.yaml"], &launched);
+    done.exits(2).says(&[
+        "torchrun started 2 processes, of which this is number 1",
+        "--features mpi",
+    ]);
+}
+
+#[cfg(feature = "mpi")]
+mod processes {
+    use std::{
+        process::{Command, Stdio},
+        time::{Duration, Instant},
+    };
+
+    use rustix::process::{Pid, Signal, kill_process};
+
+    use super::*;
+    use crate::project::Done;
+
+    #[test]
+    fn processes_train_what_one_trains() {
+        let one = alone();
+        for (size, accumulation, zero) in [
+            (2, "train.accumulation=2", "parallel.zero=0"),
+            (4, "train.accumulation=1", "parallel.zero=1"),
+            (2, "train.accumulation=2", "parallel.zero=2"),
+            (4, "train.accumulation=1", "parallel.zero=3"),
+        ] {
+            let project = Project::new();
+            let sets = [
+                "train.micro_batch_size=1",
+                accumulation,
+                zero,
+                "train.recompute=blocks",
+            ];
+            let done = Done::of(&mut project.mpirun(size, &sets));
+            done.exits(0);
+            assert_eq!(done.stderr.matches("finished after").count(), 1, "{done}");
+            assert_same_numbers(&format!("{size} processes, {zero}"), &project, &one);
+        }
+        let project = Project::new();
+        let sets = [
+            "train.micro_batch_size=1",
+            "train.accumulation=4",
+            "train.steps=4",
+        ];
+        project
+            .train(&[&sets[..2], &["train.steps=4", "data.shuffle=true"]].concat())
+            .exits(0);
+    }
+
+    #[test]
+    fn other_settings_are_refused_everywhere() {
+        let project = Project::new();
+        let script = project.write(
+            "rank.sh",
+            b"exec \"$BRAZIER\" train --config run.yaml --set train.optimizer.lr=0.0$((OMPI_COMM_WORLD_RANK + 1))\n",
+        );
+        let mut command = Command::new("mpirun");
+        command
+            .current_dir(project.path(""))
+            .args(["--allow-run-as-root", "--oversubscribe", "-n", "2", "sh"])
+            .arg(script)
+            .env("BRAZIER", env!("CARGO_BIN_EXE_brazier"));
+        let done = Done::of(&mut command);
+        let words = "the configuration differs between ranks: rank 0 has lr: 0.01, rank 1 has lr: 0.02";
+        done.says(&[&format!("error: {words}"), &format!("error: rank 1: {words}")]);
+        assert_ne!(done.code, Some(0));
+    }
+
+    /// A rank that stands still is missed within the time that the run allows, and one that dies ends the others.
+    #[test]
+    fn a_rank_that_stops_does_not_hold_the_others() {
+        for (signal, words) in [
+            (Signal::STOP, "waited 3 s in "),
+            (Signal::KILL, "exited on signal 9"),
+        ] {
+            let project = Project::new();
+            let sets = [
+                "train.steps=100000",
+                "parallel.timeout_seconds=3",
+                "checkpoint.every={steps: 5}",
+            ];
+            let mut command = project.mpirun(2, &sets);
+            let child = command
+                .stdout(Stdio::null())
+                .stderr(Stdio::piped())
+                .spawn()
+                .unwrap();
+            let deadline = Instant::now() + Duration::from_secs(60);
+            while !project
+                .path("run/checkpoints/step-00000005/manifest.json")
+                .exists()
+            {
+                assert!(Instant::now() < deadline, "no checkpoint");
+                std::thread::sleep(Duration::from_millis(50));
+            }
+            let ranks = Command::new("pgrep")
+                .args(["-P", &child.id().to_string()])
+                .output()
+                .unwrap();
+            let ranks = String::from_utf8(ranks.stdout).unwrap();
+            let last: i32 = ranks.split_whitespace().last().unwrap().parse().unwrap();
+            let started = Instant::now();
+            kill_process(Pid::from_raw(last).unwrap(), signal).unwrap();
+            let done = child.wait_with_output().unwrap();
+            let stderr = String::from_utf8(done.stderr).unwrap();
+            assert!(
+                started.elapsed() < Duration::from_secs(30),
+                "{:?}",
+                started.elapsed()
+            );
+            assert!(stderr.contains(words), "{signal:?}: {stderr}");
+            assert_ne!(done.status.code(), Some(0));
+            assert!(!project.steps().is_empty());
+        }
+    }
+}
