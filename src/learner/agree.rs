@@ -46,7 +46,15 @@ impl Share {
     }
 
     fn decode(numbers: &[f64]) -> Option<Self> {
-        let &[labelled_tokens, loss_weight, tokens, rounds, has_images, ref samples @ ..] = numbers else {
+        let &[
+            labelled_tokens,
+            loss_weight,
+            tokens,
+            rounds,
+            has_images,
+            ref samples @ ..,
+        ] = numbers
+        else {
             return None;
         };
         Some(Self {

@@ -17,7 +17,7 @@ use super::{
     buckets::{self, Bucket},
     engine::forward_backward,
     optimizer::{AdamW, Update},
-    options::{ParallelConfig, Precision, StepConfig, Zero},
+    options::{ParallelConfig, Precision, Recompute, StepConfig, Zero},
     reduce::Reducer,
     schedule::lr_factor,
     snapshot::base_digest,
@@ -96,11 +96,15 @@ impl Learner {
     /// As [`Learner::new`].
     pub fn in_group(
         model: Vlm,
-        config: StepConfig,
+        mut config: StepConfig,
         device: Device,
         group: Arc<Group>,
         parallel: ParallelConfig,
     ) -> Result<Self, LearnerError> {
+        if parallel.zero == Zero::Parameters {
+            // A tape that is kept would hold the parameters that are to go, and the same numbers come out.
+            config.recompute = Recompute::Blocks;
+        }
         let trainable = Trainable::select(&model, config.mode, &config.optimizer);
         if trainable.params.is_empty() {
             return Err(LearnerError::NothingToTrain { mode: config.mode });

@@ -102,6 +102,10 @@ impl Engine for Mpi {
             .map(|&count| count.unsigned_abs() as usize)
             .collect();
         self.check_len(lens.iter().sum())?;
+        // Open MPI refuses to gather nothing at all.
+        if lens.iter().all(|&len| len == 0) {
+            return Ok(vec![Vec::new(); lens.len()]);
+        }
         let starts: Vec<Count> = counts
             .iter()
             .scan(0, |start, count| {

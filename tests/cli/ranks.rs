@@ -179,15 +179,6 @@ mod processes {
             assert_eq!(done.stderr.matches("finished after").count(), 1, "{done}");
             assert_same_numbers(&format!("{size} processes, {zero}"), &project, &one);
         }
-        let project = Project::new();
-        let sets = [
-            "train.micro_batch_size=1",
-            "train.accumulation=4",
-            "train.steps=4",
-        ];
-        project
-            .train(&[&sets[..2], &["train.steps=4", "data.shuffle=true"]].concat())
-            .exits(0);
     }
 
     #[test]

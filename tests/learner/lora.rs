@@ -3,7 +3,7 @@
 use brazier::{
     checkpoint::{CheckpointError, CheckpointStore, load},
     learner::{
-        Learner, Part, compute_dtype,
+        Learner, LearnerError, Part, compute_dtype,
         options::{Precision, Recompute, StepConfig, TrainMode},
     },
 };
@@ -97,7 +97,9 @@ fn adapters_and_projector_move_and_no_bit_of_the_base() {
                     .filter(|path| match Part::of(path) {
                         Part::Projector => *with_projector,
                         part => {
-                            is_adapter(path) && adapted_parts.contains(&part) && learner.model().uses(path)
+                            is_adapter(path)
+                                && adapted_parts.contains(&part)
+                                && learner.whole_model().unwrap().uses(path)
                         }
                     });
             let expected: Vec<String> = expected.collect();
@@ -205,7 +207,7 @@ fn dropout_is_of_training_alone() {
                 .loss_sum(model.hidden(&inputs), &inputs)
                 .into_scalar::<f32>()
         };
-        let model = learner.model().valid();
+        let model = learner.whole_model().unwrap().valid();
         let evaluated = [evaluate(&model), evaluate(&model)];
         // At a learning rate of 0 the model stays, but the steps go on.
         let state = snapshot(&learner);
@@ -244,7 +246,13 @@ fn a_checkpoint_of_other_adapters_is_refused() {
         adapted(&lora, &config, 1, device)
     };
     let error = of(3).restore(&snapshot(&of(4))).unwrap_err();
-    assert!(matches!(error, CheckpointError::OtherModel { .. }), "{error}");
+    assert!(
+        matches!(
+            error,
+            LearnerError::Checkpoint(CheckpointError::OtherModel { .. })
+        ),
+        "{error}"
+    );
     assert!(error.to_string().contains("lora_A.weight"), "{error}");
     // Another base shows in the digest, which goes into the run's state.
     let other = Vlm::init_with_lora(

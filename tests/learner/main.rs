@@ -130,5 +130,5 @@ fn moved(before: &[HostTensor], after: &[HostTensor]) -> Vec<String> {
 }
 
 fn all_weights(learner: &Learner) -> Vec<HostTensor> {
-    weights(learner.model())
+    weights(learner.whole_model().unwrap().as_ref())
 }

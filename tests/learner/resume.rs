@@ -3,7 +3,7 @@
 use brazier::{
     checkpoint::{CheckpointError, CheckpointStore, load},
     learner::{
-        Learner,
+        Learner, LearnerError,
         options::{Precision, ScheduleConfig, ScheduleKind, StepConfig, TrainMode},
     },
 };
@@ -104,7 +104,13 @@ fn a_checkpoint_of_something_else_is_refused_and_changes_nothing() {
     ];
     for (other, hint) in others {
         let error = learner.restore(&other).unwrap_err();
-        assert!(matches!(error, CheckpointError::OtherModel { .. }), "{error}");
+        assert!(
+            matches!(
+                error,
+                LearnerError::Checkpoint(CheckpointError::OtherModel { .. })
+            ),
+            "{error}"
+        );
         assert!(error.to_string().contains(hint), "{error}");
         assert_same(hint, &snapshot(&learner).tensors, &before.tensors);
         assert_eq!(learner.finished_steps(), 1);

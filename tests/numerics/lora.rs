@@ -169,7 +169,7 @@ fn training_adapters_agrees_with_peft() {
             for loss in fixture.f32s(&format!("{prefix}loss")) {
                 check("loss", &[learner.step(&batch).unwrap().loss], &[loss], FORWARD);
             }
-            for (before, after) in before.iter().zip(weights(learner.model())) {
+            for (before, after) in before.iter().zip(weights(&learner.whole_model().unwrap())) {
                 let path = &after.name;
                 if is_adapter(path) {
                     let expected = fixture.f32s(&format!("{prefix}final.{path}"));

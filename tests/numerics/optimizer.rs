@@ -209,7 +209,9 @@ fn check_decay_groups(fixture: &Fixture, learner: &Learner) {
         .unwrap()
         .iter()
         .map(|name| name.as_str().unwrap());
-    let expected: BTreeSet<&str> = names.filter(|name| learner.model().uses(name)).collect();
+    let expected: BTreeSet<&str> = names
+        .filter(|name| learner.whole_model().unwrap().uses(name))
+        .collect();
     let params = learner.trainable().params.iter();
     let decayed = params
         .filter(|param| param.weight_decay > 0.0)
@@ -246,10 +248,13 @@ fn training_agrees_with_pytorch() {
                 );
             }
         }
-        check_unused(learner.model(), &fixture.about["without_gradient"]);
-        for (before, after) in before.iter().zip(weights(learner.model())) {
+        check_unused(
+            &learner.whole_model().unwrap(),
+            &fixture.about["without_gradient"],
+        );
+        for (before, after) in before.iter().zip(weights(&learner.whole_model().unwrap())) {
             let path = &after.name;
-            if !learner.model().uses(path) {
+            if !learner.whole_model().unwrap().uses(path) {
                 assert_eq!(before.bytes, after.bytes, "{path} moved");
             } else if !is_zero_in_theory(path) {
                 check(
