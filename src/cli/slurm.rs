@@ -183,12 +183,10 @@ fn command(args: &SlurmArgs, run: &RunConfig) -> Vec<String> {
 /// Comments at the head of the script: how it was made, and what follows from the configuration.
 fn notes(args: &SlurmArgs, run: &RunConfig, numbers: DerivedNumbers) -> Vec<String> {
     let (nodes, gpus) = (args.nodes, args.gpus_per_node);
-    let config = args.config.config.as_deref();
+    let words: Vec<String> = std::env::args().skip(1).map(|word| slurm::quoted(&word)).collect();
     let mut notes = vec![
-        format!(
-            "A run of {}, written by `brazier slurm`.",
-            config.map_or("the demo".into(), |path| path.display().to_string())
-        ),
+        "Printed by".to_owned(),
+        format!("    brazier {}", words.join(" ")),
         String::new(),
         format!("output            {}", run.output.display()),
         format!("ranks             {} = {nodes} nodes x {gpus} GPUs", nodes * gpus),

@@ -16,5 +16,7 @@ mod disk;
 mod interruption;
 mod lora;
 mod models;
+mod prediction;
 mod project;
+mod slurm;
 mod training;

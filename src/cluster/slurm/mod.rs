@@ -13,7 +13,7 @@ use std::path::PathBuf;
 use thiserror::Error;
 
 pub use fabric::{Cluster, Variable};
-pub use script::script;
+pub use script::{quoted, script};
 pub use time::{TimeLimit, Warning};
 
 /// A job: what to ask of SLURM, and what to start.

@@ -18,7 +18,8 @@ pub fn script(job: &Job) -> Result<String, Vec<SlurmError>> {
     }
     let mut text = String::from("#!/bin/bash\n");
     for note in &job.notes {
-        line(&mut text, format!("# {note}").trim_end());
+        // A line break would end the comment.
+        line(&mut text, format!("# {}", note.replace('\n', " ")).trim_end());
     }
     text.push_str("#\n");
     header(&mut text, job);
@@ -139,7 +140,7 @@ fn finish(text: &mut String, job: &Job) {
 }
 
 /// A word as the shell must see it.
-fn quoted(word: &str) -> String {
+pub fn quoted(word: &str) -> String {
     let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-_./=:,@%+".contains(&byte);
     match !word.is_empty() && word.bytes().all(is_plain) {
         true => word.to_owned(),

@@ -20,7 +20,7 @@ fn job() -> Job {
         container: Container::None,
         cluster: Cluster::Gh200Slingshot,
         command: ["brazier", "train", "--config", "run.yaml"].map(String::from).into(),
-        notes: vec!["samples per step  256".into()],
+        notes: vec!["a\nb".into(), "samples per step  256".into()],
     }
 }
 
@@ -79,7 +79,10 @@ fn the_header_says_what_was_asked_for() {
             "--mem=450G",
         ]
     );
-    assert!(text.contains("\n# samples per step  256\n#\n#SBATCH"), "{text}");
+    assert!(
+        text.starts_with("#!/bin/bash\n# a b\n# samples per step  256\n#\n#SBATCH"),
+        "{text}"
+    );
 }
 
 #[test]
