@@ -53,8 +53,13 @@ const HAS_MPI: bool = cfg!(feature = "mpi");
 
 /// Without a configuration nobody has asked for a folder: the demo's is of no interest.
 fn asked(args: &DoctorArgs) -> Result<Asked, Failure> {
-    let run = args.config.config.is_some().then(|| args.config.resolve()).transpose()?;
-    let named = args.device.as_deref().map(str::parse).transpose();
+    let run = args
+        .config
+        .config
+        .is_some()
+        .then(|| args.config.resolve())
+        .transpose()?;
+    let named = args.device.as_deref().map(str::parse::<DeviceChoice>).transpose();
     let named: Option<DeviceChoice> =
         named.map_err(|error: UnknownDevice| Failure::Input(format!("--device: {error}")))?;
     let device = named.or(run.as_ref().map(|run| run.device));

@@ -13,6 +13,8 @@ use crate::{
     parallel::World,
 };
 
+/// Nobody has as many GPUs.
+const MAX_RANKS: usize = 1 << 20;
 /// CPUs of a task besides those that open rows: for training, checkpoints and the log.
 const OTHER_THREADS: usize = 2;
 
@@ -46,7 +48,7 @@ pub(super) struct SlurmArgs {
     #[arg(long, value_name = "NUMBER")]
     ntasks_per_node: Option<usize>,
     /// CPUs of each task; by default what the cluster's nodes have for each GPU, or data.workers and two more
-    #[arg(long, short = 'c', value_name = "NUMBER")]
+    #[arg(long, value_name = "NUMBER")]
     cpus_per_task: Option<usize>,
     /// Time limit as sbatch reads it: 12:00:00, 1-12 (days-hours), 90 (minutes)
     #[arg(long, short, value_name = "TIME")]
@@ -93,8 +95,8 @@ pub(super) struct SlurmArgs {
 }
 
 pub(super) fn slurm(args: &SlurmArgs) -> Result<ExitCode, Failure> {
-    // A world of no ranks cannot be resolved; the script's own words on it are better.
-    let size = (args.nodes * args.gpus_per_node).max(1);
+    // A world of no ranks, or of more than there are, cannot be resolved: that is said below.
+    let size = args.nodes.saturating_mul(args.gpus_per_node).clamp(1, MAX_RANKS);
     let run = args.config.resolve_for(World { rank: 0, size })?;
     let job = job(args, &run, check::plan(&run)?.numbers);
     let errors: Vec<String> = job
@@ -124,17 +126,16 @@ fn job(args: &SlurmArgs, run: &RunConfig, numbers: DerivedNumbers) -> Job {
         (None, Some(file)) => Container::Environment(file.clone()),
         (None, None) => Container::None,
     };
-    let last = run.output.file_name().map(|name| name.to_string_lossy().into_owned());
+    let last = run
+        .output
+        .file_name()
+        .map(|name| name.to_string_lossy().into_owned());
     let cpus = args
         .cpus_per_task
         .or_else(|| args.cluster.cpus_per_gpu())
         .unwrap_or(run.data.workers + OTHER_THREADS);
     Job {
-        name: args
-            .job_name
-            .clone()
-            .or(last)
-            .unwrap_or_else(|| "brazier".into()),
+        name: args.job_name.clone().or(last).unwrap_or_else(|| "brazier".into()),
         nodes: args.nodes,
         gpus_per_node: args.gpus_per_node,
         tasks_per_node: args.ntasks_per_node,
@@ -183,7 +184,10 @@ fn command(args: &SlurmArgs, run: &RunConfig) -> Vec<String> {
 /// Comments at the head of the script: how it was made, and what follows from the configuration.
 fn notes(args: &SlurmArgs, run: &RunConfig, numbers: DerivedNumbers) -> Vec<String> {
     let (nodes, gpus) = (args.nodes, args.gpus_per_node);
-    let words: Vec<String> = std::env::args().skip(1).map(|word| slurm::quoted(&word)).collect();
+    let words: Vec<String> = std::env::args()
+        .skip(1)
+        .map(|word| slurm::quoted(&word))
+        .collect();
     let mut notes = vec![
         "Printed by".to_owned(),
         format!("    brazier {}", words.join(" ")),
@@ -193,7 +197,10 @@ fn notes(args: &SlurmArgs, run: &RunConfig, numbers: DerivedNumbers) -> Vec<Stri
     ];
     notes.extend(numbers.to_string().lines().map(str::to_owned));
     notes.extend([
-        format!("signal            {} s before the end of {}", args.signal.seconds, args.time),
+        format!(
+            "signal            {} s before the end of {}",
+            args.signal.seconds, args.time
+        ),
         String::new(),
         "All nodes must see the same output, data and model; `brazier doctor` looks at a node.".into(),
         format!("Before the first sbatch: mkdir -p {}", args.logs.display()),

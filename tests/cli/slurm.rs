@@ -16,7 +16,11 @@ fn repository() -> &'static Path {
 fn shipped_scripts_are_what_the_command_prints() {
     let data = tempfile::tempdir().unwrap();
     for name in ["conversations", "instructions"] {
-        fs::write(data.path().join(name).with_extension("jsonl"), "{}\n".repeat(NUM_ROWS)).unwrap();
+        fs::write(
+            data.path().join(name).with_extension("jsonl"),
+            "{}\n".repeat(NUM_ROWS),
+        )
+        .unwrap();
     }
     let folder = repository().join("configs/slurm");
     let mut names: Vec<_> = fs::read_dir(&folder)
@@ -28,7 +32,9 @@ fn shipped_scripts_are_what_the_command_prints() {
     assert_eq!(names.len(), 2);
     for path in names {
         let written = fs::read_to_string(&path).unwrap();
-        let command = written.lines().find_map(|line| line.strip_prefix("#     brazier "));
+        let command = written
+            .lines()
+            .find_map(|line| line.strip_prefix("#     brazier "));
         let words = command.unwrap().split_whitespace();
         let done = Done::of(
             Command::new(env!("CARGO_BIN_EXE_brazier"))
@@ -52,12 +58,29 @@ fn shipped_scripts_are_what_the_command_prints() {
         for place in ["/users/", "/capstor", "/scratch", "/home/", "/work/", "a127"] {
             assert!(!written.contains(place), "{place} in {}", path.display());
         }
-        assert!(Command::new("bash").arg("-n").arg(&path).status().unwrap().success());
+        assert!(
+            Command::new("bash")
+                .arg("-n")
+                .arg(&path)
+                .status()
+                .unwrap()
+                .success()
+        );
     }
 }
 
 const JOB: [&str; 11] = [
-    "slurm", "--config", "run.yaml", "--nodes", "2", "--gpus-per-node", "4", "--time", "1:00:00", "--cpus-per-task", "8",
+    "slurm",
+    "--config",
+    "run.yaml",
+    "--nodes",
+    "2",
+    "--gpus-per-node",
+    "4",
+    "--time",
+    "1:00:00",
+    "--cpus-per-task",
+    "8",
 ];
 
 #[test]
@@ -75,16 +98,30 @@ fn the_configuration_is_resolved_for_all_ranks() {
         assert!(done.stdout.contains(line), "no `{line}` in {done}");
     }
     // 8 ranks cannot share 20 samples: refused here, not in the queue.
-    let sets = ["--set", "train.accumulation=null", "--set", "train.global_batch_size=20"];
-    project.brazier(&[&JOB[..], &sets].concat()).exits(2).says(&["train.global_batch_size", "8"]);
+    let sets = [
+        "--set",
+        "train.accumulation=null",
+        "--set",
+        "train.global_batch_size=20",
+    ];
+    project
+        .brazier(&[&JOB[..], &sets].concat())
+        .exits(2)
+        .says(&["train.global_batch_size", "8"]);
 }
 
 #[test]
 fn nonsense_is_refused() {
     let project = Project::new();
     for (more, words) in [
-        (["--set", "device=cuda:1"], "every rank takes the GPU of its number"),
-        (["--set", "device=flex"], "the 4 GPUs of --gpus-per-node would do nothing"),
+        (
+            ["--set", "device=cuda:1"],
+            "every rank takes the GPU of its number",
+        ),
+        (
+            ["--set", "device=flex"],
+            "the 4 GPUs of --gpus-per-node would do nothing",
+        ),
         (["--set", "checkpoint.resume=none"], "--max-requeues 0"),
         (["--ntasks-per-node", "1"], "every GPU needs a task of its own"),
         (["--logs", "~/reports"], "~ and variables are not expanded"),
@@ -101,7 +138,13 @@ fn nonsense_is_refused() {
         let words: Vec<&str> = JOB
             .iter()
             .enumerate()
-            .map(|(at, word)| if at > 0 && JOB[at - 1] == flag { value } else { *word })
+            .map(|(at, word)| {
+                if at > 0 && JOB[at - 1] == flag {
+                    value
+                } else {
+                    *word
+                }
+            })
             .collect();
         project.brazier(&words).exits(2).says(&[flag, value]);
     }
@@ -110,12 +153,16 @@ fn nonsense_is_refused() {
 /// Runs a script with an `srun` that starts a brazier of our own and a `scontrol` that writes down what it is asked.
 fn run_script(project: &Project, script: &str, code: u8, restarts: &str) -> (Done, String) {
     let bin = project.path("bin");
+    let brazier = format!("echo \"brazier $*\"\nexit {code}");
     for (name, text) in [
         ("srun", "while [[ $1 == --* ]]; do shift; done\nexec \"$@\""),
-        ("brazier", &format!("echo \"brazier $*\"\nexit {code}") as &str),
+        ("brazier", brazier.as_str()),
         ("scontrol", "echo \"$*\" >> scontrol.log"),
     ] {
-        let path = project.write(&format!("bin/{name}"), format!("#!/bin/bash\n{text}\n").as_bytes());
+        let path = project.write(
+            &format!("bin/{name}"),
+            format!("#!/bin/bash\n{text}\n").as_bytes(),
+        );
         fs::set_permissions(path, fs::Permissions::from_mode(0o755)).unwrap();
     }
     let _ = fs::remove_file(project.path("scontrol.log"));
@@ -136,7 +183,14 @@ fn run_script(project: &Project, script: &str, code: u8, restarts: &str) -> (Don
 #[test]
 fn a_job_that_saved_goes_back_into_the_queue_and_no_other() {
     let project = Project::new();
-    let set = ["--set", "data.seed=7", "--cluster", "gh200-slingshot", "--max-requeues", "3"];
+    let set = [
+        "--set",
+        "data.seed=7",
+        "--cluster",
+        "gh200-slingshot",
+        "--max-requeues",
+        "3",
+    ];
     let script = project.brazier(&[&JOB[..], &set].concat()).stdout;
     let (done, asked) = run_script(&project, &script, 75, "0");
     done.exits(75);
@@ -149,7 +203,9 @@ fn a_job_that_saved_goes_back_into_the_queue_and_no_other() {
         done.exits(code.into());
         assert_eq!(asked, "", "{code} after {restarts}");
     }
-    let once = project.brazier(&[&JOB[..], &["--max-requeues", "0"]].concat()).stdout;
+    let once = project
+        .brazier(&[&JOB[..], &["--max-requeues", "0"]].concat())
+        .stdout;
     let (done, asked) = run_script(&project, &once, 75, "0");
     done.exits(75);
     assert_eq!(asked, "");

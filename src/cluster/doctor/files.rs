@@ -6,8 +6,21 @@ use super::{Asked, Probe, Section, State, launch, readable};
 
 /// File systems that several nodes see.
 const SHARED: [&str; 15] = [
-    "9p", "afs", "beegfs", "ceph", "cifs", "fuse.ceph", "fuse.sshfs", "gpfs", "lustre", "nfs", "nfs4", "orangefs",
-    "panfs", "smb3", "wekafs",
+    "9p",
+    "afs",
+    "beegfs",
+    "ceph",
+    "cifs",
+    "fuse.ceph",
+    "fuse.sshfs",
+    "gpfs",
+    "lustre",
+    "nfs",
+    "nfs4",
+    "orangefs",
+    "panfs",
+    "smb3",
+    "wekafs",
 ];
 /// A checkpoint of a small model needs as much.
 const LITTLE_BYTES: u64 = 1 << 30;
@@ -24,12 +37,18 @@ pub(super) fn examine(probe: &dyn Probe, asked: &Asked, out: &mut Section<'_>) {
 
 fn place(probe: &dyn Probe, name: &'static str, path: &Path, must_be_shared: bool, out: &mut Section<'_>) {
     // Folders that are going to be made lie where their parents are.
-    let existing = path.ancestors().find_map(|parent| match parent.as_os_str().is_empty() {
-        true => probe.real("."),
-        false => probe.real(&parent.to_string_lossy()),
-    });
+    let existing = path
+        .ancestors()
+        .find_map(|parent| match parent.as_os_str().is_empty() {
+            true => probe.real("."),
+            false => probe.real(&parent.to_string_lossy()),
+        });
     let Some((real, space)) = existing.and_then(|real| Some((real.clone(), probe.space(&real)?))) else {
-        return out.add(name, State::Note, format!("{}: cannot be looked at", path.display()));
+        return out.add(
+            name,
+            State::Note,
+            format!("{}: cannot be looked at", path.display()),
+        );
     };
     let kind = file_system(&probe.text("/proc/self/mounts").unwrap_or_default(), &real);
     let is_shared = kind.as_deref().is_some_and(|kind| SHARED.contains(&kind));
@@ -42,7 +61,8 @@ fn place(probe: &dyn Probe, name: &'static str, path: &Path, must_be_shared: boo
         readable(space.total_bytes)
     );
     if must_be_shared && !is_shared {
-        let hint = "put it on a file system that all nodes see: every rank writes its part of a checkpoint there";
+        let hint =
+            "put it on a file system that all nodes see: every rank writes its part of a checkpoint there";
         out.hinted(name, State::Missing, detail, hint.into());
     } else if kind.as_deref() == Some("tmpfs") {
         let hint = "a tmpfs is memory, and gone with the node";

@@ -94,7 +94,10 @@ fn devices(probe: &dyn Probe, asked: &Asked, out: &mut Section<'_>) {
         let model = text.lines().find_map(|line| line.strip_prefix("Model:"))?;
         Some(model.trim().to_owned())
     });
-    let mut detail = format!("{count} {}", model.unwrap_or_else(|| "devices /dev/nvidia*".into()));
+    let mut detail = format!(
+        "{count} {}",
+        model.unwrap_or_else(|| "devices /dev/nvidia*".into())
+    );
     if let Some(visible) = probe.var("CUDA_VISIBLE_DEVICES") {
         detail = format!("{detail}; CUDA_VISIBLE_DEVICES={visible:?}");
     }
@@ -104,7 +107,8 @@ fn devices(probe: &dyn Probe, asked: &Asked, out: &mut Section<'_>) {
             "GPUs",
             State::absent(asked.cuda()),
             "no /dev/nvidia0".into(),
-            "under SLURM, ask for them: --gpus-per-node; in a container, start it with the NVIDIA runtime".into(),
+            "under SLURM, ask for them: --gpus-per-node; in a container, start it with the NVIDIA runtime"
+                .into(),
         ),
         _ if asked.cuda() && count < wanted => out.hinted(
             "GPUs",
@@ -148,7 +152,10 @@ fn headers(probe: &dyn Probe, toolkit: &str, is_needed: bool, out: &mut Section<
     missing.retain(|header| !probe.exists(&format!("{include}/{header}")));
     // Since CUDA 13 the C++ library has a folder of its own.
     let barriers = ["cuda/barrier", "cccl/cuda/barrier"];
-    if !barriers.iter().any(|header| probe.exists(&format!("{include}/{header}"))) {
+    if !barriers
+        .iter()
+        .any(|header| probe.exists(&format!("{include}/{header}")))
+    {
         missing.push("cuda/barrier");
     }
     match missing.is_empty() {
@@ -172,14 +179,22 @@ fn versions(probe: &dyn Probe, toolkit: &str, driver: Option<u32>, is_needed: bo
     };
     let known = driver.filter(|&driver| driver < NEWER_DRIVER).and_then(|driver| {
         let mut table = CUDA_OF_DRIVER.into_iter();
-        table.find(|(first, _)| driver >= *first).map(|(_, version)| version)
+        table
+            .find(|(first, _)| driver >= *first)
+            .map(|(_, version)| version)
     });
     match known {
         Some(newest) if (major, minor) > newest => out.hinted(
             "CUDA version",
             State::absent(is_needed),
-            format!("the toolkit's {major}.{minor} is newer than the driver's {}.{}", newest.0, newest.1),
-            format!("use a toolkit up to {}.{}, or update the driver", newest.0, newest.1),
+            format!(
+                "the toolkit's {major}.{minor} is newer than the driver's {}.{}",
+                newest.0, newest.1
+            ),
+            format!(
+                "use a toolkit up to {}.{}, or update the driver",
+                newest.0, newest.1
+            ),
         ),
         _ => out.add("CUDA version", State::Found, format!("{major}.{minor}")),
     }
@@ -187,7 +202,9 @@ fn versions(probe: &dyn Probe, toolkit: &str, driver: Option<u32>, is_needed: bo
 
 /// `#define CUDA_VERSION 13000`.
 fn toolkit_version(text: &str) -> Option<(u32, u32)> {
-    let line = text.lines().find_map(|line| line.strip_prefix("#define CUDA_VERSION "))?;
+    let line = text
+        .lines()
+        .find_map(|line| line.strip_prefix("#define CUDA_VERSION "))?;
     let number: u32 = line.trim().parse().ok()?;
     Some((number / 1000, number % 1000 / 10))
 }
@@ -208,11 +225,17 @@ fn nvrtc(probe: &dyn Probe, toolkit: Option<&str>, is_needed: bool, out: &mut Se
         };
     }
     let of_toolkit = toolkit.and_then(|toolkit| {
-        let mut places = ["lib64", "lib"].iter().flat_map(|lib| NVRTC.map(|name| format!("{toolkit}/{lib}/{name}")));
+        let mut places = ["lib64", "lib"]
+            .iter()
+            .flat_map(|lib| NVRTC.map(|name| format!("{toolkit}/{lib}/{name}")));
         places.find(|path| probe.exists(path))
     });
     let elsewhere = of_toolkit.or_else(|| probe.in_wheel(&["cuda_nvrtc", "cu13"], &NVRTC));
-    let (detail, hint) = not_searched("libnvrtc.so", elsewhere, "install the toolkit's package cuda-nvrtc");
+    let (detail, hint) = not_searched(
+        "libnvrtc.so",
+        elsewhere,
+        "install the toolkit's package cuda-nvrtc",
+    );
     out.hinted("NVRTC", State::absent(is_needed), detail, hint);
 }
 
@@ -226,6 +249,9 @@ pub(super) fn not_searched(name: &str, elsewhere: Option<String>, install: &str)
                 format!("export LD_LIBRARY_PATH={folder}:$LD_LIBRARY_PATH"),
             )
         }
-        None => (format!("{name} is not where the loader looks"), install.to_owned()),
+        None => (
+            format!("{name} is not where the loader looks"),
+            install.to_owned(),
+        ),
     }
 }

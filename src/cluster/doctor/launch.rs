@@ -14,12 +14,19 @@ pub(super) fn examine(probe: &dyn Probe, build: &Build, out: &mut Section<'_>) {
                     launch.world.size,
                     launch.launcher.name(),
                     launch.local_rank,
-                    launch.meet.map_or(String::new(), |(host, port)| format!("; meeting at {host}:{port}"))
+                    launch.meet.map_or(String::new(), |(host, port)| format!(
+                        "; meeting at {host}:{port}"
+                    ))
                 ),
             };
             out.add("this process", State::Found, detail);
         }
-        Err(error) => out.add("this process", State::Missing, error.replace('\n', "\n                            ")),
+        Err(error) => match error.split_once("\n  hint: ") {
+            Some((detail, hint)) => {
+                out.hinted("this process", State::Missing, detail.to_owned(), hint.to_owned());
+            }
+            None => out.add("this process", State::Missing, error),
+        },
     }
     let mpirun = probe.command("mpirun");
     match (mpirun, build.has_mpi) {
@@ -40,7 +47,11 @@ fn slurm(probe: &dyn Probe, out: &mut Section<'_>) {
         .into_iter()
         .partition(|name| probe.command(name).is_some());
     match (there.is_empty(), missing.is_empty()) {
-        (true, _) => out.add("SLURM", State::Absent, "no sbatch, srun or scontrol on PATH".into()),
+        (true, _) => out.add(
+            "SLURM",
+            State::Absent,
+            "no sbatch, srun or scontrol on PATH".into(),
+        ),
         (false, true) => out.add("SLURM", State::Found, there.join(", ")),
         (false, false) => out.hinted(
             "SLURM",
@@ -64,8 +75,12 @@ fn slurm(probe: &dyn Probe, out: &mut Section<'_>) {
         .filter_map(|(label, name)| Some(format!(", {label} {}", probe.set(name)?)));
     let known: String = known.collect();
     out.add("job", State::Found, format!("{job}{known}"));
-    let tasks = probe.set("SLURM_NTASKS_PER_NODE").and_then(|text| text.parse::<usize>().ok());
-    let gpus = probe.set("SLURM_GPUS_ON_NODE").and_then(|text| text.parse::<usize>().ok());
+    let tasks = probe
+        .set("SLURM_NTASKS_PER_NODE")
+        .and_then(|text| text.parse::<usize>().ok());
+    let gpus = probe
+        .set("SLURM_GPUS_ON_NODE")
+        .and_then(|text| text.parse::<usize>().ok());
     if let (Some(tasks), Some(gpus)) = (tasks, gpus)
         && tasks != gpus
     {
@@ -89,7 +104,9 @@ pub(super) fn world_size(probe: &dyn Probe) -> usize {
 
 /// Nodes of the job; 1 outside of SLURM.
 pub(super) fn num_nodes(probe: &dyn Probe) -> usize {
-    let number = probe.set("SLURM_JOB_NUM_NODES").and_then(|text| text.parse().ok());
+    let number = probe
+        .set("SLURM_JOB_NUM_NODES")
+        .and_then(|text| text.parse().ok());
     number.unwrap_or(1)
 }
 

@@ -6,6 +6,8 @@ use super::{Probe, Section, State, launch, readable};
 const FEW_CPUS: usize = 4;
 /// Less shared memory than this is a container's default.
 const SMALL_SHM_BYTES: u64 = 1 << 30;
+/// Version 1 of cgroups writes the largest number of pages where there is no limit.
+const NO_LIMIT_BYTES: u64 = 1 << 60;
 /// Every shard of data and weights is an open file.
 const FEW_FILES: u64 = 4096;
 
@@ -16,7 +18,10 @@ pub(super) fn examine(probe: &dyn Probe, out: &mut Section<'_>) {
         Some(space) if space.total_bytes < SMALL_SHM_BYTES => out.hinted(
             "/dev/shm",
             State::Note,
-            format!("{}: NCCL wants more for several GPUs", readable(space.total_bytes)),
+            format!(
+                "{}: NCCL wants more for several GPUs",
+                readable(space.total_bytes)
+            ),
             "docker run --ipc=host, or --shm-size=8g".into(),
         ),
         Some(space) => out.add("/dev/shm", State::Found, readable(space.total_bytes)),
@@ -69,7 +74,10 @@ fn memory(probe: &dyn Probe, out: &mut Section<'_>) {
     let mut parts = Vec::new();
     parts.extend(of("MemTotal:").map(readable));
     parts.extend(of("MemAvailable:").map(|bytes| format!("{} available", readable(bytes))));
-    let limit = smallest(probe, "memory", "memory.max", |text| text.trim().parse::<u64>().ok());
+    let limit = smallest(probe, "memory", "memory.max", |text| {
+        let limit = text.trim().parse::<u64>().ok();
+        limit.filter(|&bytes| bytes < NO_LIMIT_BYTES)
+    });
     parts.extend(limit.map(|bytes| format!("the cgroup allows {}", readable(bytes))));
     match parts.is_empty() {
         true => out.add("memory", State::Absent, "/proc/meminfo is not there".into()),

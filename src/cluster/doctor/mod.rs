@@ -43,7 +43,9 @@ pub struct Asked {
 
 impl Asked {
     fn cuda(&self) -> bool {
-        self.device.as_deref().is_some_and(|name| name.starts_with("cuda"))
+        self.device
+            .as_deref()
+            .is_some_and(|name| name.starts_with("cuda"))
     }
 }
 
@@ -134,7 +136,9 @@ fn build(build: &Build, asked: &Asked, out: &mut Section<'_>) {
 impl Report {
     /// Whether training would run, as far as was asked.
     pub fn is_fine(&self) -> bool {
-        self.findings.iter().all(|finding| finding.state != State::Missing)
+        self.findings
+            .iter()
+            .all(|finding| finding.state != State::Missing)
     }
 
     fn under(&mut self, area: &'static str) -> Section<'_> {
@@ -183,7 +187,10 @@ impl fmt::Display for Report {
                 writeln!(f, "{:28}hint: {hint}", "")?;
             }
         }
-        let missing = self.findings.iter().filter(|finding| finding.state == State::Missing);
+        let missing = self
+            .findings
+            .iter()
+            .filter(|finding| finding.state == State::Missing);
         match missing.count() {
             0 => write!(f, "\nnothing that was asked for is missing"),
             1 => write!(f, "\n1 thing that was asked for is missing"),

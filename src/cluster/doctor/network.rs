@@ -24,7 +24,11 @@ pub(super) fn examine(probe: &dyn Probe, asked: &Asked, out: &mut Section<'_>) {
         }
     }
     if let Some(net) = probe.set("NCCL_NET") {
-        out.add("NCCL_NET", State::Found, format!("{net}: NCCL takes this network or none"));
+        out.add(
+            "NCCL_NET",
+            State::Found,
+            format!("{net}: NCCL takes this network or none"),
+        );
     }
     transport(probe, is_needed && launch::num_nodes(probe) > 1, out);
 }
@@ -42,7 +46,12 @@ fn transport(probe: &dyn Probe, is_needed: bool, out: &mut Section<'_>) {
     let interfaces: Vec<String> = probe
         .names("/sys/class/net")
         .into_iter()
-        .filter(|name| name != "lo" && !["docker", "veth", "br-", "virbr"].iter().any(|start| name.starts_with(start)))
+        .filter(|name| {
+            name != "lo"
+                && !["docker", "veth", "br-", "virbr"]
+                    .iter()
+                    .any(|start| name.starts_with(start))
+        })
         .filter_map(|name| {
             let folder = format!("/sys/class/net/{name}");
             let is_up = probe.text(&format!("{folder}/operstate"))?.trim() == "up";
@@ -55,7 +64,11 @@ fn transport(probe: &dyn Probe, is_needed: bool, out: &mut Section<'_>) {
         })
         .collect();
     match interfaces.is_empty() {
-        true => out.add("between nodes", State::absent(is_needed), "no network interface is up".into()),
+        true => out.add(
+            "between nodes",
+            State::absent(is_needed),
+            "no network interface is up".into(),
+        ),
         false => out.add(
             "between nodes",
             if is_needed { State::Note } else { State::Found },
@@ -84,8 +97,12 @@ fn slingshot(probe: &dyn Probe, nics: &[String], is_needed: bool, out: &mut Sect
             out.hinted(
                 "between nodes",
                 if is_needed { State::Missing } else { State::Note },
-                format!("Slingshot {nics}, without {}: NCCL would take TCP", missing.join(" and ")),
-                "load the site's aws-ofi-nccl module or container hook (https://github.com/aws/aws-ofi-nccl)".into(),
+                format!(
+                    "Slingshot {nics}, without {}: NCCL would take TCP",
+                    missing.join(" and ")
+                ),
+                "load the site's aws-ofi-nccl module or container hook (https://github.com/aws/aws-ofi-nccl)"
+                    .into(),
             );
         }
     }
@@ -101,7 +118,13 @@ fn infiniband(probe: &dyn Probe, adapters: &[String], is_needed: bool, out: &mut
         .partition(|adapter| of_port(adapter, "state").contains("ACTIVE"));
     let described: Vec<String> = active
         .iter()
-        .map(|adapter| format!("{adapter} {} ({})", of_port(adapter, "rate"), of_port(adapter, "link_layer")))
+        .map(|adapter| {
+            format!(
+                "{adapter} {} ({})",
+                of_port(adapter, "rate"),
+                of_port(adapter, "link_layer")
+            )
+        })
         .collect();
     if described.is_empty() {
         let names: Vec<_> = idle.into_iter().cloned().collect();
@@ -112,7 +135,11 @@ fn infiniband(probe: &dyn Probe, adapters: &[String], is_needed: bool, out: &mut
             "ask the site, or let NCCL_IB_HCA name the right adapters".into(),
         );
     }
-    out.add("between nodes", State::Found, format!("verbs over {}", described.join(", ")));
+    out.add(
+        "between nodes",
+        State::Found,
+        format!("verbs over {}", described.join(", ")),
+    );
     if launch::limit(probe, "Max locked memory").is_some_and(|limit| limit != "unlimited") {
         out.hinted(
             "locked memory",

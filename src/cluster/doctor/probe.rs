@@ -95,13 +95,19 @@ impl dyn Probe + '_ {
                 .filter_map(in_folder)
                 .next()
                 .or_else(|| in_cache(&cache, name).filter(|path| self.exists(path)))
-                .or_else(|| ["/lib64", "/usr/lib64", "/lib", "/usr/lib"].into_iter().find_map(in_folder))
+                .or_else(|| {
+                    ["/lib64", "/usr/lib64", "/lib", "/usr/lib"]
+                        .into_iter()
+                        .find_map(in_folder)
+                })
         })
     }
 
     /// Folders of Python environments in which wheels of NVIDIA put libraries, `<site-packages>/nvidia/<package>/lib`.
     pub(super) fn in_wheel(&self, packages: &[&str], names: &[&str]) -> Option<String> {
-        let environments = ["VIRTUAL_ENV", "CONDA_PREFIX"].into_iter().filter_map(|name| self.set(name));
+        let environments = ["VIRTUAL_ENV", "CONDA_PREFIX"]
+            .into_iter()
+            .filter_map(|name| self.set(name));
         let homes = self.set("HOME").map(|home| format!("{home}/.local"));
         environments.chain(homes).find_map(|environment| {
             let versions = self.names(&format!("{environment}/lib")).into_iter();
@@ -124,7 +130,10 @@ fn in_cache(cache: &[u8], name: &str) -> Option<String> {
     let path = texts.find_map(|text| {
         let path = text.ends_with(end.as_bytes()).then_some(text)?;
         // The first text follows a table of numbers.
-        let start = path.iter().rposition(|byte| !byte.is_ascii_graphic()).map_or(0, |at| at + 1);
+        let start = path
+            .iter()
+            .rposition(|byte| !byte.is_ascii_graphic())
+            .map_or(0, |at| at + 1);
         std::str::from_utf8(&path[start..]).ok()
     });
     path.filter(|path| path.starts_with('/')).map(str::to_owned)

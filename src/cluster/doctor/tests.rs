@@ -20,12 +20,29 @@ impl Fake {
             ..Self::default()
         };
         fake.with(&[
-            ("/proc/self/mounts", "overlay / overlay rw 0 0\nfs01 /scratch lustre rw 0 0\ntmpfs /dev/shm tmpfs rw 0 0\n"),
-            ("/proc/self/limits", "Limit                     Soft Limit           Hard Limit           Units\n\
+            (
+                "/proc/self/mounts",
+                "overlay / overlay rw 0 0\nfs01 /scratch lustre rw 0 0\ntmpfs /dev/shm tmpfs rw 0 0\n",
+            ),
+            (
+                "/proc/self/limits",
+                "Limit                     Soft Limit           Hard Limit           Units\n\
               Max locked memory         65536                65536                bytes\n\
-              Max open files            1024                 524288               files\n"),
-            ("/proc/meminfo", "MemTotal:       8388608 kB\nMemFree: 1 kB\nMemAvailable:   4194304 kB\n"),
-            ("/proc/self/cgroup", "0::/job/step\n"),
+              Max open files            1024                 524288               files\n",
+            ),
+            (
+                "/proc/meminfo",
+                "MemTotal:       8388608 kB\nMemFree: 1 kB\nMemAvailable:   4194304 kB\n",
+            ),
+            (
+                "/proc/self/cgroup",
+                "5:memory:/job\n4:cpu,cpuacct:/job\n0::/job/step\n",
+            ),
+            (
+                "/sys/fs/cgroup/memory/job/memory.limit_in_bytes",
+                "9223372036854771712\n",
+            ),
+            ("/sys/fs/cgroup/memory/memory.limit_in_bytes", "3221225472\n"),
             ("/sys/fs/cgroup/job/memory.max", "2147483648\n"),
             ("/sys/fs/cgroup/job/step/memory.max", "max\n"),
             ("/sys/fs/cgroup/job/step/cpu.max", "250000 100000\n"),
@@ -35,7 +52,9 @@ impl Fake {
     }
 
     fn with(mut self, files: &[(&str, &str)]) -> Self {
-        let files = files.iter().map(|(path, text)| ((*path).to_owned(), (*text).to_owned()));
+        let files = files
+            .iter()
+            .map(|(path, text)| ((*path).to_owned(), (*text).to_owned()));
         self.files.extend(files);
         self
     }
@@ -46,7 +65,9 @@ impl Fake {
     }
 
     fn set(mut self, variables: &[(&str, &str)]) -> Self {
-        let variables = variables.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned()));
+        let variables = variables
+            .iter()
+            .map(|(name, value)| ((*name).to_owned(), (*value).to_owned()));
         self.variables.extend(variables);
         self
     }
@@ -100,7 +121,10 @@ impl Probe for Fake {
 
     fn names(&self, folder: &str) -> Vec<String> {
         let below = format!("{folder}/");
-        let names = self.files.keys().filter_map(|path| path.strip_prefix(&below)?.split('/').next());
+        let names = self
+            .files
+            .keys()
+            .filter_map(|path| path.strip_prefix(&below)?.split('/').next());
         let mut names: Vec<String> = names.map(str::to_owned).collect();
         names.dedup();
         names
@@ -115,8 +139,15 @@ impl Probe for Fake {
     }
 
     fn space(&self, path: &str) -> Option<Space> {
-        let total_bytes = if path == "/dev/shm" && !self.exists(path) { return None } else { 1 << 42 };
-        Some(Space { total_bytes, free_bytes: self.free_bytes })
+        let total_bytes = if path == "/dev/shm" && !self.exists(path) {
+            return None;
+        } else {
+            1 << 42
+        };
+        Some(Space {
+            total_bytes,
+            free_bytes: self.free_bytes,
+        })
     }
 
     fn num_cpus(&self) -> usize {
@@ -135,8 +166,15 @@ fn cuda() -> Asked {
 fn check(report: &Report, name: &str, state: State, part: &str) {
     let found = report.findings.iter().find(|finding| finding.name == name);
     let finding = found.unwrap_or_else(|| panic!("no {name} in\n{report}"));
-    let words = format!("{} {}", finding.detail, finding.hint.as_deref().unwrap_or_default());
-    assert!(finding.state == state && words.contains(part), "{name}: {finding:?}");
+    let words = format!(
+        "{} {}",
+        finding.detail,
+        finding.hint.as_deref().unwrap_or_default()
+    );
+    assert!(
+        finding.state == state && words.contains(part),
+        "{name}: {finding:?}"
+    );
 }
 
 #[test]
@@ -161,7 +199,11 @@ fn a_node_with_all_that_cuda_needs_is_fine() {
     ] {
         check(&report, name, State::Found, part);
     }
-    assert!(report.to_string().ends_with("\nnothing that was asked for is missing"));
+    assert!(
+        report
+            .to_string()
+            .ends_with("\nnothing that was asked for is missing")
+    );
 }
 
 /// Each thing taken away is missing when it is asked for, with what to do, and only absent when it is not.
@@ -191,24 +233,44 @@ fn what_is_asked_for_and_not_there_is_missing() {
         assert!(report.is_fine(), "{report}");
     }
     // One GPU needs no NCCL.
-    check(&Fake::gpu_node().without("/opt/nccl").report(&cuda()), "NCCL", State::Absent, "one GPU");
+    check(
+        &Fake::gpu_node().without("/opt/nccl").report(&cuda()),
+        "NCCL",
+        State::Absent,
+        "one GPU",
+    );
     let three = Asked {
         devices: Some(3),
         ..cuda()
     };
-    check(&Fake::gpu_node().report(&three), "GPUs", State::Missing, "3 were asked for");
+    check(
+        &Fake::gpu_node().report(&three),
+        "GPUs",
+        State::Missing,
+        "3 were asked for",
+    );
     let wgpu = Asked {
         device: Some("wgpu".into()),
         ..Asked::default()
     };
-    check(&Fake::new().report(&wgpu), "backends", State::Missing, "--features wgpu");
+    check(
+        &Fake::new().report(&wgpu),
+        "backends",
+        State::Missing,
+        "--features wgpu",
+    );
 }
 
 #[test]
 fn a_toolkit_newer_than_the_driver_is_told() {
     let old = "NVRM version: NVIDIA UNIX x86_64 Kernel Module  550.54.15  Tue Mar  5\n";
     let machine = Fake::gpu_node().with(&[("/proc/driver/nvidia/version", old)]);
-    check(&machine.report(&cuda()), "CUDA version", State::Missing, "13.0 is newer than the driver's 12.4");
+    check(
+        &machine.report(&cuda()),
+        "CUDA version",
+        State::Missing,
+        "13.0 is newer than the driver's 12.4",
+    );
     let newer = "NVRM version: NVIDIA UNIX x86_64 Kernel Module  610.1  x\n";
     let machine = Fake::gpu_node().with(&[("/proc/driver/nvidia/version", newer)]);
     check(&machine.report(&cuda()), "CUDA version", State::Found, "13.0");
@@ -218,7 +280,10 @@ fn a_toolkit_newer_than_the_driver_is_told() {
 fn a_library_in_a_wheel_is_found_and_how_to_use_it() {
     let machine = Fake::gpu_node()
         .without("/opt/nccl")
-        .with(&[("/venv/lib/python3.12/site-packages/nvidia/nccl/lib/libnccl.so.2", "")])
+        .with(&[(
+            "/venv/lib/python3.12/site-packages/nvidia/nccl/lib/libnccl.so.2",
+            "",
+        )])
         .set(&[("VIRTUAL_ENV", "/venv")]);
     let asked = Asked {
         devices: Some(2),
@@ -253,9 +318,22 @@ fn the_network_between_nodes() {
     check(&report, "between nodes", State::Missing, "NCCL would take TCP");
     // Inside one node, it is worth a word at most.
     let alone = slingshot.clone().set(&[("SLURM_JOB_NUM_NODES", "1")]);
-    check(&alone.report(&cuda()), "between nodes", State::Note, "libnccl-net-ofi.so and libfabric");
-    let whole = slingshot.with(&[("/opt/nv/libnccl-net-ofi.so", ""), ("/usr/lib64/libfabric.so.1", "")]);
-    check(&whole.report(&cuda()), "between nodes", State::Found, "Slingshot cxi0");
+    check(
+        &alone.report(&cuda()),
+        "between nodes",
+        State::Note,
+        "libnccl-net-ofi.so and libfabric",
+    );
+    let whole = slingshot.with(&[
+        ("/opt/nv/libnccl-net-ofi.so", ""),
+        ("/usr/lib64/libfabric.so.1", ""),
+    ]);
+    check(
+        &whole.report(&cuda()),
+        "between nodes",
+        State::Found,
+        "Slingshot cxi0",
+    );
 
     let port = "/sys/class/infiniband/mlx5_0/ports/1";
     let infiniband = node.with(&[
@@ -264,10 +342,20 @@ fn the_network_between_nodes() {
         (&format!("{port}/link_layer"), "InfiniBand\n"),
     ]);
     let report = infiniband.report(&cuda());
-    check(&report, "between nodes", State::Found, "mlx5_0 200 Gb/sec (4X HDR) (InfiniBand)");
+    check(
+        &report,
+        "between nodes",
+        State::Found,
+        "mlx5_0 200 Gb/sec (4X HDR) (InfiniBand)",
+    );
     check(&report, "locked memory", State::Missing, "ulimit -l unlimited");
     let down = infiniband.with(&[(&format!("{port}/state"), "1: DOWN\n")]);
-    check(&down.report(&cuda()), "between nodes", State::Missing, "no port is active: mlx5_0");
+    check(
+        &down.report(&cuda()),
+        "between nodes",
+        State::Missing,
+        "no port is active: mlx5_0",
+    );
 
     let ethernet = Fake::new().with(&[
         ("/sys/class/net/lo/operstate", "unknown\n"),
@@ -275,19 +363,37 @@ fn the_network_between_nodes() {
         ("/sys/class/net/eth0/speed", "10000\n"),
         ("/sys/class/net/eth1/operstate", "down\n"),
     ]);
-    check(&ethernet.report(&Asked::default()), "between nodes", State::Found, "over eth0 10000 Mb/s");
+    check(
+        &ethernet.report(&Asked::default()),
+        "between nodes",
+        State::Found,
+        "over eth0 10000 Mb/s",
+    );
 }
 
 #[test]
 fn launchers_and_their_contradictions() {
     let report = Fake::gpu_node().set(&STEP).report(&cuda());
-    check(&report, "this process", State::Found, "rank 1 of 4 by srun, number 1 on this host; meeting at n1:");
+    check(
+        &report,
+        "this process",
+        State::Found,
+        "rank 1 of 4 by srun, number 1 on this host; meeting at n1:",
+    );
     check(&report, "job", State::Found, "77, nodes 2, tasks 4, GPUs here 2");
     let shared = Fake::gpu_node().set(&STEP).set(&[("SLURM_GPUS_ON_NODE", "1")]);
     let report = shared.report(&Asked::default());
-    check(&report, "this process", State::Missing, "two processes would share a GPU");
+    check(
+        &report,
+        "this process",
+        State::Missing,
+        "two processes would share a GPU",
+    );
     check(&report, "tasks", State::Missing, "--ntasks-per-node=1");
-    let few = Fake { cpus: 1, ..Fake::gpu_node().set(&STEP) };
+    let few = Fake {
+        cpus: 1,
+        ..Fake::gpu_node().set(&STEP)
+    };
     check(&few.report(&cuda()), "CPUs", State::Note, "--cpus-per-task");
     let commands = Fake::new()
         .with(&[("/bin/srun", ""), ("/bin/mpirun", "")])
@@ -307,11 +413,34 @@ fn places_of_files() {
     // Not made yet: it lies where its parents are.
     let node = Fake::gpu_node().set(&STEP);
     let report = node.report(&asked("/scratch/user/runs/new"));
-    check(&report, "output", State::Found, "on lustre (network), 1.0 TiB of 4.0 TiB free");
+    check(
+        &report,
+        "output",
+        State::Found,
+        "on lustre (network), 1.0 TiB of 4.0 TiB free",
+    );
     check(&report, "cache", State::Note, "a tmpfs is memory");
     check(&report, "working folder", State::Found, "on overlay (local)");
-    check(&node.report(&asked("runs/new")), "output", State::Missing, "all nodes see");
-    check(&Fake::gpu_node().report(&asked("runs/new")), "output", State::Found, "on overlay");
-    let full = Fake { free_bytes: 1 << 20, ..Fake::gpu_node() };
-    check(&full.report(&asked("/home/user/run")), "output", State::Note, "make room");
+    check(
+        &node.report(&asked("runs/new")),
+        "output",
+        State::Missing,
+        "all nodes see",
+    );
+    check(
+        &Fake::gpu_node().report(&asked("runs/new")),
+        "output",
+        State::Found,
+        "on overlay",
+    );
+    let full = Fake {
+        free_bytes: 1 << 20,
+        ..Fake::gpu_node()
+    };
+    check(
+        &full.report(&asked("/home/user/run")),
+        "output",
+        State::Note,
+        "make room",
+    );
 }

@@ -16,6 +16,11 @@ pub use fabric::{Cluster, Variable};
 pub use script::{quoted, script};
 pub use time::{TimeLimit, Warning};
 
+/// More than the largest clusters have: a typing error.
+const MAX_NODES: usize = 1 << 16;
+const MAX_GPUS: usize = 64;
+const MAX_CPUS: usize = 4096;
+
 /// A job: what to ask of SLURM, and what to start.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Job {
@@ -74,11 +79,15 @@ pub enum Container {
 /// A job that SLURM or brazier would refuse, or that would not do what it says.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 pub enum SlurmError {
-    /// A number that is 0.
-    #[error("--{flag} 0: a job has at least one")]
-    Zero {
+    /// A number that is 0, or more than any cluster has.
+    #[error("--{flag} {number}: expected 1 to {most}")]
+    Number {
         /// The flag.
         flag: &'static str,
+        /// Its value.
+        number: usize,
+        /// The largest that makes sense.
+        most: usize,
     },
     /// Too many or too few tasks.
     #[error(
@@ -142,11 +151,6 @@ pub enum SlurmError {
 }
 
 impl Job {
-    /// Processes of the job: one for each GPU.
-    pub fn num_tasks(&self) -> usize {
-        self.nodes * self.gpus_per_node
-    }
-
     /// Everything that is wrong with it.
     pub fn errors(&self) -> Vec<SlurmError> {
         let Self {
@@ -155,13 +159,16 @@ impl Job {
             cpus_per_task,
             ..
         } = *self;
-        let zeros = [
-            ("nodes", nodes),
-            ("gpus-per-node", gpus),
-            ("cpus-per-task", cpus_per_task),
+        let numbers = [
+            ("nodes", nodes, MAX_NODES),
+            ("gpus-per-node", gpus, MAX_GPUS),
+            ("cpus-per-task", cpus_per_task, MAX_CPUS),
         ];
-        let zeros = zeros.into_iter().filter(|(_, number)| *number == 0);
-        let mut errors: Vec<_> = zeros.map(|(flag, _)| SlurmError::Zero { flag }).collect();
+        let mut errors: Vec<_> = numbers
+            .into_iter()
+            .filter(|(_, number, most)| !(1..=*most).contains(number))
+            .map(|(flag, number, most)| SlurmError::Number { flag, number, most })
+            .collect();
         if let Some(tasks) = self.tasks_per_node.filter(|&tasks| tasks != gpus) {
             errors.push(SlurmError::Tasks { tasks, gpus });
         }

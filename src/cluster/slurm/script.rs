@@ -51,7 +51,14 @@ fn header(text: &mut String, job: &Job) {
         format!("--time={}", job.time),
         format!("--signal={}", job.signal),
     ];
-    options.push(if job.max_requeues > 0 { "--requeue" } else { "--no-requeue" }.into());
+    options.push(
+        if job.max_requeues > 0 {
+            "--requeue"
+        } else {
+            "--no-requeue"
+        }
+        .into(),
+    );
     for (flag, value) in [
         ("partition", &job.partition),
         ("account", &job.account),

@@ -19,7 +19,9 @@ fn job() -> Job {
         logs: "logs".into(),
         container: Container::None,
         cluster: Cluster::Gh200Slingshot,
-        command: ["brazier", "train", "--config", "run.yaml"].map(String::from).into(),
+        command: ["brazier", "train", "--config", "run.yaml"]
+            .map(String::from)
+            .into(),
         notes: vec!["a\nb".into(), "samples per step  256".into()],
     }
 }
@@ -121,7 +123,7 @@ fn nonsense_is_refused_all_at_once() {
     };
     let errors = words(&script(&wrong).unwrap_err());
     for part in [
-        "--nodes 0: a job has at least one",
+        "--nodes 0: expected 1 to 65536",
         "--ntasks-per-node 1 with --gpus-per-node 4: every GPU needs a task of its own",
         "--signal 300 s before the end of --time 5, which is 300 s long",
         "--job-name \"a b\": blanks, quotes",

@@ -110,7 +110,18 @@ mod tests {
             let limit: TimeLimit = text.parse().unwrap();
             assert_eq!((limit.seconds, limit.to_string().as_str()), (seconds, text));
         }
-        for text in ["", "0", "00:00:00", "12h", "1:2:3:4", "1-", "-1", "1:-2", "9999999", "1-1:1:1:1"] {
+        for text in [
+            "",
+            "0",
+            "00:00:00",
+            "12h",
+            "1:2:3:4",
+            "1-",
+            "-1",
+            "1:-2",
+            "9999999",
+            "1-1:1:1:1",
+        ] {
             assert!(text.parse::<TimeLimit>().is_err(), "{text}");
         }
     }
@@ -120,7 +131,15 @@ mod tests {
         let warning: Warning = "USR1@300".parse().unwrap();
         assert_eq!((warning.seconds, warning.to_string().as_str()), (300, "USR1@300"));
         assert_eq!("SIGTERM@60".parse::<Warning>().unwrap().to_string(), "TERM@60");
-        for text in ["USR1", "USR2@300", "KILL@5", "USR1@0", "USR1@70000", "B:USR1@300", "@"] {
+        for text in [
+            "USR1",
+            "USR2@300",
+            "KILL@5",
+            "USR1@0",
+            "USR1@70000",
+            "B:USR1@300",
+            "@",
+        ] {
             assert!(text.parse::<Warning>().is_err(), "{text}");
         }
     }
