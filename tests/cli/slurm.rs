@@ -185,7 +185,7 @@ fn a_job_that_saved_goes_back_into_the_queue_and_no_other() {
     let project = Project::new();
     let set = [
         "--set",
-        "data.seed=7",
+        "seed=9",
         "--cluster",
         "gh200-slingshot",
         "--max-requeues",
@@ -195,7 +195,7 @@ fn a_job_that_saved_goes_back_into_the_queue_and_no_other() {
     let (done, asked) = run_script(&project, &script, 75, "0");
     done.exits(75);
     assert_eq!(asked, "requeue 77\n");
-    let command = "brazier train --config run.yaml --set data.seed=7 --device cuda --resume auto\n";
+    let command = "brazier train --config run.yaml --set seed=9 --device cuda --resume auto\n";
     assert!(done.stdout.starts_with(command), "{done}");
     assert!(done.stdout.contains("back into the queue (1 of 3)"), "{done}");
     for (code, restarts) in [(0, "0"), (1, "0"), (2, "1"), (143, "0"), (75, "3")] {
