@@ -26,7 +26,7 @@ goes on from there. The configuration is resolved for all ranks first, so that w
 here. No device is opened.
 
 Examples:
-  brazier slurm --config run.yaml -N 4 --gpus-per-node 4 -t 12:00:00 \
+  brazier slurm --config run.yaml -N 4 --gpus-per-node 4 -t 12:00:00 \\
       --cluster gh200-slingshot > job.sh
   mkdir -p logs && sbatch job.sh
 
