@@ -330,6 +330,24 @@ pub fn sync_file(path: &Path) -> Result<()> {
     open(path)?.sync_all().map_err(at("sync", path))
 }
 
+/// Room on a file system.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Space {
+    /// All of it.
+    pub total_bytes: u64,
+    /// What this user may still write.
+    pub free_bytes: u64,
+}
+
+/// Room on the file system that a file or folder is on.
+pub fn space(path: &Path) -> Result<Space> {
+    let numbers = rustix::fs::statvfs(path).map_err(|errno| at("stat", path)(errno.into()))?;
+    Ok(Space {
+        total_bytes: numbers.f_blocks * numbers.f_frsize,
+        free_bytes: numbers.f_bavail * numbers.f_frsize,
+    })
+}
+
 /// Whether there is such a file, folder or other thing.
 pub fn exists(path: &Path) -> bool {
     path.exists()

@@ -32,6 +32,7 @@ const ROOMS: &[Room] = &[
     room("signal", &[], &[]),
     room("device_choice", &[], &[]),
     room("parallel", &[], &[]),
+    room("cluster", &["fs", "parallel"], &[]),
     room("device", &["fs", "device_choice"], &["burn"]),
     room("image_processor", &["fs"], &[]),
     // The YAML is what megatron-energon writes beside its shards.
@@ -94,6 +95,7 @@ const ROOMS: &[Room] = &[
             "device_choice",
             "data",
             "parallel",
+            "cluster",
             "track",
             "checkpoint",
             "hub",

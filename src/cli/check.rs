@@ -10,7 +10,6 @@ use crate::{
     config::{RunConfig, RunPlan, num_parameters},
     data::{Split, Tokenizer, count_rows},
     fs,
-    parallel::World,
 };
 
 /// Rows of logits that the loss holds at once at most; see `ops::linear_cross_entropy`.
@@ -32,15 +31,10 @@ pub(super) struct CheckArgs {
 }
 
 pub(super) fn check(args: &CheckArgs) -> Result<ExitCode, Failure> {
-    let run = args.config.resolve(World::ALONE)?;
+    let run = args.config.resolve()?;
     let looks_at_rows = args.data || args.masks.is_some();
     let is_drawn = fs::exists(&run.data.tokenizer);
-    // The shapes that are still to be drawn have one row per picture.
-    let num_samples = match &run.synth {
-        Some(choice) => choice.options.train_images,
-        None => count_rows(&run.data.train, &run.data.cache)?,
-    };
-    let plan = run.plan(num_samples)?;
+    let plan = plan(&run)?;
     if run.synth.is_some() && !is_drawn {
         if looks_at_rows {
             let hint = "hint: run `brazier data synth` first";
@@ -69,6 +63,16 @@ pub(super) fn check(args: &CheckArgs) -> Result<ExitCode, Failure> {
         return rows::check_data(&run, &model, &tokenizer);
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// The numbers of a run, from its configuration and the number of its rows.
+pub(super) fn plan(run: &RunConfig) -> Result<RunPlan, Failure> {
+    // The shapes that are still to be drawn have one row per picture.
+    let num_samples = match &run.synth {
+        Some(choice) => choice.options.train_images,
+        None => count_rows(&run.data.train, &run.data.cache)?,
+    };
+    Ok(run.plan(num_samples)?)
 }
 
 /// Prints what a run is about to do.

@@ -4,12 +4,14 @@ mod check;
 mod conclude;
 mod convert;
 mod data;
+mod doctor;
 mod generate;
 mod model;
 mod ranks;
 mod report;
 mod rows;
 mod session;
+mod slurm;
 mod train;
 
 use std::{
@@ -71,6 +73,10 @@ enum Command {
     Generate(generate::GenerateArgs),
     /// Write report.html for a run directory: curves, throughput, answers
     Report(report::ReportArgs),
+    /// Print an sbatch script that trains on a cluster's GPUs and goes on after each time limit
+    Slurm(slurm::SlurmArgs),
+    /// Say what this machine has of what training needs, and what to do about the rest
+    Doctor(doctor::DoctorArgs),
 }
 
 #[derive(Args)]
@@ -87,8 +93,12 @@ struct ConfigArgs {
 }
 
 impl ConfigArgs {
-    /// For one of the processes that a launcher has started.
-    fn resolve(&self, launched: World) -> Result<RunConfig, Failure> {
+    fn resolve(&self) -> Result<RunConfig, Failure> {
+        self.resolve_for(World::ALONE)
+    }
+
+    /// As one of the processes of a run sees it.
+    fn resolve_for(&self, world: World) -> Result<RunConfig, Failure> {
         let env = |name: &str| std::env::var(name).ok();
         let request = Request {
             sets: &self.sets,
@@ -102,7 +112,7 @@ impl ConfigArgs {
         if let Some(report) = report {
             say(format_args!("{report}\n"));
         }
-        Ok(config::resolve(&result?, launched)?)
+        Ok(config::resolve(&result?, world)?)
     }
 
     /// How to name this configuration in a command line.
@@ -260,6 +270,8 @@ pub fn main() -> ExitCode {
         Command::Model(command) => model::model(&command),
         Command::Generate(args) => generate::generate(&args),
         Command::Report(args) => report::report(&args),
+        Command::Slurm(args) => slurm::slurm(&args),
+        Command::Doctor(args) => doctor::doctor(&args),
     };
     match result {
         Ok(code) => code,

@@ -82,7 +82,7 @@ pub(super) fn train(args: &TrainArgs) -> Result<ExitCode, Failure> {
     let stop = StopRequest::listen().map_err(anyhow::Error::from)?;
     let launch = Launch::from_env(&|name| std::env::var(name).ok())?;
     speak_as(launch.world.rank);
-    let run = args.with_flags().resolve(launch.world)?;
+    let run = args.with_flags().resolve_for(launch.world)?;
     // Before the data: reading it may take minutes, and a device that is not there takes none to notice.
     let device_choice = device::decide(run.device)?;
     run.check_device(device_choice)?;

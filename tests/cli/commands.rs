@@ -24,6 +24,8 @@ fn every_command_explains_itself() {
         ("model export", "checkpoint"),
         ("generate", "--temperature"),
         ("report", "--picture"),
+        ("slurm", "--gpus-per-node"),
+        ("doctor", "--devices"),
     ] {
         let args: Vec<&str> = command.split_whitespace().chain(["--help"]).collect();
         let done = project.brazier(&args);

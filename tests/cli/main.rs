@@ -16,6 +16,8 @@ mod disk;
 mod interruption;
 mod lora;
 mod models;
+mod prediction;
 mod project;
 mod ranks;
+mod slurm;
 mod training;

@@ -22,7 +22,6 @@ use crate::{
     device,
     hub::{self, DtypePolicy, ExportOptions, ExportTensor, Part, Weights},
     learner::{SavedParameter, saved_parameters},
-    parallel::World,
 };
 
 #[derive(Args)]
@@ -110,7 +109,7 @@ fn run_of(path: &Path) -> Result<(PathBuf, RunConfig), Failure> {
         sets: Vec::new(),
         leave_out: Vec::new(),
     };
-    Ok((dir.into(), config.resolve(World::ALONE)?))
+    Ok((dir.into(), config.resolve()?))
 }
 
 pub(super) fn export(args: &ExportArgs) -> Result<ExitCode, Failure> {

@@ -41,6 +41,11 @@ impl Cache {
         Self::new(dir)
     }
 
+    /// The folder.
+    pub fn dir(&self) -> Option<&Path> {
+        self.dir.as_deref()
+    }
+
     /// Where what is made of this file lies, or would lie; `None` without a folder. `what` is made part of the name.
     pub(super) fn place(&self, path: &Path, bytes: &[u8], what: &str) -> Result<Option<PathBuf>, DataError> {
         let Some(dir) = &self.dir else { return Ok(None) };
