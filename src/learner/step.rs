@@ -34,7 +34,7 @@ pub struct StepReport {
     pub tokens: u64,
     /// Tokens, or classified rows, that were trained on.
     pub labelled_tokens: u64,
-    /// Rows.
+    /// Samples.
     pub samples: u64,
     /// Seconds until the gradient norm was known.
     pub forward_backward_seconds: f64,
@@ -154,7 +154,7 @@ impl Learner {
             lr: self.config.optimizer.lr * factor,
             tokens: batches.iter().map(|batch| batch.num_tokens as u64).sum(),
             labelled_tokens: labelled_tokens as u64,
-            samples: batches.iter().map(|batch| batch.rows as u64).sum(),
+            samples: batches.iter().map(|batch| batch.samples.len() as u64).sum(),
             forward_backward_seconds,
             optimizer_seconds: started.elapsed().as_secs_f64() - forward_backward_seconds,
         })
@@ -168,16 +168,16 @@ impl Learner {
         let mut gradients: Vec<Option<Tensor<1>>> = vec![None; self.trainable.params.len()];
         let mut losses = Vec::new();
         // Every batch is checked before the first one costs time.
-        let first_rows = batches.iter().scan(0, |row, batch| {
-            let first_row = *row;
-            *row += batch.rows as u64;
-            Some(first_row)
+        let first_segments = batches.iter().scan(0, |segment, batch| {
+            let first_segment = *segment;
+            *segment += batch.samples.len() as u64;
+            Some(first_segment)
         });
         let inputs = batches
             .iter()
-            .zip(first_rows)
+            .zip(first_segments)
             .filter(|(batch, _)| batch.num_labelled > 0)
-            .map(|(batch, first_row)| self.upload_for_training(batch, first_row))
+            .map(|(batch, first_segment)| self.upload_for_training(batch, first_segment))
             .collect::<Result<Vec<_>, _>>()?;
         for inputs in inputs {
             let sink = |position: usize, gradient: Tensor<1>| {
@@ -218,15 +218,16 @@ impl Learner {
         upload(batch, self.model(), &self.device, self.dtype())
     }
 
-    /// As [`Learner::upload`], with dropout where the model has some. `first_row` counts the step's rows before the batch.
-    fn upload_for_training(&self, batch: &Batch, first_row: u64) -> Result<VlmInputs, LearnerError> {
+    /// As [`Learner::upload`], with dropout where the model has some. `first_segment` counts the step's segments before the
+    /// batch.
+    fn upload_for_training(&self, batch: &Batch, first_segment: u64) -> Result<VlmInputs, LearnerError> {
         let inputs = self.upload(batch)?;
         let drops = self.model().lora().is_some_and(|lora| lora.lora_dropout > 0.0);
         if !drops {
             return Ok(inputs);
         }
         let seed = dropout_seed(self.config.seed, self.finished_steps);
-        Ok(inputs.with_dropout(&to_host_batch(batch), self.model().config(), seed, first_row))
+        Ok(inputs.with_dropout(&to_host_batch(batch), self.model().config(), seed, first_segment))
     }
 
     /// Names the micro-batches whose own loss is not finite, or all if only the gradient overflowed.
@@ -250,12 +251,12 @@ impl Learner {
     }
 }
 
-/// Puts a batch on a device.
+/// Puts a batch on a device, laid out for its loss.
 ///
 /// # Errors
 /// If it does not fit the model; the error names its samples.
 pub fn upload(batch: &Batch, model: &Vlm, device: &Device, dtype: DType) -> Result<VlmInputs, LearnerError> {
-    VlmInputs::new(&to_host_batch(batch), model.config(), device, dtype).map_err(|source| {
+    VlmInputs::for_loss(&to_host_batch(batch), model.config(), device, dtype).map_err(|source| {
         LearnerError::Input {
             samples: name_samples(std::slice::from_ref(batch)),
             source,
@@ -273,11 +274,11 @@ fn to_host_batch(batch: &Batch) -> HostBatch<'_> {
         length: batch.length,
         input_ids: &batch.input_ids,
         labels: &batch.labels,
+        segments: &batch.segments,
         pixels,
         num_images,
         classes: batch.classes.as_ref().map(|classes| HostClasses {
             classes: &classes.ids,
-            lengths: &classes.lengths,
             weights: &classes.weights,
         }),
     }

@@ -75,6 +75,7 @@ fn check_every_parameter(device: &Device) {
         length: 10,
         input_ids: &input_ids,
         labels: &labels,
+        segments: &[vec![10], vec![7]],
         pixels: &pixels,
         num_images: 1,
         classes: None,

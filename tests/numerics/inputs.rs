@@ -20,6 +20,7 @@ fn good() -> Rows {
         length: 7,
         input_ids: vec![1, image, image, image, image, 5, 2],
         labels: vec![-100, -100, -100, -100, -100, 5, 2],
+        segments: vec![vec![7]],
         pixels: vec![0.0; 3 * 64],
         num_images: 1,
     }
@@ -130,6 +131,7 @@ fn lengths_must_agree() {
             rows.length = length;
             rows.input_ids.resize(length, 0);
             rows.labels.resize(length, -100);
+            rows.segments = vec![vec![length]];
         }
     };
     let too_long = InputError::TooLong {
