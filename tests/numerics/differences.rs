@@ -9,7 +9,7 @@ use crate::{
 };
 
 /// Weights far from their initial ones, where no norm is 1 and no bias 0.
-fn shaken(model: Vlm) -> Vlm {
+pub(crate) fn shaken(model: Vlm) -> Vlm {
     let mut noise = Noise(1);
     let shaken = weights(&model).into_iter().map(|tensor| {
         let direction = noise.take(tensor.num_elements());

@@ -26,7 +26,7 @@ fn cases() -> Vec<Case> {
 const MASKS: [AttentionMask; 4] = [
     Full,
     Causal,
-    SlidingWindow { window: 1 },
+    SlidingWindow { window: 2 },
     SlidingWindow { window: 6 },
 ];
 
