@@ -120,9 +120,8 @@ pub(super) fn check(batch: &HostBatch, config: &VlmConfig) -> Result<(), InputEr
     expect("labels", batch.labels.len(), cells)?;
     expect("segments", batch.segments.len(), batch.rows)?;
     let misfit = |lengths: &Vec<usize>| {
-        lengths.iter().sum::<usize>() > batch.length || lengths.iter().any(|&n| n == 0)
+        lengths.is_empty() || lengths.contains(&0) || lengths.iter().sum::<usize>() > batch.length
     };
-    let misfit = |lengths: &Vec<usize>| lengths.is_empty() || misfit(lengths);
     if let Some(row) = batch.segments.iter().position(misfit) {
         return Err(InputError::Segments {
             row,
