@@ -106,13 +106,15 @@ fn upload(
 ) -> Result<VlmInputs, InputError> {
     let length = prompts.iter().map(|prompt| prompt.input_ids.len()).max();
     let length = length.unwrap_or(0);
-    // Nothing looks at the padding, so any token but the one that stands for an image will do.
-    let image_token = model.config().vision.as_ref().map(|vision| vision.image_token_id);
-    let padding = i32::from(image_token == Some(0));
+    let segments: Vec<Vec<usize>> = prompts
+        .iter()
+        .map(|prompt| vec![prompt.input_ids.len()])
+        .collect();
     let mut input_ids = Vec::with_capacity(prompts.len() * length);
     for (row, prompt) in prompts.iter().enumerate() {
         input_ids.extend(prompt.input_ids);
-        input_ids.resize((row + 1) * length, padding);
+        // Nothing looks at the padding: any token will do.
+        input_ids.resize((row + 1) * length, 0);
     }
     let images: Vec<&PixelImage> = prompts.iter().flat_map(|prompt| prompt.images).collect();
     let pixels: Vec<f32> = images
@@ -125,6 +127,7 @@ fn upload(
         length,
         labels: &vec![IGNORE_INDEX; input_ids.len()],
         input_ids: &input_ids,
+        segments: &segments,
         pixels: &pixels,
         num_images: images.len(),
         classes: None,

@@ -129,8 +129,16 @@ fn main() -> io::Result<()> {
         let view = |x: &Tensor<4>| x.clone().swap_dims(1, 2);
         report(
             &format!("attention b{b} h{h} g{g} t{t} s{s} k{k} {mask:?}"),
-            || train(ops::attention(view(&q), view(&keys), view(&values), mask)),
-            || train(reference::attention(view(&q), view(&keys), view(&values), mask)),
+            || train(ops::attention(view(&q), view(&keys), view(&values), mask, None)),
+            || {
+                train(reference::attention(
+                    view(&q),
+                    view(&keys),
+                    view(&values),
+                    mask,
+                    None,
+                ))
+            },
         )?;
     }
     let (h, w) = (floats([n, d]), floats([v, d]));

@@ -14,8 +14,18 @@ use crate::{
     config::{AttentionBias, DecoderConfig, Head, LanguageModelType, MlpKind},
     init::Init,
     layers::{Embedding, Linear, RmsNorm},
-    ops::{self, AttentionMask, RopeTable},
+    ops::{self, AttentionMask, RopeTable, Segments},
 };
+
+/// Where a block's queries look.
+pub(crate) enum Scope<'a> {
+    /// At the tokens before them in their row.
+    Row,
+    /// At those of them that are of their segment.
+    Segments(&'a Segments),
+    /// At the tokens held as well.
+    Past(Past<'a>),
+}
 
 /// Grouped-query self-attention with RoPE, over all tokens before or a window of them.
 #[derive(Module, Debug)]
@@ -67,7 +77,7 @@ impl SelfAttention {
         }
     }
 
-    fn forward(&self, x_btd: Tensor<3>, rope: &RopeTable, past: Option<Past>) -> Tensor<3> {
+    fn forward(&self, x_btd: Tensor<3>, rope: &RopeTable, scope: Scope) -> Tensor<3> {
         let [b, t, d] = x_btd.dims();
         let x_nd = x_btd.reshape([b * t, d]);
         // 1. Project and split heads: [n, heads*k] -> [b, t, heads, k].
@@ -80,22 +90,28 @@ impl SelfAttention {
             Some(norm) => norm.forward(x),
             None => x,
         };
-        // Where each row stands at a position of its own, rows take the place of positions.
-        let by_row = past.as_ref().is_some_and(|past| past.hidden_b1s.is_some());
-        let rotated = |x_bhtk: Tensor<4>| match by_row {
-            true => ops::rope(x_bhtk.swap_dims(0, 2), rope).swap_dims(0, 2),
-            false => ops::rope(x_bhtk, rope),
+        let rotated = |x_bthk: Tensor<4>, heads: usize| match b > 1 && rope.len() == b * t {
+            // Each token of each row has a position of its own: all are one row.
+            true => ops::rope(
+                x_bthk.reshape([1, b * t, heads, self.head_dim]).swap_dims(1, 2),
+                rope,
+            )
+            .swap_dims(1, 2)
+            .reshape([b, t, heads, self.head_dim])
+            .swap_dims(1, 2),
+            false => ops::rope(x_bthk.swap_dims(1, 2), rope),
         };
-        let q = rotated(normed(q, &self.q_norm).swap_dims(1, 2));
-        let k = rotated(normed(k, &self.k_norm).swap_dims(1, 2));
+        let q = rotated(normed(q, &self.q_norm), self.num_heads);
+        let k = rotated(normed(k, &self.k_norm), self.num_key_value_heads);
         // 3. Attend, over the past too if there is one.
-        let y_bhtk = match past {
-            None => ops::attention(q, k, v, self.mask),
-            Some(Past { cache, hidden_b1s }) => {
+        let y_bhtk = match scope {
+            Scope::Row => ops::attention(q, k, v, self.mask, None),
+            Scope::Segments(segments) => ops::attention(q, k, v, self.mask, Some(segments)),
+            Scope::Past(Past { cache, hidden_b1s }) => {
                 let (k, v) = cache.extend(k, v);
                 match hidden_b1s {
                     Some(hidden) => attend_seen(q, k, v, hidden),
-                    None => ops::attention(q, k, v, self.mask),
+                    None => ops::attention(q, k, v, self.mask, None),
                 }
             }
         };
@@ -204,8 +220,9 @@ impl DecoderLayer {
     }
 
     /// # Shapes
-    /// `x_btd [b, t, d]`, a table of the `t` positions → `[b, t, d]`. With a past the `t` tokens follow those held.
-    pub(crate) fn forward(&self, x_btd: Tensor<3>, rope: &RopeTable, past: Option<Past>) -> Tensor<3> {
+    /// `x_btd [b, t, d]`, a table of the `t` positions or one of all `b*t` tokens → `[b, t, d]`. With a past the `t` tokens
+    /// follow those held.
+    pub(crate) fn forward(&self, x_btd: Tensor<3>, rope: &RopeTable, scope: Scope) -> Tensor<3> {
         let norm = |llama: &Option<RmsNorm>, apertus: &Option<RmsNorm>, x_btd: &Tensor<3>| {
             let Some(norm) = llama.as_ref().or(apertus.as_ref()) else {
                 unreachable!("a block has two norms under one name or the other");
@@ -213,7 +230,7 @@ impl DecoderLayer {
             norm.forward(x_btd.clone())
         };
         let normed = norm(&self.input_layernorm, &self.attention_layernorm, &x_btd);
-        let x_btd = x_btd + self.self_attn.forward(normed, rope, past);
+        let x_btd = x_btd + self.self_attn.forward(normed, rope, scope);
         let normed = norm(
             &self.post_attention_layernorm,
             &self.feedforward_layernorm,

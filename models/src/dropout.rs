@@ -1,5 +1,5 @@
-//! Dropout (<https://jmlr.org/papers/v15/srivastava14a.html>) whose mask is a pure function of seed, step, row of the
-//! step, position and layer.
+//! Dropout (<https://jmlr.org/papers/v15/srivastava14a.html>) whose mask is a pure function of seed, step, segment of
+//! the step, position and layer.
 //!
 //! It therefore does not matter in how many micro-batches a step is made, whether a block runs twice, or whether the run
 //! was interrupted; and every backend draws the same mask. Which rows a layer sees is known where a segment begins and
@@ -17,21 +17,30 @@ thread_local! {
 }
 
 struct Running {
-    keys: Arc<[u64]>,
+    sequences: Sequences,
     /// Keys of the rows of the last layer that asked; most layers of a segment have the same rows.
     rows: Option<Tensor<2, Int>>,
 }
 
-/// One key for each sequence of a batch: rows of text, and images.
+/// The sequences of a batch: segments of text, and images.
 #[derive(Debug, Clone)]
 pub(crate) struct SequenceKeys {
-    pub(crate) texts: Arc<[u64]>,
-    pub(crate) images: Arc<[u64]>,
+    pub(crate) texts: Sequences,
+    pub(crate) images: Sequences,
+}
+
+/// Sequences that lie one after the other.
+#[derive(Debug, Clone)]
+pub(crate) struct Sequences {
+    /// One key for each.
+    pub(crate) keys: Arc<[u64]>,
+    /// Their lengths; `None` where all are as long, whatever that is in a layer.
+    pub(crate) lengths: Option<Arc<[usize]>>,
 }
 
 impl SequenceKeys {
     /// Keys of the sequences that a segment works on.
-    pub(crate) fn of(&self, segment: Segment) -> Arc<[u64]> {
+    pub(crate) fn of(&self, segment: Segment) -> Sequences {
         match segment {
             Segment::VisionEmbeddings | Segment::VisionBlock(_) | Segment::Projector => self.images.clone(),
             Segment::Embed | Segment::Block(_) | Segment::Head => self.texts.clone(),
@@ -40,14 +49,17 @@ impl SequenceKeys {
 }
 
 /// Lets the layers that `run` calls drop their inputs; with `None` they drop nothing.
-pub(crate) fn with_sequences<T>(keys: Option<Arc<[u64]>>, run: impl FnOnce() -> T) -> T {
+pub(crate) fn with_sequences<T>(sequences: Option<Sequences>, run: impl FnOnce() -> T) -> T {
     struct Restore(Option<Running>);
     impl Drop for Restore {
         fn drop(&mut self) {
             RUNNING.set(self.0.take());
         }
     }
-    let _restore = Restore(RUNNING.replace(keys.map(|keys| Running { keys, rows: None })));
+    let _restore = Restore(RUNNING.replace(sequences.map(|sequences| Running {
+        sequences,
+        rows: None,
+    })));
     run()
 }
 
@@ -72,7 +84,7 @@ impl Dropout {
     /// Zeroes a part of the inputs and scales up the others, where [`with_sequences`] says so.
     ///
     /// # Shapes
-    /// `x_ni [n, i]`, the tokens of sequences of one length → `[n, i]`
+    /// `x_ni [n, i]`, the tokens of the sequences → `[n, i]`
     pub(crate) fn apply(&self, x_ni: Tensor<2>) -> Tensor<2> {
         let [n, width] = x_ni.dims();
         let device = x_ni.device();
@@ -96,11 +108,12 @@ impl Running {
         if let Some(rows) = self.rows.as_ref().filter(|rows| rows.dims()[0] == n) {
             return rows.clone();
         }
-        let length = (n / self.keys.len().max(1)) as u64;
-        let tokens = self
-            .keys
-            .iter()
-            .flat_map(|&key| (0..length).map(move |position| short(mix(key, position))));
+        let Sequences { keys, lengths } = &self.sequences;
+        let equal = n / keys.len().max(1);
+        let length_of = |index: usize| lengths.as_ref().map_or(equal, |lengths| lengths[index]);
+        let tokens = keys.iter().enumerate().flat_map(|(index, &key)| {
+            (0..length_of(index) as u64).map(move |position| short(mix(key, position)))
+        });
         let rows = ints(tokens.collect(), device).reshape([n, 1]);
         self.rows = Some(rows.clone());
         rows

@@ -3,20 +3,29 @@
 //! Burn panics on shapes that do not fit, far from the cause. Whatever can be wrong with a batch is refused here, as a
 //! value.
 
+use std::sync::Arc;
+
 use burn::tensor::{DType, Device, Int, Tensor, TensorData};
-use thiserror::Error;
 
 use crate::{
-    config::{Head, VisionLanguageConfig, VlmConfig},
-    dropout::{SequenceKeys, mix},
-    ops::RopeTable,
+    config::{VisionLanguageConfig, VlmConfig},
+    dropout::{SequenceKeys, Sequences, mix},
+    ops::{RopeTable, Segments},
 };
+
+mod check;
+mod layout;
+
+pub use check::InputError;
+use check::check;
+pub use layout::Layout;
+use layout::{Span, spans};
 
 /// Label of a token that is not trained, as in PyTorch.
 pub const IGNORE_INDEX: i32 = -100;
 
-/// A batch in host memory. Rows are right-padded; a causal model needs no mask for that, since padding lies in every
-/// real token's future.
+/// A batch in host memory. A row holds one or several segments, sequences that know nothing of each other, and padding behind
+/// them. What stands in the padding says nothing.
 #[derive(Debug, Clone, Copy)]
 pub struct HostBatch<'a> {
     /// Number of rows.
@@ -27,6 +36,8 @@ pub struct HostBatch<'a> {
     pub input_ids: &'a [i32],
     /// `rows * length` labels at the tokens' own places (not shifted), [`IGNORE_INDEX`] where nothing is trained.
     pub labels: &'a [i32],
+    /// For each row the token counts of its segments, one after the other from the row's beginning.
+    pub segments: &'a [Vec<usize>],
     /// `num_images * 3 * size * size` normalised pixels, images in the order of their tokens.
     pub pixels: &'a [f32],
     /// Number of images.
@@ -35,92 +46,14 @@ pub struct HostBatch<'a> {
     pub classes: Option<HostClasses<'a>>,
 }
 
-/// What rows are to be classified as. All of them as long as there are rows.
+/// What rows are to be classified as. All of them as long as there are rows; a row is one segment, and the head looks at its
+/// last token.
 #[derive(Debug, Clone, Copy)]
 pub struct HostClasses<'a> {
     /// Class ids.
     pub classes: &'a [i32],
-    /// Tokens of each row without padding: the last of them is where the head looks.
-    pub lengths: &'a [usize],
     /// Factor of each row's loss.
     pub weights: &'a [f32],
-}
-
-/// A batch no model can run.
-#[derive(Debug, Clone, PartialEq, Eq, Error)]
-pub enum InputError {
-    /// Image tokens and images disagree.
-    #[error(
-        "{found} image tokens for {num_images} images of {per_image} tokens each, expected {expected}; \
-         each image needs its own placeholder and each placeholder its image"
-    )]
-    ImageTokens {
-        /// Tokens with the image token's id.
-        found: usize,
-        /// `num_images * per_image`
-        expected: usize,
-        /// Images in the batch.
-        num_images: usize,
-        /// Tokens of one image.
-        per_image: usize,
-    },
-    /// Images for a model that has no vision tower.
-    #[error("the batch has {num_images} images, but the model has no vision part")]
-    NoVision {
-        /// Images in the batch.
-        num_images: usize,
-    },
-    /// A token outside the vocabulary.
-    #[error("row {row}, position {position}: token id {id} is outside the vocabulary of {vocab_size}")]
-    Vocabulary {
-        /// Row of the batch.
-        row: usize,
-        /// Position in the row.
-        position: usize,
-        /// The id.
-        id: i32,
-        /// Rows of the embedding table.
-        vocab_size: usize,
-    },
-    /// Longer than the model's positions.
-    #[error("rows of {length} tokens, but the model has max_position_embeddings = {limit}")]
-    TooLong {
-        /// Tokens per row.
-        length: usize,
-        /// The model's limit.
-        limit: usize,
-    },
-    /// Classes for a model without a head for them, or none for one with it.
-    #[error(
-        "the batch has {found}, but the model's head is {head}\n  \
-         hint: set model.head to what the data is for"
-    )]
-    Head {
-        /// What the batch is labelled with.
-        found: &'static str,
-        /// What the model predicts.
-        head: &'static str,
-    },
-    /// A class that the head does not know.
-    #[error("row {row}: class {class} is not one of the head's {num_labels}")]
-    Class {
-        /// Row of the batch.
-        row: usize,
-        /// The class.
-        class: i32,
-        /// Classes of the head.
-        num_labels: usize,
-    },
-    /// A field whose length does not follow from the others.
-    #[error("{field} has {found} values, expected {expected}")]
-    Length {
-        /// The field.
-        field: &'static str,
-        /// Values given.
-        found: usize,
-        /// Values needed.
-        expected: usize,
-    },
 }
 
 /// Images of a batch on the device.
@@ -136,7 +69,7 @@ pub struct ImageInputs {
 /// A batch on the device.
 #[derive(Debug, Clone)]
 pub struct VlmInputs {
-    /// `[b, t]`
+    /// `[b, t]`; with [`Layout::Flat`] `[1, n]`
     pub input_ids_bt: Tensor<2, Int>,
     /// `None` for a batch of text.
     pub images: Option<ImageInputs>,
@@ -148,14 +81,18 @@ pub struct VlmInputs {
     pub(crate) weights: Vec<f32>,
     /// Number of labelled tokens or rows, `n`.
     pub num_labelled: usize,
-    /// Angles of positions `0..t`.
+    /// Angles of positions `0..t`, or of those of all `b*t` tokens.
     pub rope: RopeTable,
+    /// `None` where rows are segments.
+    pub(crate) segments: Option<Segments>,
+    /// Tokens from each segment's first to the next one's, padding included. Together `b*t`.
+    lengths: Arc<[usize]>,
     /// What dropout is drawn from; `None` where nothing is dropped.
     pub(crate) dropout: Option<SequenceKeys>,
 }
 
 impl VlmInputs {
-    /// Checks a batch against the model and uploads it.
+    /// Checks a batch against the model and uploads it as it is.
     ///
     /// # Errors
     /// Whatever the model could not run, see [`InputError`].
@@ -165,30 +102,55 @@ impl VlmInputs {
         device: &Device,
         dtype: DType,
     ) -> Result<Self, InputError> {
+        Self::laid_out(batch, Layout::Rows, config, device, dtype)
+    }
+
+    /// As [`VlmInputs::new`], laid out as is best for a loss, which does not depend on it: see [`Layout::for_loss`].
+    ///
+    /// # Errors
+    /// Whatever the model could not run, see [`InputError`].
+    pub fn for_loss(
+        batch: &HostBatch,
+        config: &VlmConfig,
+        device: &Device,
+        dtype: DType,
+    ) -> Result<Self, InputError> {
+        Self::laid_out(batch, Layout::for_loss(batch, device), config, device, dtype)
+    }
+
+    fn laid_out(
+        batch: &HostBatch,
+        layout: Layout,
+        config: &VlmConfig,
+        device: &Device,
+        dtype: DType,
+    ) -> Result<Self, InputError> {
         check(batch, config)?;
-        let (b, t) = (batch.rows, batch.length);
+        let spans: Vec<Span> = spans(batch, layout).collect();
+        let [b, t] = layout.shape(batch);
         let (rows, targets) = match batch.classes {
-            Some(HostClasses { classes, lengths, .. }) => {
-                let last = lengths
-                    .iter()
-                    .enumerate()
-                    .map(|(row, length)| (row * t + length - 1) as i32);
+            Some(HostClasses { classes, .. }) => {
+                let last = spans.iter().map(|span| (span.place + span.len - 1) as i32);
                 (last.collect(), classes.to_vec())
             }
-            None => shifted_labels(batch),
+            None => shifted_labels(batch, &spans),
         };
         let images = match &config.vision {
             Some(vision) if batch.num_images > 0 => Some(ImageInputs {
                 pixels_mchw: pixels(batch, vision, device, dtype),
                 sources_n: ints(
-                    splice_sources(batch.input_ids, vision.image_token_id as i32),
+                    splice_sources(batch, &spans, b * t, vision.image_token_id as i32),
                     device,
                 ),
             }),
             _ => None,
         };
+        let (segments, rope) = match layout.segments(batch) {
+            Some(segments) => (Some(segments), own_positions(&spans, b * t, config, device)),
+            None => (None, config.text.rope_table(0..t, device)),
+        };
         Ok(Self {
-            input_ids_bt: ints(batch.input_ids.to_vec(), device).reshape([b, t]),
+            input_ids_bt: ints(layout.tokens(batch), device).reshape([b, t]),
             images,
             weights: batch
                 .classes
@@ -196,25 +158,36 @@ impl VlmInputs {
             num_labelled: rows.len(),
             label_rows_n: ints(rows, device),
             targets_n: ints(targets, device),
-            rope: config.text.rope_table(0..t, device),
+            rope,
+            segments,
+            lengths: distances(&spans, b * t).into(),
             dropout: None,
         })
     }
 
-    /// The same batch with dropout, for training. What is dropped depends on `seed`, on a row's number in the whole step
-    /// (`first_row` is that of the batch's first row), on the position in the row, and on the layer; not on how a step is
-    /// cut into batches.
+    /// The same batch with dropout, for training. What is dropped depends on `seed`, on a segment's number in the whole step
+    /// (`first_segment` is that of the batch's first one), on the position in the segment, and on the layer; not on how a step
+    /// is cut into batches or laid out.
     #[must_use]
-    pub fn with_dropout(self, batch: &HostBatch, config: &VlmConfig, seed: u64, first_row: u64) -> Self {
-        let rows = || (first_row..).take(batch.rows).map(|row| mix(seed, row));
+    pub fn with_dropout(self, batch: &HostBatch, config: &VlmConfig, seed: u64, first_segment: u64) -> Self {
+        let keys: Arc<[u64]> = (first_segment..)
+            .take(self.lengths.len())
+            .map(|segment| mix(seed, segment))
+            .collect();
         let images = match &config.vision {
-            Some(vision) => image_keys(batch, vision, rows()),
+            Some(vision) => image_keys(batch, vision, &keys),
             None => Vec::new(),
         };
         Self {
             dropout: Some(SequenceKeys {
-                texts: rows().collect(),
-                images: images.into(),
+                texts: Sequences {
+                    keys,
+                    lengths: Some(self.lengths.clone()),
+                },
+                images: Sequences {
+                    keys: images.into(),
+                    lengths: None,
+                },
             }),
             ..self
         }
@@ -232,165 +205,64 @@ fn pixels(batch: &HostBatch, vision: &VisionLanguageConfig, device: &Device, dty
     Tensor::from_data(data.convert_dtype(dtype), (device, dtype))
 }
 
-fn check(batch: &HostBatch, config: &VlmConfig) -> Result<(), InputError> {
-    let cells = batch.rows * batch.length;
-    let expect = |field, found, expected| {
-        if found == expected {
-            Ok(())
-        } else {
-            Err(InputError::Length {
-                field,
-                found,
-                expected,
-            })
-        }
+/// The token at position `p` is predicted at position `p - 1` of the same segment.
+fn shifted_labels(batch: &HostBatch, spans: &[Span]) -> (Vec<i32>, Vec<i32>) {
+    let of_span = |span: &Span| {
+        let places = (span.place as i32..).zip(&span.of(batch.labels)[1..]);
+        places.filter(|(_, label)| **label != IGNORE_INDEX)
     };
-    expect("input_ids", batch.input_ids.len(), cells)?;
-    expect("labels", batch.labels.len(), cells)?;
-    let limit = config.text.max_positions();
-    if batch.length > limit {
-        return Err(InputError::TooLong {
-            length: batch.length,
-            limit,
-        });
-    }
-    let vocab_size = config.text.vocab_size;
-    let outside = |&id: &i32| usize::try_from(id).map_or(true, |id| id >= vocab_size);
-    let label_outside = |&label: &i32| label != IGNORE_INDEX && outside(&label);
-    let bad = batch
-        .input_ids
-        .iter()
-        .position(outside)
-        .map(|at| (at, batch.input_ids[at]));
-    let bad = bad.or_else(|| {
-        batch
-            .labels
-            .iter()
-            .position(label_outside)
-            .map(|at| (at, batch.labels[at]))
-    });
-    if let Some((at, id)) = bad {
-        let (row, position) = (at / batch.length, at % batch.length);
-        return Err(InputError::Vocabulary {
-            row,
-            position,
-            id,
-            vocab_size,
-        });
-    }
-    check_head(batch, &config.head)?;
-    match &config.vision {
-        None if batch.num_images > 0 => Err(InputError::NoVision {
-            num_images: batch.num_images,
-        }),
-        None => Ok(()),
-        Some(vision) => {
-            let per_image = vision.num_image_tokens();
-            let image_token = vision.image_token_id as i32;
-            let found = batch.input_ids.iter().filter(|&&id| id == image_token).count();
-            let expected = batch.num_images * per_image;
-            if found != expected {
-                let num_images = batch.num_images;
-                return Err(InputError::ImageTokens {
-                    found,
-                    expected,
-                    num_images,
-                    per_image,
-                });
-            }
-            expect(
-                "pixels",
-                batch.pixels.len(),
-                batch.num_images * 3 * vision.vision.image_size.pow(2),
-            )
-        }
-    }
+    spans.iter().flat_map(of_span).unzip()
 }
 
-fn check_head(batch: &HostBatch, head: &Head) -> Result<(), InputError> {
-    let (classes, labels) = match (&batch.classes, head) {
-        (None, Head::Lm) => return Ok(()),
-        (Some(classes), Head::Classification { labels }) => (classes, labels),
-        (Some(_), Head::Lm) => {
-            let (found, head) = ("classes", "a language model's");
-            return Err(InputError::Head { found, head });
-        }
-        (None, Head::Classification { .. }) => {
-            let (found, head) = ("labels of tokens", "for classification");
-            return Err(InputError::Head { found, head });
-        }
-    };
-    let expected = batch.rows;
-    for (field, found) in [
-        ("classes", classes.classes.len()),
-        ("lengths", classes.lengths.len()),
-        ("weights", classes.weights.len()),
-        // A row without a token has no last one.
-        (
-            "lengths between 1 and the batch's",
-            classes
-                .lengths
-                .iter()
-                .filter(|length| (1..=batch.length).contains(*length))
-                .count(),
-        ),
-    ] {
-        if found != expected {
-            return Err(InputError::Length {
-                field,
-                found,
-                expected,
-            });
-        }
-    }
-    let num_labels = labels.len();
-    let outside = |class: &i32| usize::try_from(*class).map_or(true, |class| class >= num_labels);
-    match classes.classes.iter().position(outside) {
-        Some(row) => Err(InputError::Class {
-            row,
-            class: classes.classes[row],
-            num_labels,
-        }),
-        None => Ok(()),
-    }
-}
-
-/// The token at position `p` is predicted at position `p - 1` of the same row.
-fn shifted_labels(batch: &HostBatch) -> (Vec<i32>, Vec<i32>) {
-    (0..batch.rows * batch.length)
-        .filter(|at| at % batch.length != 0 && batch.labels[*at] != IGNORE_INDEX)
-        .map(|at| (at as i32 - 1, batch.labels[at]))
-        .unzip()
-}
-
-/// One key for each image, from its row's and its place in the row.
-fn image_keys(batch: &HostBatch, vision: &VisionLanguageConfig, rows: impl Iterator<Item = u64>) -> Vec<u64> {
+/// One key for each image, from its segment's and its place in the segment.
+fn image_keys(batch: &HostBatch, vision: &VisionLanguageConfig, keys: &[u64]) -> Vec<u64> {
     let per_image = vision.num_image_tokens().max(1);
     let is_image = |id: &&i32| **id == vision.image_token_id as i32;
-    let of_row = |(ids, key): (&[i32], u64)| {
-        let num_images = ids.iter().filter(is_image).count() / per_image;
+    let of_segment = |(span, &key): (Span, &u64)| {
+        let num_images = span.of(batch.input_ids).iter().filter(is_image).count() / per_image;
         (0..num_images as u64).map(move |image| mix(!key, image))
     };
-    batch
-        .input_ids
-        .chunks(batch.length.max(1))
-        .zip(rows)
-        .flat_map(of_row)
+    spans(batch, Layout::Rows)
+        .zip(keys)
+        .flat_map(of_segment)
         .collect()
 }
 
-fn splice_sources(input_ids: &[i32], image_token: i32) -> Vec<i32> {
-    let mut next_feature = input_ids.len() as i32;
-    (0i32..)
-        .zip(input_ids)
-        .map(|(own, &id)| {
-            if id == image_token {
-                next_feature += 1;
-                next_feature - 1
-            } else {
-                own
-            }
-        })
+fn splice_sources(batch: &HostBatch, spans: &[Span], num_places: usize, image_token: i32) -> Vec<i32> {
+    let mut sources: Vec<i32> = (0..num_places as i32).collect();
+    let mut next_feature = num_places as i32..;
+    for span in spans {
+        let places = sources[span.place..].iter_mut().zip(span.of(batch.input_ids));
+        let images = places.filter(|(_, id)| **id == image_token);
+        for ((source, _), feature) in images.zip(&mut next_feature) {
+            *source = feature;
+        }
+    }
+    sources
+}
+
+/// Angles of every place's position in its segment; of position 0 in the padding.
+fn own_positions(spans: &[Span], num_places: usize, config: &VlmConfig, device: &Device) -> RopeTable {
+    let mut positions = vec![0; num_places];
+    for span in spans {
+        for (place, position) in positions[span.place..][..span.len].iter_mut().zip(0..) {
+            *place = position;
+        }
+    }
+    let longest = spans.iter().map(|span| span.len).max().unwrap_or(0);
+    config
+        .text
+        .rope_table(0..longest, device)
+        .take(ints(positions, device))
+}
+
+/// From each span's place to the next one's.
+fn distances(spans: &[Span], num_places: usize) -> Vec<usize> {
+    let ends = spans.iter().skip(1).map(|span| span.place).chain([num_places]);
+    spans
+        .iter()
+        .zip(ends)
+        .map(|(span, end)| end - span.place)
         .collect()
 }
 
@@ -398,23 +270,56 @@ fn splice_sources(input_ids: &[i32], image_token: i32) -> Vec<i32> {
 mod tests {
     use super::*;
 
-    #[test]
-    fn labels_are_shifted_within_rows_only() {
-        let batch = HostBatch {
-            rows: 2,
-            length: 3,
-            input_ids: &[1, 2, 3, 4, 5, 6],
-            labels: &[9, -100, 3, 7, 5, -100],
+    fn batch<'a>(input_ids: &'a [i32], labels: &'a [i32], segments: &'a [Vec<usize>]) -> HostBatch<'a> {
+        HostBatch {
+            rows: segments.len(),
+            length: input_ids.len() / segments.len(),
+            input_ids,
+            labels,
+            segments,
             pixels: &[],
             num_images: 0,
             classes: None,
-        };
-        // The first label of a row has no position before it that could predict it.
-        assert_eq!(shifted_labels(&batch), (vec![1, 3], vec![3, 5]));
+        }
+    }
+
+    fn laid_out(batch: &HostBatch, layout: Layout) -> Vec<Span> {
+        spans(batch, layout).collect()
+    }
+
+    #[test]
+    fn labels_are_shifted_within_segments_only() {
+        let (ids, labels) = ([1; 10], [9, -100, 3, 7, 8, 7, 5, -100, 6, 4]);
+        let segments = [vec![3, 1, 1], vec![4]];
+        let batch = batch(&ids, &labels, &segments);
+        // The first label of a segment has no position before it that could predict it; the last 4 stands in the padding.
+        let shifted = |layout| shifted_labels(&batch, &laid_out(&batch, layout));
+        assert_eq!(shifted(Layout::Rows), (vec![1, 5, 7], vec![3, 5, 6]));
+        let segments = [vec![2], vec![4]];
+        let batch = self::batch(&ids, &labels, &segments);
+        let shifted = |layout| shifted_labels(&batch, &laid_out(&batch, layout));
+        assert_eq!(shifted(Layout::Rows), (vec![5, 7], vec![5, 6]));
+        assert_eq!(shifted(Layout::Flat), (vec![2, 4], vec![5, 6]));
+        assert_eq!(Layout::Flat.shape(&batch), [1, 6]);
     }
 
     #[test]
     fn image_tokens_take_features_in_reading_order() {
-        assert_eq!(splice_sources(&[1, 9, 9, 2, 9, 3], 9), vec![0, 6, 7, 3, 8, 5]);
+        let ids = [1, 9, 9, 2, 9, 3, 9, 9];
+        let segments = [vec![2, 1], vec![3]];
+        let batch = batch(&ids, &ids, &segments);
+        let sources = |layout, places| splice_sources(&batch, &laid_out(&batch, layout), places, 9);
+        // An image's token in the padding takes none.
+        assert_eq!(sources(Layout::Rows, 8), [0, 8, 9, 3, 10, 5, 11, 7]);
+        assert_eq!(sources(Layout::Flat, 6), [0, 6, 7, 8, 4, 9]);
+    }
+
+    #[test]
+    fn padding_belongs_to_the_segment_before_it() {
+        let ids = [1; 8];
+        let segments = [vec![2, 1], vec![3]];
+        let batch = batch(&ids, &ids, &segments);
+        assert_eq!(distances(&laid_out(&batch, Layout::Rows), 8), [2, 2, 4]);
+        assert_eq!(distances(&laid_out(&batch, Layout::Flat), 6), [2, 1, 3]);
     }
 }

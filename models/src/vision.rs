@@ -142,6 +142,7 @@ impl VisionAttention {
             split(&self.k_proj),
             split(&self.v_proj),
             AttentionMask::Full,
+            None,
         );
         // 2. Join heads: [m, h, t, k] -> [n, h*k].
         self.out_proj

@@ -10,7 +10,7 @@ use burn::{
 use crate::{
     cache::{KvCache, Past},
     config::{Head, ModelConfigError, VisionLanguageConfig, VlmConfig},
-    decoder::CausalLm,
+    decoder::{CausalLm, Scope},
     dropout,
     init::Init,
     inputs::{ImageInputs, VlmInputs},
@@ -286,7 +286,7 @@ impl Vlm {
         let layers = self.language_model.model.layers.iter().zip(&mut cache.layers);
         for (index, (layer, cache)) in layers.enumerate() {
             let hidden_b1s = hidden.of(text.attention_mask(index));
-            x_btd = layer.forward(x_btd, &rope, Some(Past { cache, hidden_b1s }));
+            x_btd = layer.forward(x_btd, &rope, Scope::Past(Past { cache, hidden_b1s }));
         }
         let rows_nd = ops::take_rows(x_btd.reshape([b * t, d]), rows_n);
         self.language_model.logits(rows_nd)
@@ -304,7 +304,8 @@ impl Vlm {
             (Segment::Projector, Some(tower), Some(projector), Some(x)) => self.project(tower, projector, x),
             (Segment::Embed, _, _, x) => self.embed(x, inputs),
             (Segment::Block(index), _, _, Some(x)) => {
-                self.language_model.model.layers[index].forward(x, &inputs.rope, None)
+                let scope = inputs.segments.as_ref().map_or(Scope::Row, Scope::Segments);
+                self.language_model.model.layers[index].forward(x, &inputs.rope, scope)
             }
             (segment, ..) => unreachable!("segment {segment:?} out of order"),
         }

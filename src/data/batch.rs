@@ -54,8 +54,6 @@ pub struct Class {
 pub struct ClassBatch {
     /// Class ids.
     pub ids: Vec<i32>,
-    /// Tokens without padding.
-    pub lengths: Vec<usize>,
     /// Factors of the losses.
     pub weights: Vec<f32>,
 }
@@ -164,7 +162,6 @@ fn collate_classes(examples: &[Example]) -> Option<ClassBatch> {
         .collect::<Option<_>>()?;
     Some(ClassBatch {
         ids: classes.iter().map(|class| class.id).collect(),
-        lengths: examples.iter().map(|example| example.input_ids.len()).collect(),
         weights: classes.iter().map(|class| class.weight).collect(),
     })
 }

@@ -122,7 +122,7 @@ mod tests {
             (classes.ids.as_slice(), classes.weights.as_slice()),
             ([1, 0].as_slice(), [2.0, 0.5].as_slice())
         );
-        assert_eq!(classes.lengths, [dataset.num_tokens(0), 4]);
+        assert_eq!(batch.segments, [[dataset.num_tokens(0)], [4]]);
         assert_eq!((batch.num_labelled, batch.loss_weight()), (2, 2.5));
         assert_eq!(dataset.report().labelled_tokens, 2);
 

@@ -419,12 +419,12 @@ impl Learner {
     }
 }
 
-/// Puts a batch on a device.
+/// Puts a batch on a device, laid out for its loss.
 ///
 /// # Errors
 /// If it does not fit the model; the error names its samples.
 pub fn upload(batch: &Batch, model: &Vlm, device: &Device, dtype: DType) -> Result<VlmInputs, LearnerError> {
-    VlmInputs::new(&to_host_batch(batch), model.config(), device, dtype).map_err(|source| {
+    VlmInputs::for_loss(&to_host_batch(batch), model.config(), device, dtype).map_err(|source| {
         LearnerError::Input {
             samples: name_samples(std::slice::from_ref(batch)),
             source,
@@ -442,11 +442,11 @@ fn to_host_batch(batch: &Batch) -> HostBatch<'_> {
         length: batch.length,
         input_ids: &batch.input_ids,
         labels: &batch.labels,
+        segments: &batch.segments,
         pixels,
         num_images,
         classes: batch.classes.as_ref().map(|classes| HostClasses {
             classes: &classes.ids,
-            lengths: &classes.lengths,
             weights: &classes.weights,
         }),
     }

@@ -39,6 +39,7 @@ pub(crate) fn check_cache(model: &Vlm, rows: &Rows, prefixes: &[usize], device: 
             length: prefix,
             input_ids: &input_ids,
             labels: &labels,
+            segments: &vec![vec![prefix]; b],
             ..rows.batch()
         };
         let prompt = VlmInputs::new(&prompt, model.config(), device, DType::F32).unwrap();
@@ -89,6 +90,7 @@ fn decoding_with_a_cache_gives_the_logits_of_the_whole() {
         rows.pixels.extend_from_within(..image_len);
         (rows.rows, rows.num_images, rows.input_ids) = (2, 4, input_ids);
         rows.labels = vec![IGNORE_INDEX; rows.input_ids.len()];
+        rows.segments = vec![vec![rows.length]; 2];
         check_cache(
             &fixture.model(&fixture.vlm_config(), "", device),
             &rows,

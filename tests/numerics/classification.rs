@@ -19,7 +19,7 @@ struct Rows {
     input_ids: Vec<i32>,
     labels: Vec<i32>,
     classes: Vec<i32>,
-    lengths: Vec<usize>,
+    segments: Vec<Vec<usize>>,
     weights: Vec<f32>,
 }
 
@@ -34,10 +34,10 @@ impl Rows {
             shape: [rows, length],
             input_ids: fixture.i32s("input_ids"),
             labels: vec![-100; rows * length],
-            lengths: fixture
+            segments: fixture
                 .i32s("lengths")
                 .into_iter()
-                .map(|length| length as usize)
+                .map(|length| vec![length as usize])
                 .collect(),
             weights: classes
                 .iter()
@@ -53,11 +53,11 @@ impl Rows {
             length: self.shape[1],
             input_ids: &self.input_ids,
             labels: &self.labels,
+            segments: &self.segments,
             pixels: &[],
             num_images: 0,
             classes: Some(HostClasses {
                 classes: &self.classes,
-                lengths: &self.lengths,
                 weights: &self.weights,
             }),
         }
@@ -139,7 +139,7 @@ fn padding_does_not_show() {
         .filter(|id| **id == 0)
         .for_each(|id| *id = 7);
     assert_eq!(logits(&rows), before);
-    rows.lengths[1] += 1;
+    rows.segments[1][0] += 1;
     assert_ne!(logits(&rows), before);
 }
 
@@ -163,13 +163,8 @@ fn classes_must_fit_the_head() {
     check(&config, &|rows| rows.classes[0] = -1, "row 0: class -1");
     check(
         &config,
-        &|rows| rows.lengths[3] = 0,
-        "lengths between 1 and the batch's has 3 values, expected 4",
-    );
-    check(
-        &config,
-        &|rows| rows.lengths[3] = 10,
-        "lengths between 1 and the batch's",
+        &|rows| rows.segments[3] = vec![2, 1],
+        "row 3: 2 segments, but a classified row is one",
     );
     check(
         &config,

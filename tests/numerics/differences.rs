@@ -9,7 +9,7 @@ use crate::{
 };
 
 /// Weights far from their initial ones, where no norm is 1 and no bias 0.
-fn shaken(model: Vlm) -> Vlm {
+pub(crate) fn shaken(model: Vlm) -> Vlm {
     let mut noise = Noise(1);
     let shaken = weights(&model).into_iter().map(|tensor| {
         let direction = noise.take(tensor.num_elements());
@@ -75,6 +75,7 @@ fn check_every_parameter(device: &Device) {
         length: 10,
         input_ids: &input_ids,
         labels: &labels,
+        segments: &[vec![10], vec![7]],
         pixels: &pixels,
         num_images: 1,
         classes: None,

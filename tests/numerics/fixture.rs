@@ -204,16 +204,28 @@ pub(crate) struct Rows {
     pub(crate) length: usize,
     pub(crate) input_ids: Vec<i32>,
     pub(crate) labels: Vec<i32>,
+    pub(crate) segments: Vec<Vec<usize>>,
     pub(crate) pixels: Vec<f32>,
     pub(crate) num_images: usize,
 }
 
 impl Rows {
-    /// `input_ids`, `labels` and, where there are some, `pixels` of a fixture.
+    /// `input_ids`, `labels` and, where there are some, `pixels` of a fixture; each row is one segment, as long as its
+    /// `attention_mask` says.
     pub(crate) fn of(fixture: &Fixture) -> Self {
         let shape = fixture.shape("input_ids");
         let with_images = fixture.has("pixels");
+        let tokens = |mask: &[i32]| vec![mask.iter().sum::<i32>() as usize];
+        let segments = match fixture.has("attention_mask") {
+            true => fixture
+                .i32s("attention_mask")
+                .chunks(shape[1])
+                .map(tokens)
+                .collect(),
+            false => vec![vec![shape[1]]; shape[0]],
+        };
         Self {
+            segments,
             rows: shape[0],
             length: shape[1],
             input_ids: fixture.i32s("input_ids"),
@@ -237,6 +249,7 @@ impl Rows {
             length: self.length,
             input_ids: &self.input_ids,
             labels: &self.labels,
+            segments: &self.segments,
             pixels: &self.pixels,
             num_images: self.num_images,
             classes: None,

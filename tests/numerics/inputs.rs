@@ -20,6 +20,7 @@ fn good() -> Rows {
         length: 7,
         input_ids: vec![1, image, image, image, image, 5, 2],
         labels: vec![-100, -100, -100, -100, -100, 5, 2],
+        segments: vec![vec![7]],
         pixels: vec![0.0; 3 * 64],
         num_images: 1,
     }
@@ -130,6 +131,7 @@ fn lengths_must_agree() {
             rows.length = length;
             rows.input_ids.resize(length, 0);
             rows.labels.resize(length, -100);
+            rows.segments = vec![vec![length]];
         }
     };
     let too_long = InputError::TooLong {
@@ -140,6 +142,57 @@ fn lengths_must_agree() {
     let mut rows = good();
     grow(32)(&mut rows);
     assert_eq!(refusal(&vlm, &rows), None);
+}
+
+#[test]
+fn segments_must_fit_their_rows() {
+    let vlm = tiny_vlm();
+    let segments = |lengths: &[usize]| InputError::Segments {
+        row: 0,
+        lengths: lengths.to_vec(),
+        length: 7,
+    };
+    for lengths in [&[][..], &[8], &[5, 3], &[6, 0]] {
+        let set = |rows: &mut Rows| rows.segments = vec![lengths.to_vec()];
+        check(&vlm, set, &segments(lengths), "in a row of 7");
+    }
+    let missing = InputError::Length {
+        field: "segments",
+        found: 0,
+        expected: 1,
+    };
+    check(
+        &vlm,
+        |rows| rows.segments.clear(),
+        &missing,
+        "segments has 0 values",
+    );
+    // An image's tokens in the padding are none.
+    let short = InputError::ImageTokens {
+        found: 3,
+        expected: 4,
+        num_images: 1,
+        per_image: 4,
+    };
+    check(
+        &vlm,
+        |rows| rows.segments = vec![vec![4]],
+        &short,
+        "3 image tokens",
+    );
+    // The model's positions limit a segment, not the row.
+    let mut rows = good();
+    rows.length = 40;
+    rows.input_ids.resize(40, 5);
+    rows.labels.resize(40, -100);
+    rows.segments = vec![vec![7, 32]];
+    assert_eq!(refusal(&vlm, &rows), None);
+    rows.segments = vec![vec![7, 33]];
+    let too_long = InputError::TooLong {
+        length: 33,
+        limit: 32,
+    };
+    assert_eq!(refusal(&vlm, &rows), Some(too_long));
 }
 
 #[test]

@@ -22,6 +22,7 @@ mod lora;
 mod models;
 mod optimizer;
 mod parts;
+mod segments;
 #[path = "../support/mod.rs"]
 mod support;
 mod towers;

@@ -54,6 +54,7 @@ fn only_images(pixels: Vec<f32>, num_images: usize, vision: &VisionLanguageConfi
         length,
         input_ids: vec![vision.image_token_id as i32; length],
         labels: vec![IGNORE_INDEX; length],
+        segments: vec![vec![length]],
         pixels,
         num_images,
     }

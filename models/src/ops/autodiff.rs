@@ -11,7 +11,7 @@ use burn::backend::{
 };
 use burn::tensor::DType;
 
-use super::{Activation, AdamwStep, AttentionMask, kernels::ModelOps};
+use super::{Activation, AdamwStep, Visible, kernels::ModelOps};
 
 /// Declares a node: its state, and the body of its backward pass, in which `$parents` are the tracked parents (`None`
 /// where no gradient is wanted), `$dy` the gradient of the output and `$grads` where to register.
@@ -120,12 +120,12 @@ struct AttentionState<F> {
     v: F,
     out: F,
     log_sum: F,
-    mask: AttentionMask,
+    visible: Visible,
 }
 
 node!(AttentionNode<B, 3>, AttentionState<Float<B>>, |saved, [pq, pk, pv], dout, grads| {
-    let AttentionState { q, k, v, out, log_sum, mask } = saved;
-    let (dq, dk, dv) = B::attention_backward(q, k, v, out, log_sum, dout, mask);
+    let AttentionState { q, k, v, out, log_sum, visible } = saved;
+    let (dq, dk, dv) = B::attention_backward(q, k, v, out, log_sum, dout, visible);
     for (parent, gradient) in [(pq, dq), (pk, dk), (pv, dv)] {
         if let Some(p) = parent {
             grads.register::<B>(p.id, gradient);
@@ -239,11 +239,11 @@ impl<B: ModelOps, C: CheckpointStrategy> ModelOps for Autodiff<B, C> {
         q: Float<Self>,
         k: Float<Self>,
         v: Float<Self>,
-        mask: AttentionMask,
+        visible: Visible,
     ) -> (Float<Self>, Float<Self>) {
         let nodes = [q.node(), k.node(), v.node()];
         let (q, k, v) = (q.into_primitive(), k.into_primitive(), v.into_primitive());
-        let (out, log_sum) = B::attention_forward(q.clone(), k.clone(), v.clone(), mask);
+        let (out, log_sum) = B::attention_forward(q.clone(), k.clone(), v.clone(), visible.clone());
         let constant = <Self as AutodiffBackend>::from_inner(log_sum.clone());
         let out = match AttentionNode.prepare::<C>(nodes).compute_bound().stateful() {
             OpsKind::Tracked(prep) => {
@@ -253,7 +253,7 @@ impl<B: ModelOps, C: CheckpointStrategy> ModelOps for Autodiff<B, C> {
                     v,
                     out: out.clone(),
                     log_sum,
-                    mask,
+                    visible,
                 };
                 prep.finish(saved, out)
             }

@@ -22,7 +22,7 @@ use burn::backend::{
 use burn::tensor::{Bytes, DType, Shape};
 use burn_flex::{FlexTensor, Layout};
 
-use super::{Activation, AdamwStep, AttentionMask, generic, kernels::ModelOps};
+use super::{Activation, AdamwStep, Visible, generic, kernels::ModelOps};
 
 type Float = FloatTensor<Flex>;
 
@@ -146,10 +146,10 @@ impl ModelOps for Flex {
         }
     }
 
-    fn attention_forward(q: Float, k: Float, v: Float, mask: AttentionMask) -> (Float, Float) {
+    fn attention_forward(q: Float, k: Float, v: Float, visible: Visible) -> (Float, Float) {
         match q.dtype() {
-            DType::F32 => attention::forward(q, k, v, mask),
-            _ => generic::attention::<Self>(q, k, v, mask),
+            DType::F32 => attention::forward(q, k, v, visible),
+            _ => generic::attention::<Self>(q, k, v, visible),
         }
     }
 
@@ -160,11 +160,11 @@ impl ModelOps for Flex {
         out: Float,
         log_sum: Float,
         dout: Float,
-        mask: AttentionMask,
+        visible: Visible,
     ) -> (Float, Float, Float) {
         match q.dtype() {
-            DType::F32 => attention::backward(q, k, v, out, log_sum, dout, mask),
-            _ => generic::attention_backward::<Self>(q, k, v, out, log_sum, dout, mask),
+            DType::F32 => attention::backward(q, k, v, out, log_sum, dout, visible),
+            _ => generic::attention_backward::<Self>(q, k, v, out, log_sum, dout, visible),
         }
     }
 

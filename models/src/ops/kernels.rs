@@ -17,7 +17,7 @@ use burn::backend::{
 };
 use burn::tensor::DType;
 
-use super::{Activation, AdamwStep, AttentionMask, generic};
+use super::{Activation, AdamwStep, Visible, generic};
 
 /// Forward and backward of the ops on backend primitives. Gradients come from the implementation for `Autodiff`, which
 /// calls the `*_backward` methods of the inner backend. Shapes are those of the functions in [`super`].
@@ -173,9 +173,9 @@ pub(crate) trait ModelOps: Backend {
         q: FloatTensor<Self>,
         k: FloatTensor<Self>,
         v: FloatTensor<Self>,
-        mask: AttentionMask,
+        visible: Visible,
     ) -> (FloatTensor<Self>, FloatTensor<Self>) {
-        generic::attention::<Self>(q, k, v, mask)
+        generic::attention::<Self>(q, k, v, visible)
     }
 
     /// `(dq, dk, dv)` from the inputs, both outputs of [`ModelOps::attention`] and the gradient of the first.
@@ -187,9 +187,9 @@ pub(crate) trait ModelOps: Backend {
         out: FloatTensor<Self>,
         log_sum: FloatTensor<Self>,
         dout: FloatTensor<Self>,
-        mask: AttentionMask,
+        visible: Visible,
     ) -> (FloatTensor<Self>, FloatTensor<Self>, FloatTensor<Self>) {
-        generic::attention_backward::<Self>(q, k, v, out, log_sum, dout, mask)
+        generic::attention_backward::<Self>(q, k, v, out, log_sum, dout, visible)
     }
 
     /// See [`super::take_rows`].

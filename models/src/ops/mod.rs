@@ -14,15 +14,19 @@ mod flex;
 mod generic;
 mod kernels;
 pub mod reference;
+mod segments;
 #[cfg(test)]
 #[cfg(feature = "flex")]
 mod tests;
 
 use burn::backend::Dispatch;
-use burn::tensor::{DType, Int, Tensor};
+#[cfg(feature = "flex")]
+use burn::backend::DispatchDevice;
+use burn::tensor::{DType, Device, Int, Tensor};
 
 use kernels::ModelOps;
 pub use reference::RopeTable;
+pub use segments::Segments;
 
 /// Activation functions of the MLPs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -48,6 +52,13 @@ pub enum AttentionMask {
         /// At least 1.
         window: usize,
     },
+}
+
+/// What the queries of one call of [`attention`] see.
+#[derive(Debug, Clone)]
+pub(crate) struct Visible {
+    mask: AttentionMask,
+    segments: Option<Segments>,
 }
 
 /// Factor of the cubic term in [`Activation::GeluTanh`].
@@ -118,9 +129,19 @@ pub fn rope(x_bhtk: Tensor<4>, table: &RopeTable) -> Tensor<4> {
 
 /// Softmax attention with grouped keys and values. Scores and softmax are f32.
 ///
+/// With segments (`t = s`, as many rows as `b`) the mask holds within each: a query sees no key of another one. This is
+/// FlashAttention's `varlen` attention (<https://arxiv.org/abs/2205.14135>); its work is the sum of the squares of the
+/// segments' lengths where [`attends_by_segment`]. Outputs and gradients of positions behind a row's last segment are 0.
+///
 /// # Shapes
 /// `q_bhtk [b, h, t, k]`, `k_bgsk`, `v_bgsk [b, g, s, k]` with `g` dividing `h` → `[b, h, t, k]`.
-pub fn attention(q_bhtk: Tensor<4>, k_bgsk: Tensor<4>, v_bgsk: Tensor<4>, mask: AttentionMask) -> Tensor<4> {
+pub fn attention(
+    q_bhtk: Tensor<4>,
+    k_bgsk: Tensor<4>,
+    v_bgsk: Tensor<4>,
+    mask: AttentionMask,
+    segments: Option<&Segments>,
+) -> Tensor<4> {
     assert_same_dtype("attention", &q_bhtk, &k_bgsk);
     assert_same_dtype("attention", &q_bhtk, &v_bgsk);
     let ([b, h, t, k], [_, g, s, _]) = (q_bhtk.dims(), k_bgsk.dims());
@@ -140,12 +161,30 @@ pub fn attention(q_bhtk: Tensor<4>, k_bgsk: Tensor<4>, v_bgsk: Tensor<4>, mask: 
         mask != AttentionMask::SlidingWindow { window: 0 },
         "attention: a window of no key"
     );
+    assert!(
+        segments.is_none_or(|segments| t == s && segments.rows() == b && segments.fit(t)),
+        "attention: segments of other rows than {b} of {t} queries and {s} keys"
+    );
+    let visible = Visible {
+        mask,
+        segments: segments.cloned(),
+    };
     let (q, k, v) = (
         q_bhtk.into_dispatch(),
         k_bgsk.into_dispatch(),
         v_bgsk.into_dispatch(),
     );
-    Tensor::from_dispatch(Dispatch::attention_forward(q, k, v, mask).0)
+    Tensor::from_dispatch(Dispatch::attention_forward(q, k, v, visible).0)
+}
+
+/// Whether attention with segments does one segment at a time on this device. Elsewhere it goes through a row in chunks of
+/// queries, so that a long row of short segments costs more than those segments as padded rows.
+pub fn attends_by_segment(device: &Device) -> bool {
+    #[cfg(feature = "flex")]
+    let flex = matches!(device.clone().inner().as_dispatch(), DispatchDevice::Flex(_));
+    #[cfg(not(feature = "flex"))]
+    let (flex, _) = (false, device);
+    flex
 }
 
 /// `silu(gate) · up` (<https://arxiv.org/abs/2002.05202>).

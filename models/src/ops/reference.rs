@@ -2,7 +2,7 @@
 
 use burn::tensor::{Bool, Device, Int, Tensor, TensorData, activation};
 
-use super::{Activation, AttentionMask, GELU_TANH_CUBIC, XIELU_BETA, XIELU_EPS, to_dtype, to_f32};
+use super::{Activation, AttentionMask, GELU_TANH_CUBIC, Segments, XIELU_BETA, XIELU_EPS, to_dtype, to_f32};
 
 /// Cosines and sines of `t` positions, f32.
 #[derive(Debug, Clone)]
@@ -14,6 +14,27 @@ pub struct RopeTable {
 }
 
 impl RopeTable {
+    /// Number of positions.
+    pub fn len(&self) -> usize {
+        self.cos.dims()[0]
+    }
+
+    /// Whether there is no position.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// The rows of chosen positions, which may recur.
+    ///
+    /// # Shapes
+    /// `rows_n [n]` in `0..len` → a table of `n` positions.
+    pub fn take(&self, rows_n: Tensor<1, Int>) -> Self {
+        Self {
+            cos: self.cos.clone().select(0, rows_n.clone()),
+            sin: self.sin.clone().select(0, rows_n),
+        }
+    }
+
     /// Angles `position · theta^(-2i/k)` for `positions` and `i < k/2`, computed in f64 on the host.
     pub fn new(
         positions: impl IntoIterator<Item = usize>,
@@ -97,7 +118,13 @@ pub fn rope(x_bhtk: Tensor<4>, table: &RopeTable) -> Tensor<4> {
 }
 
 /// See [`super::attention`].
-pub fn attention(q_bhtk: Tensor<4>, k_bgsk: Tensor<4>, v_bgsk: Tensor<4>, mask: AttentionMask) -> Tensor<4> {
+pub fn attention(
+    q_bhtk: Tensor<4>,
+    k_bgsk: Tensor<4>,
+    v_bgsk: Tensor<4>,
+    mask: AttentionMask,
+    segments: Option<&Segments>,
+) -> Tensor<4> {
     let dtype = q_bhtk.dtype();
     let [b, h, t, k] = q_bhtk.dims();
     let [_, g, s, _] = k_bgsk.dims();
@@ -124,7 +151,19 @@ pub fn attention(q_bhtk: Tensor<4>, k_bgsk: Tensor<4>, v_bgsk: Tensor<4>, mask: 
         let hidden: Tensor<4, Bool> = hidden.unsqueeze::<4>().expand([b, h, t, s]);
         scores = scores.mask_fill(hidden, f32::NEG_INFINITY);
     }
-    to_dtype(activation::softmax(scores, 3).matmul(values), dtype)
+    if let Some(segments) = segments {
+        let starts: Vec<i32> = segments.starts(t).into_iter().map(|start| start as i32).collect();
+        let starts = Tensor::<2, Int>::from_data(TensorData::new(starts, [b, t]), &scores.device());
+        let (of_query, of_key) = (starts.clone().unsqueeze_dim::<3>(2), starts.unsqueeze_dim::<3>(1));
+        let elsewhere = of_query.expand([b, t, s]).not_equal(of_key.expand([b, t, s]));
+        let elsewhere: Tensor<4, Bool> = elsewhere.unsqueeze_dim::<4>(1).expand([b, h, t, s]);
+        scores = scores.mask_fill(elsewhere, f32::NEG_INFINITY);
+    }
+    let mut out = activation::softmax(scores, 3).matmul(values);
+    if let Some(real) = segments.and_then(|segments| segments.real(t)) {
+        out = out.clone() * Tensor::<4>::from_data(TensorData::new(real, [b, 1, t, 1]), &out.device());
+    }
+    to_dtype(out, dtype)
 }
 
 /// See [`super::swiglu`].

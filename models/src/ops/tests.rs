@@ -7,6 +7,7 @@ use super::*;
 mod dropout;
 mod numbers;
 mod parity;
+mod segments;
 mod update;
 
 /// Numbers in -1..1 from a seed.

@@ -1,4 +1,4 @@
-//! Attention, a head and a block of queries at a time. Inputs may be views of `[b, t, h, k]`; outputs and gradients are
+//! Attention, a span of a row, a head and a block of queries at a time: a span is a segment, or a whole row. Inputs may be views of `[b, t, h, k]`; outputs and gradients are
 //! such views, so that neither splitting nor joining heads copies.
 
 use burn_flex::FlexTensor;
@@ -7,96 +7,11 @@ use rayon::prelude::*;
 use super::gemm::{Mat, Threads, Tiles, Write, matmul, transpose};
 use super::math::{exp, max, simd, sum1, sum2};
 use super::{dense, tensor, values};
-use crate::ops::AttentionMask;
+use crate::ops::Visible;
 
-const QUERY_BLOCK: usize = 64;
+mod parts;
 
-/// Sizes of one call.
-#[derive(Clone, Copy)]
-struct Sizes {
-    b: usize,
-    h: usize,
-    g: usize,
-    t: usize,
-    s: usize,
-    k: usize,
-    mask: AttentionMask,
-}
-
-/// Queries `start .. start + len` of a head, of which none sees a key outside `first .. first + visible`. Counted from
-/// `first`, query `i` of the block sees the `window` keys before `seen + i * step`, or as many as there are.
-#[derive(Clone, Copy)]
-struct Block {
-    start: usize,
-    len: usize,
-    first: usize,
-    visible: usize,
-    seen: usize,
-    step: usize,
-    window: usize,
-    scale: f32,
-}
-
-impl Block {
-    /// Keys that query `i` sees, counted from `first`.
-    #[inline(always)]
-    fn seen_by(&self, i: usize) -> std::ops::Range<usize> {
-        let end = self.seen + i * self.step;
-        end.saturating_sub(self.window)..end
-    }
-}
-
-impl Sizes {
-    fn new(q: &FlexTensor, keys: &FlexTensor, mask: AttentionMask) -> Self {
-        let (q, keys) = (q.layout().shape(), keys.layout().shape());
-        Self {
-            b: q[0],
-            h: q[1],
-            g: keys[1],
-            t: q[2],
-            s: keys[2],
-            k: q[3],
-            mask,
-        }
-    }
-
-    fn blocks(self) -> impl DoubleEndedIterator<Item = Block> {
-        let Self { t, s, k, mask, .. } = self;
-        let scale = (1.0 / (k as f64).sqrt()) as f32;
-        (0..t.div_ceil(QUERY_BLOCK)).map(move |i| {
-            let start = i * QUERY_BLOCK;
-            let len = QUERY_BLOCK.min(t - start);
-            let window = match mask {
-                AttentionMask::Full => {
-                    return Block {
-                        start,
-                        len,
-                        first: 0,
-                        visible: s,
-                        seen: s,
-                        step: 0,
-                        window: s,
-                        scale,
-                    };
-                }
-                AttentionMask::Causal => s,
-                AttentionMask::SlidingWindow { window } => window,
-            };
-            let position = s - t + start;
-            let first = (position + 1).saturating_sub(window);
-            Block {
-                start,
-                len,
-                first,
-                visible: position + len - first,
-                seen: position + 1 - first,
-                step: 1,
-                window,
-                scale,
-            }
-        })
-    }
-}
+use parts::{Block, Sizes, Span};
 
 /// A `[b, heads, len, k]` tensor whose last axis is contiguous.
 struct Heads {
@@ -121,9 +36,10 @@ impl Heads {
         }
     }
 
-    /// From the first element of a head on.
-    fn head(&self, b: usize, head: usize) -> &[f32] {
-        let start = self.x.layout().start_offset() + b * self.strides[0] + head * self.strides[1];
+    /// From the first element of a span of a head on.
+    fn from(&self, span: Span, head: usize) -> &[f32] {
+        let [row, heads, places] = self.strides;
+        let start = self.x.layout().start_offset() + span.row * row + head * heads + span.start * places;
         &self.x.storage()[start..]
     }
 
@@ -131,22 +47,19 @@ impl Heads {
         self.strides[2]
     }
 
-    /// `[k, len]` of a head, into scratch. A right operand in this order needs no slow packing, and one copy serves every
-    /// block of queries.
-    fn transpose<'a>(&self, b: usize, head: usize, scratch: &'a mut Vec<f32>) -> Transposed<'a> {
-        let data = sized(scratch, self.k * self.len);
-        transpose(data, self.head(b, head), self.len, self.k, self.row_stride());
-        Transposed {
-            data,
-            len: self.len,
-            k: self.k,
-        }
+    /// `[k, keys]` of a span of a head, into scratch. A right operand in this order needs no slow packing, and one copy serves
+    /// every block of queries.
+    fn transpose<'a>(&self, span: Span, head: usize, scratch: &'a mut Vec<f32>) -> Transposed<'a> {
+        let len = span.num_keys;
+        let data = sized(scratch, self.k * len);
+        transpose(data, self.from(span, head), len, self.k, self.row_stride());
+        Transposed { data, len, k: self.k }
     }
 
-    /// `[len, k]` of a head, from row `start` on.
-    fn rows(&self, b: usize, head: usize, start: usize, len: usize) -> Mat<'_> {
-        debug_assert!(start + len <= self.len);
-        let from = &self.head(b, head)[start * self.row_stride()..];
+    /// `[len, k]` of a span of a head, from its row `start` on.
+    fn rows(&self, span: Span, head: usize, start: usize, len: usize) -> Mat<'_> {
+        debug_assert!(span.start + start + len <= self.len);
+        let from = &self.from(span, head)[start * self.row_stride()..];
         Mat::strided(from, len, self.k, self.row_stride())
     }
 }
@@ -181,14 +94,14 @@ fn heads_first(data: Vec<f32>, [b, t, h, k]: [usize; 4]) -> FlexTensor {
     x.with_layout(layout)
 }
 
-/// The output, and the log-sum-exp of each query's scaled scores `[b, h, t]`.
+/// The output, and the log-sum-exp of each query's scaled scores `[b, h, t]`; 0 for queries in no span.
 pub(super) fn forward(
     q: FlexTensor,
     k: FlexTensor,
     v: FlexTensor,
-    mask: AttentionMask,
+    visible: Visible,
 ) -> (FlexTensor, FlexTensor) {
-    let sizes = Sizes::new(&q, &k, mask);
+    let sizes = Sizes::new(&q, &k, visible);
     let Sizes {
         b, h, g, t, k: width, ..
     } = sizes;
@@ -196,13 +109,12 @@ pub(super) fn forward(
     let mut out = vec![0.0; b * t * h * width];
     let mut log_sums = vec![0.0; b * h * t];
     let tiles = Tiles::new(&mut out);
-    log_sums.par_chunks_mut(t.max(1)).enumerate().for_each_init(
+    units(&sizes, &mut log_sums).into_par_iter().for_each_init(
         Scratch::default,
-        |scratch, (unit, log_sums)| {
-            let (batch, head) = (unit / h, unit % h);
+        |scratch, (span, head, log_sums)| {
             let group = head / (h / g);
-            let transposed_keys = keys.transpose(batch, group, &mut scratch.keys);
-            for block in sizes.blocks() {
+            let transposed_keys = keys.transpose(span, group, &mut scratch.keys);
+            for block in sizes.blocks(span) {
                 let Block {
                     start,
                     len,
@@ -211,18 +123,18 @@ pub(super) fn forward(
                     ..
                 } = block;
                 let scores = sized(&mut scratch.p, len * visible);
-                let queries = q.rows(batch, head, start, len);
+                let queries = q.rows(span, head, start, len);
                 product(scores, len, visible, queries, transposed_keys.of(block));
                 softmax_rows(scores, &mut log_sums[start..start + len], block);
+                let at = ((span.row * t + span.start + start) * h + head) * width;
                 #[expect(unsafe_code, reason = "heads are interleaved in the output")]
-                // SAFETY: the tile is rows start.. of this head of this batch element, which no other unit writes.
-                let tile =
-                    unsafe { tiles.tile(((batch * t + start) * h + head) * width, len, width, h * width) };
+                // SAFETY: the tile is rows of this head of this span, which no other unit writes.
+                let tile = unsafe { tiles.tile(at, len, width, h * width) };
                 let weights = Mat::new(scores, len, visible);
                 matmul(
                     tile,
                     weights,
-                    vals.rows(batch, group, first, visible),
+                    vals.rows(span, group, first, visible),
                     Write::Overwrite,
                     Threads::One,
                 );
@@ -230,6 +142,20 @@ pub(super) fn forward(
         },
     );
     (heads_first(out, [b, t, h, width]), tensor(log_sums, [b, h, t]))
+}
+
+/// Every span with every head, and where the log-sum-exp of its queries go.
+fn units<'a>(sizes: &Sizes, log_sums: &'a mut [f32]) -> Vec<(Span, usize, &'a mut [f32])> {
+    let mut units = Vec::new();
+    for (index, mut rest) in log_sums.chunks_mut(sizes.t.max(1)).enumerate() {
+        let (row, head) = (index / sizes.h, index % sizes.h);
+        for span in sizes.spans(row) {
+            let (own, others) = rest.split_at_mut(span.num_queries);
+            units.push((span, head, own));
+            rest = others;
+        }
+    }
+    units
 }
 
 /// Gradients of q, k, v; the weights are computed again from the log-sum-exp. The formulas are those of
@@ -241,9 +167,9 @@ pub(super) fn backward(
     out: FlexTensor,
     log_sum: FlexTensor,
     dout: FlexTensor,
-    mask: AttentionMask,
+    visible: Visible,
 ) -> (FlexTensor, FlexTensor, FlexTensor) {
-    let sizes = Sizes::new(&q, &k, mask);
+    let sizes = Sizes::new(&q, &k, visible);
     let Sizes {
         b,
         h,
@@ -268,10 +194,14 @@ pub(super) fn backward(
         dk: Tiles::new(&mut dk),
         dv: Tiles::new(&mut dv),
     };
-    (0..b * g)
+    let units: Vec<(Span, usize)> = (0..b)
+        .flat_map(|row| sizes.spans(row))
+        .flat_map(|span| (0..g).map(move |group| (span, group)))
+        .collect();
+    units
         .into_par_iter()
-        .for_each_init(Scratch::default, |scratch, unit| {
-            saved.backward_group(sizes, unit / g, unit % g, &gradients, scratch);
+        .for_each_init(Scratch::default, |scratch, (span, group)| {
+            saved.backward_group(&sizes, span, group, &gradients, scratch);
         });
     (
         heads_first(dq, [b, t, h, width]),
@@ -298,27 +228,27 @@ struct Gradients<'a> {
 }
 
 impl Saved {
-    /// Gradients of a key/value head and of its query heads.
+    /// Gradients of a span of a key/value head and of its query heads.
     fn backward_group(
         &self,
-        sizes: Sizes,
-        batch: usize,
+        sizes: &Sizes,
+        span: Span,
         group: usize,
         gradients: &Gradients<'_>,
         scratch: &mut Scratch,
     ) {
-        let Sizes {
+        let &Sizes {
             h, g, t, s, k: width, ..
         } = sizes;
-        let transposed_keys = self.keys.transpose(batch, group, &mut scratch.keys);
-        let transposed_vals = self.vals.transpose(batch, group, &mut scratch.vals);
-        // Backwards: without a window the last block sees every key, so its products overwrite all of dk and dv.
-        let mut write = match sizes.mask {
-            AttentionMask::Full | AttentionMask::Causal => Write::Overwrite,
-            AttentionMask::SlidingWindow { .. } => Write::Add,
+        let transposed_keys = self.keys.transpose(span, group, &mut scratch.keys);
+        let transposed_vals = self.vals.transpose(span, group, &mut scratch.vals);
+        // Backwards: if the last block sees every key, its products overwrite all of dk and dv.
+        let mut write = match sizes.last_sees_all() {
+            true => Write::Overwrite,
+            false => Write::Add,
         };
         let heads = group * (h / g)..(group + 1) * (h / g);
-        for (head, block) in heads.flat_map(|head| sizes.blocks().rev().map(move |block| (head, block))) {
+        for (head, block) in heads.flat_map(|head| sizes.blocks(span).rev().map(move |block| (head, block))) {
             let Block {
                 start,
                 len,
@@ -330,23 +260,23 @@ impl Saved {
                 sized(&mut scratch.p, len * visible),
                 sized(&mut scratch.dp, len * visible),
             );
-            let queries = self.q.rows(batch, head, start, len);
-            let douts = self.dout.rows(batch, head, start, len);
+            let queries = self.q.rows(span, head, start, len);
+            let douts = self.dout.rows(span, head, start, len);
             product(p, len, visible, queries, transposed_keys.of(block));
             product(dp, len, visible, douts, transposed_vals.of(block));
-            let log_sums = &values(&self.log_sum)[(batch * h + head) * t + start..][..len];
+            let at = span.start + start;
+            let log_sums = &values(&self.log_sum)[(span.row * h + head) * t + at..][..len];
             let outputs = [&self.out, &self.dout]
-                .map(|x| (&x.head(batch, head)[start * x.row_stride()..], x.row_stride()));
+                .map(|x| (&x.from(span, head)[start * x.row_stride()..], x.row_stride()));
             softmax_backward_rows(p, dp, log_sums, outputs, width, block);
             let (p, ds) = (Mat::new(p, len, visible), Mat::new(dp, len, visible));
-            let at_keys = ((batch * s + first) * g + group) * width;
+            let at_queries = ((span.row * t + at) * h + head) * width;
+            let at_keys = ((span.row * s + span.start + first) * g + group) * width;
             #[expect(unsafe_code, reason = "heads are interleaved in the gradients")]
-            // SAFETY: rows of this head, or of this group, of this batch element, which no other unit writes.
+            // SAFETY: rows of this span of this head, or of this group, which no other unit writes.
             let (dq, dk, dv) = unsafe {
                 (
-                    gradients
-                        .dq
-                        .tile(((batch * t + start) * h + head) * width, len, width, h * width),
+                    gradients.dq.tile(at_queries, len, width, h * width),
                     gradients.dk.tile(at_keys, visible, width, g * width),
                     gradients.dv.tile(at_keys, visible, width, g * width),
                 )
@@ -354,7 +284,7 @@ impl Saved {
             matmul(
                 dq,
                 ds,
-                self.keys.rows(batch, group, first, visible),
+                self.keys.rows(span, group, first, visible),
                 Write::Overwrite,
                 Threads::One,
             );

@@ -2,11 +2,15 @@
 
 use burn::tensor::{DType, Device, Tensor};
 
-use crate::dropout::{Dropout, with_sequences};
+use crate::dropout::{Dropout, Sequences, with_sequences};
 
 fn mask(keys: &[u64], path: &str, p: f64, length: usize, width: usize) -> Vec<f32> {
     let ones = Tensor::<2>::ones([keys.len() * length, width], (&Device::flex(), DType::F32));
-    let dropped = with_sequences(Some(keys.into()), || Dropout::new(path, p).apply(ones));
+    let sequences = Sequences {
+        keys: keys.into(),
+        lengths: None,
+    };
+    let dropped = with_sequences(Some(sequences), || Dropout::new(path, p).apply(ones));
     dropped.into_data().try_into_vec().unwrap()
 }
 

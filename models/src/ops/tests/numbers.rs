@@ -5,13 +5,13 @@ use burn::backend::{Flex, tensor::FloatTensor};
 use super::*;
 use crate::ops::{generic, kernels::ModelOps};
 
-fn primitive<const D: usize>(shape: [usize; D], seed: u64) -> FloatTensor<Flex> {
+pub(super) fn primitive<const D: usize>(shape: [usize; D], seed: u64) -> FloatTensor<Flex> {
     let data = TensorData::new(noise(shape.iter().product(), seed), shape);
     let tensor = Tensor::<D>::from_data(data, (&Device::flex(), DType::F32));
     tensor.try_into_primitive::<Flex>().unwrap()
 }
 
-fn host<const D: usize>(x: FloatTensor<Flex>) -> Vec<f32> {
+pub(super) fn host<const D: usize>(x: FloatTensor<Flex>) -> Vec<f32> {
     floats(Tensor::<D>::from_primitive::<Flex>(x))
 }
 
@@ -26,11 +26,12 @@ fn attention_in_chunks_equals_the_kernel() {
         AttentionMask::SlidingWindow { window: 70 },
         AttentionMask::SlidingWindow { window: 590 },
     ] {
+        let visible = || Visible { mask, segments: None };
         let q = || primitive([b, h, t, k], 1);
         let (keys, values) = (|| primitive([b, g, s, k], 2), || primitive([b, g, s, k], 3));
         let dout = || primitive([b, h, t, k], 4);
-        let (out, log_sum) = generic::attention::<Flex>(q(), keys(), values(), mask);
-        let (out2, log_sum2) = Flex::attention_forward(q(), keys(), values(), mask);
+        let (out, log_sum) = generic::attention::<Flex>(q(), keys(), values(), visible());
+        let (out2, log_sum2) = Flex::attention_forward(q(), keys(), values(), visible());
         let gradients = generic::attention_backward::<Flex>(
             q(),
             keys(),
@@ -38,7 +39,7 @@ fn attention_in_chunks_equals_the_kernel() {
             out.clone(),
             log_sum.clone(),
             dout(),
-            mask,
+            visible(),
         );
         let gradients2 = Flex::attention_backward(
             q(),
@@ -47,7 +48,7 @@ fn attention_in_chunks_equals_the_kernel() {
             out2.clone(),
             log_sum2.clone(),
             dout(),
-            mask,
+            visible(),
         );
         let results = |out, log_sum, (dq, dk, dv)| {
             [

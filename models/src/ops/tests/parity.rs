@@ -142,7 +142,7 @@ fn keys_outside_the_window_have_no_effect() {
     let run = |keys: Vec<f32>| {
         let q = tensor(noise(h * 3 * k, 30), h, 3);
         let values = tensor(noise(g * s * k, 32), g, s);
-        floats(attention(q, tensor(keys, g, s), values, mask))
+        floats(attention(q, tensor(keys, g, s), values, mask, None))
     };
     let keys = noise(g * s * k, 31);
     // The three queries stand at 37, 38 and 39; the first sees keys from 31 on.
@@ -187,11 +187,13 @@ fn attention_agrees_with_its_definition() {
             &inputs,
             &|x| {
                 let (q, keys, values) = (split(&x[0], h, t), split(&x[1], g, s), split(&x[2], g, s));
-                attention(q, keys, values, mask).swap_dims(1, 2).reshape([nq])
+                attention(q, keys, values, mask, None)
+                    .swap_dims(1, 2)
+                    .reshape([nq])
             },
             &|x| {
                 let (q, keys, values) = (split(&x[0], h, t), split(&x[1], g, s), split(&x[2], g, s));
-                reference::attention(q, keys, values, mask)
+                reference::attention(q, keys, values, mask, None)
                     .swap_dims(1, 2)
                     .reshape([nq])
             },
@@ -208,10 +210,24 @@ fn attention_of_large_scores_stays_finite() {
     ];
     let shape = |x: &Tensor<1>| -> Tensor<4> { x.clone().reshape([1, 2, 8, 4]) };
     let results = evaluate(&inputs, DType::F32, &|x| {
-        attention(shape(&x[0]), shape(&x[1]), shape(&x[2]), AttentionMask::Causal).reshape([64])
+        attention(
+            shape(&x[0]),
+            shape(&x[1]),
+            shape(&x[2]),
+            AttentionMask::Causal,
+            None,
+        )
+        .reshape([64])
     });
     let expected = evaluate(&inputs, DType::F32, &|x| {
-        reference::attention(shape(&x[0]), shape(&x[1]), shape(&x[2]), AttentionMask::Causal).reshape([64])
+        reference::attention(
+            shape(&x[0]),
+            shape(&x[1]),
+            shape(&x[2]),
+            AttentionMask::Causal,
+            None,
+        )
+        .reshape([64])
     });
     assert!(results.iter().flatten().all(|x| x.is_finite()));
     assert_close("attention of large scores", &results[..1], &expected[..1], 1e-4);
