@@ -101,7 +101,7 @@ pub(super) fn train(args: &TrainArgs) -> Result<ExitCode, Failure> {
     run.check_device(device_choice)?;
     let device = device::open(device_choice, compute_dtype(run.train.precision))?;
     let session = Session::open(&run)?;
-    let plan = run.plan(session.train.epoch_len())?;
+    let plan = run.plan(session.train.stream())?;
     let store = Arc::new(CheckpointStore::open(&run.output.join("checkpoints"))?);
     let import = match &run.model {
         ModelChoice::Import(dir) => Some(dir.as_path()),
@@ -166,7 +166,7 @@ fn prepare(
         }
     };
     let mut learner = Learner::new(model, plan.options.step.clone(), device)?;
-    let mut order = session.data_order(run, plan.numbers.samples_per_step);
+    let mut order = session.data_order(run, plan.numbers.rows_per_step);
     order.extend(
         learner
             .base_digest()

@@ -30,7 +30,10 @@ use brazier_models::{
 };
 
 use super::run::RunConfig;
-use crate::learner::options::{Precision, Recompute, TrainMode};
+use crate::{
+    data::Grouping,
+    learner::options::{Precision, Recompute, TrainMode},
+};
 
 /// Numbers of parameters by part.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -451,13 +454,17 @@ fn projector_bytes(
 }
 
 impl RunConfig {
-    /// Memory of a step with the longest samples this run allows and one image in each.
+    /// Memory of a step with the longest rows this run allows. Each has one image, or as many as samples that share it may
+    /// bring.
     pub fn memory(&self, model: &VlmConfig, lora: Option<&LoraConfig>, logit_rows: usize) -> MemoryEstimate {
         let rows = self.train.micro_batch_size;
-        let images = if model.vision.is_some() { rows } else { 0 };
+        let images = model
+            .vision
+            .as_ref()
+            .map_or(0, |vision| rows * self.images_per_row(vision.num_image_tokens()));
         let shape = BatchShape {
             rows,
-            length: self.data.sequence_length,
+            length: self.data.padded_length(),
             images,
             logit_rows,
         };
@@ -469,6 +476,14 @@ impl RunConfig {
             self.train.recompute,
             shape,
         )
+    }
+
+    fn images_per_row(&self, num_image_tokens: usize) -> usize {
+        let Grouping::Packed { max_images } = self.data.grouping else {
+            return 1;
+        };
+        let fitting = self.data.sequence_length / num_image_tokens.max(1);
+        fitting.min(max_images.unwrap_or(fitting)).max(1)
     }
 }
 

@@ -25,7 +25,7 @@ pub struct PixelImage {
     pub size: usize,
 }
 
-/// One row, not padded.
+/// One sample, not padded.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Example {
     /// Where it comes from.
@@ -76,7 +76,7 @@ pub struct ImageBatch {
 pub struct Batch {
     /// Number of rows.
     pub rows: usize,
-    /// Tokens of the longest row; shorter ones are padded on the right.
+    /// Tokens of a row; shorter ones are padded on the right.
     pub length: usize,
     /// `[rows, length]`.
     pub input_ids: Vec<i32>,
@@ -91,7 +91,7 @@ pub struct Batch {
     pub samples: Vec<SampleId>,
     /// Tokens without padding.
     pub num_tokens: usize,
-    /// Labels that count in the loss: those not ignored, from the second position on; with classes, rows.
+    /// Labels that count in the loss: those not ignored, from the second position of each segment on; with classes, rows.
     pub num_labelled: usize,
     /// Classes of the rows, if they have some.
     pub classes: Option<ClassBatch>,
@@ -119,34 +119,51 @@ impl Batch {
     }
 }
 
-/// Joins rows into one batch. Either all of them have a class or none.
+/// What is put behind the tokens of rows.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Padding {
+    /// Token of the padding.
+    pub id: u32,
+    /// A batch is as long as the next multiple of it; 1 is as long as its longest row.
+    pub multiple_of: usize,
+}
+
+/// Joins samples into one batch, each a row. Either all of them have a class or none.
 pub fn collate(examples: &[Example], pad_id: u32) -> Batch {
-    let rows = examples.len();
-    let length = examples
-        .iter()
-        .map(|example| example.input_ids.len())
-        .max()
-        .unwrap_or(0);
-    let mut input_ids = Vec::with_capacity(rows * length);
-    let mut labels = Vec::with_capacity(rows * length);
-    for example in examples {
+    let rows: Vec<&[Example]> = examples.chunks(1).collect();
+    let padding = Padding {
+        id: pad_id,
+        multiple_of: 1,
+    };
+    collate_rows(&rows, padding)
+}
+
+/// Joins rows of one or more samples into one batch. Either all samples have a class or none; with classes, each is a row.
+pub fn collate_rows(rows: &[impl AsRef<[Example]>], padding: Padding) -> Batch {
+    let num_tokens = |row: &[Example]| row.iter().map(|example| example.input_ids.len()).sum::<usize>();
+    let longest = rows.iter().map(|row| num_tokens(row.as_ref())).max().unwrap_or(0);
+    let length = longest.next_multiple_of(padding.multiple_of.max(1));
+    let mut input_ids = Vec::with_capacity(rows.len() * length);
+    let mut labels = Vec::with_capacity(rows.len() * length);
+    for row in rows {
         let end = input_ids.len() + length;
-        input_ids.extend_from_slice(&example.input_ids);
-        input_ids.resize(end, pad_id as i32);
-        labels.extend_from_slice(&example.labels);
+        for example in row.as_ref() {
+            input_ids.extend_from_slice(&example.input_ids);
+            labels.extend_from_slice(&example.labels);
+        }
+        input_ids.resize(end, padding.id as i32);
         labels.resize(end, IGNORE_LABEL);
     }
-    let classes = collate_classes(examples);
+    let segments = |row: &[Example]| row.iter().map(|example| example.input_ids.len()).collect();
+    let examples: Vec<&Example> = rows.iter().flat_map(AsRef::as_ref).collect();
+    let classes = collate_classes(&examples);
     Batch {
-        rows,
+        rows: rows.len(),
         length,
         input_ids,
         labels,
-        segments: examples
-            .iter()
-            .map(|example| vec![example.input_ids.len()])
-            .collect(),
-        images: collate_images(examples),
+        segments: rows.iter().map(|row| segments(row.as_ref())).collect(),
+        images: collate_images(&examples),
         samples: examples.iter().map(|example| example.sample.clone()).collect(),
         num_tokens: examples.iter().map(|example| example.input_ids.len()).sum(),
         num_labelled: match &classes {
@@ -157,7 +174,7 @@ pub fn collate(examples: &[Example], pad_id: u32) -> Batch {
     }
 }
 
-fn collate_classes(examples: &[Example]) -> Option<ClassBatch> {
+fn collate_classes(examples: &[&Example]) -> Option<ClassBatch> {
     let classes: Vec<Class> = examples
         .iter()
         .map(|example| example.class)
@@ -169,7 +186,7 @@ fn collate_classes(examples: &[Example]) -> Option<ClassBatch> {
     })
 }
 
-fn collate_images(examples: &[Example]) -> Option<ImageBatch> {
+fn collate_images(examples: &[&Example]) -> Option<ImageBatch> {
     let images: Vec<&PixelImage> = examples.iter().flat_map(|example| &example.images).collect();
     let image_size = images.first()?.size;
     let mut pixels = Vec::with_capacity(images.len() * 3 * image_size * image_size);
@@ -183,7 +200,7 @@ fn collate_images(examples: &[Example]) -> Option<ImageBatch> {
     })
 }
 
-/// Labels that count: the first position has no predecessor to predict it.
+/// Labels of a sample that count: the first position has no predecessor to predict it.
 fn num_labelled(labels: &[i32]) -> usize {
     labels
         .iter()
@@ -197,31 +214,41 @@ impl Batch {
     /// images and image tokens that differ in number.
     ///
     /// # Errors
-    /// [`DataError::Batch`], naming the first row concerned.
+    /// [`DataError::Batch`], naming the first sample concerned.
     pub fn check(&self, limits: &BatchLimits) -> Result<(), DataError> {
         let mut features = 0;
-        for (sample, ids) in self.samples.iter().zip(self.input_ids.chunks(self.length.max(1))) {
-            let refuse = |reason| {
-                Err(DataError::Batch {
-                    sample: sample.clone(),
-                    reason,
-                })
-            };
-            if ids.len() > limits.max_length {
-                return refuse(format!(
-                    "{} tokens, more than the model's {}",
-                    ids.len(),
-                    limits.max_length
-                ));
-            }
-            if let Some(id) = ids.iter().find(|&&id| id < 0 || id as usize >= limits.vocab_size) {
-                return refuse(format!(
-                    "token {id} is outside the model's vocabulary of {}",
-                    limits.vocab_size
-                ));
-            }
-            if let Some((image_token, _)) = limits.image_tokens {
-                features += ids.iter().filter(|&&id| id == image_token as i32).count();
+        let mut samples = self.samples.iter();
+        for (segments, row) in self
+            .segments
+            .iter()
+            .zip(self.input_ids.chunks(self.length.max(1)))
+        {
+            let mut rest = row;
+            for (segment, sample) in segments.iter().zip(&mut samples) {
+                let refuse = |reason| {
+                    Err(DataError::Batch {
+                        sample: sample.clone(),
+                        reason,
+                    })
+                };
+                if row.len() > limits.max_length {
+                    return refuse(format!(
+                        "{} tokens, more than the model's {}",
+                        row.len(),
+                        limits.max_length
+                    ));
+                }
+                let (ids, behind) = rest.split_at(*segment);
+                rest = behind;
+                if let Some(id) = ids.iter().find(|&&id| id < 0 || id as usize >= limits.vocab_size) {
+                    return refuse(format!(
+                        "token {id} is outside the model's vocabulary of {}",
+                        limits.vocab_size
+                    ));
+                }
+                if let Some((image_token, _)) = limits.image_tokens {
+                    features += ids.iter().filter(|&&id| id == image_token as i32).count();
+                }
             }
         }
         let num_images = self.images.as_ref().map_or(0, |images| images.num_images);

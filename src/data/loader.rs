@@ -15,7 +15,7 @@ use std::{
 };
 
 use super::{
-    batch::{Batch, collate},
+    batch::{Batch, Example, collate_rows},
     dataset::Dataset,
     error::DataError,
     options::BatchPlan,
@@ -200,21 +200,17 @@ fn jobs(plan: &BatchPlan, step: u64) -> impl Iterator<Item = Job> + use<> {
 }
 
 fn micro_batch(dataset: &Dataset, plan: &BatchPlan, (step, micro): Job) -> Result<Batch, DataError> {
-    let indices: Vec<usize> = plan
+    let rows: Vec<Vec<usize>> = plan
         .positions(step, micro)
-        .map(|position| dataset.order().position_to_sample(position).1)
+        .map(|position| dataset.stream().at(position).1)
         .collect();
-    let examples = caught(|| {
-        indices
-            .iter()
-            .map(|&index| dataset.example(index))
-            .collect::<Result<Vec<_>, _>>()
-    });
-    match examples {
-        Ok(examples) => Ok(collate(&examples?, dataset.tokenizer().pad_id())),
+    let decode = |row: &Vec<usize>| row.iter().map(|&sample| dataset.example(sample)).collect();
+    let decoded = caught(|| rows.iter().map(decode).collect::<Result<Vec<Vec<Example>>, _>>());
+    match decoded {
+        Ok(rows) => Ok(collate_rows(&rows?, dataset.padding())),
         Err(message) => Err(DataError::Panicked {
             step,
-            sample: dataset.sample(indices[0]),
+            sample: dataset.sample(rows[0][0]),
             message,
         }),
     }
@@ -256,13 +252,13 @@ mod tests {
     }
 
     fn plan(rank: usize, world_size: usize, accumulation: usize, epochs: u64) -> BatchPlan {
-        let total_samples = Some(epochs * NUM_ROWS as u64);
+        let total_rows = Some(epochs * NUM_ROWS as u64);
         BatchPlan {
             micro_batch_size: 2,
             accumulation,
             rank,
             world_size,
-            total_samples,
+            total_rows,
         }
     }
 
@@ -358,7 +354,7 @@ mod tests {
     fn an_endless_loader_stops_when_dropped() {
         let (_folder, dataset) = dataset();
         let plan = BatchPlan {
-            total_samples: None,
+            total_rows: None,
             ..plan(0, 1, 2, 1)
         };
         let mut loader = Loader::start(dataset.clone(), plan, 1_000_000_007, 3, 5).unwrap();
@@ -374,7 +370,7 @@ mod tests {
     fn no_more_than_the_prefetch_is_prepared() {
         let (_folder, dataset) = dataset();
         let plan = BatchPlan {
-            total_samples: None,
+            total_rows: None,
             ..plan(0, 1, 2, 1)
         };
         let mut loader = Loader::start(dataset, plan, 10, 1, 3).unwrap();

@@ -61,7 +61,7 @@ pub struct Evaluation {
     pub answers: Vec<Answer>,
     /// What a classification head says of the rows, in their order.
     pub predictions: Vec<Prediction>,
-    /// Rows in the loss.
+    /// Samples in the loss.
     pub samples: u64,
     /// Wall time.
     pub seconds: f64,
@@ -153,7 +153,7 @@ impl Evaluator {
             accumulation: 1,
             rank: 0,
             world_size: 1,
-            total_samples: Some(self.dataset.len() as u64),
+            total_rows: Some(self.dataset.stream().rows_in(1.0)),
         };
         let mut loader = Loader::start(self.dataset.clone(), plan, 0, self.workers, 2)?;
         let (mut sum, mut weight) = (0.0, 0.0);

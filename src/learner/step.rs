@@ -34,7 +34,7 @@ pub struct StepReport {
     pub tokens: u64,
     /// Tokens, or classified rows, that were trained on.
     pub labelled_tokens: u64,
-    /// Rows.
+    /// Samples.
     pub samples: u64,
     /// Seconds until the gradient norm was known.
     pub forward_backward_seconds: f64,
@@ -154,7 +154,7 @@ impl Learner {
             lr: self.config.optimizer.lr * factor,
             tokens: batches.iter().map(|batch| batch.num_tokens as u64).sum(),
             labelled_tokens: labelled_tokens as u64,
-            samples: batches.iter().map(|batch| batch.rows as u64).sum(),
+            samples: batches.iter().map(|batch| batch.samples.len() as u64).sum(),
             forward_backward_seconds,
             optimizer_seconds: started.elapsed().as_secs_f64() - forward_backward_seconds,
         })

@@ -8,7 +8,7 @@ use super::{
         classified::{ClassOptions, ClassifiedRow, Content},
         error::{DataError, EncodeError, RowProblem},
         image::load_image,
-        options::{DataOptions, ImageOptions, TooLong},
+        options::{DataOptions, Grouping, ImageOptions, TooLong},
         rows::{self, Document, IMAGE_TOKEN, ImageRef, Pair},
         template::{ChatTemplate, Encoded, Masks, Rendered, TrainEos},
         tokenizer::Tokenizer,
@@ -26,6 +26,9 @@ pub(super) struct Encoder {
     pub(super) image_id: Option<u32>,
     pub(super) sequence_length: usize,
     pub(super) too_long: TooLong,
+    pub(super) pad_to_multiple_of: usize,
+    /// Most images of a row that several samples share.
+    pub(super) max_images: Option<usize>,
     masks: Masks,
     /// Whether images are decoded when a row is read first, rather than only looked for.
     pub(super) decodes_images: bool,
@@ -57,6 +60,11 @@ impl Encoder {
             image_id,
             sequence_length: options.sequence_length,
             too_long: options.too_long,
+            pad_to_multiple_of: options.pad_to_multiple_of.unwrap_or(1),
+            max_images: match options.grouping {
+                Grouping::Packed { max_images } => max_images,
+                Grouping::Alone | Grouping::ByLength { .. } => None,
+            },
             masks: options.masks.clone(),
             decodes_images: options.bad_rows.decodes_images(),
         })

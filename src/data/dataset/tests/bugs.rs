@@ -49,7 +49,7 @@ fn s1_b3_images_stay_with_their_rows() {
         accumulation: 1,
         rank: 0,
         world_size: 1,
-        total_samples: Some(3),
+        total_rows: Some(3),
     };
     let dataset = Arc::new(folder.open().unwrap());
     let mut loader = Loader::start(dataset, plan, 0, 0, 0).unwrap();
