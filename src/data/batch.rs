@@ -223,8 +223,8 @@ impl Batch {
             .iter()
             .zip(self.input_ids.chunks(self.length.max(1)))
         {
-            let mut rest = row;
-            for (segment, sample) in segments.iter().zip(&mut samples) {
+            let (mut rest, last) = (row, segments.len().saturating_sub(1));
+            for (number, (segment, sample)) in segments.iter().zip(&mut samples).enumerate() {
                 let refuse = |reason| {
                     Err(DataError::Batch {
                         sample: sample.clone(),
@@ -238,7 +238,8 @@ impl Batch {
                         limits.max_length
                     ));
                 }
-                let (ids, behind) = rest.split_at(*segment);
+                // The padding is looked up as well.
+                let (ids, behind) = rest.split_at(if number == last { rest.len() } else { *segment });
                 rest = behind;
                 if let Some(id) = ids.iter().find(|&&id| id < 0 || id as usize >= limits.vocab_size) {
                     return refuse(format!(
@@ -270,97 +271,4 @@ impl Batch {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn example(line: usize, input_ids: &[i32], labels: &[i32], images: &[f32]) -> Example {
-        let images = images
-            .iter()
-            .map(|&value| PixelImage {
-                pixels: vec![value; 3].into(),
-                size: 1,
-            })
-            .collect();
-        let sample = SampleId {
-            file: Path::new("rows.jsonl").into(),
-            line,
-        };
-        Example {
-            sample,
-            input_ids: input_ids.into(),
-            labels: labels.into(),
-            images,
-            class: None,
-        }
-    }
-
-    #[test]
-    fn rows_are_padded_on_the_right_and_counted() {
-        let batch = collate(
-            &[
-                example(1, &[5, 6], &[5, 6], &[0.25]),
-                example(2, &[9, 9, 7], &[-100, -100, 7], &[0.5, 0.75]),
-            ],
-            3,
-        );
-        assert_eq!((batch.rows, batch.length), (2, 3));
-        assert_eq!(batch.input_ids, [5, 6, 3, 9, 9, 7]);
-        assert_eq!(batch.labels, [5, 6, -100, -100, -100, 7]);
-        assert_eq!((batch.num_tokens, batch.num_labelled), (5, 2));
-        assert_eq!(batch.segments, [[2], [3]]);
-        let images = batch.images.unwrap();
-        assert_eq!((images.num_images, images.image_size), (3, 1));
-        assert_eq!(images.pixels, [0.25, 0.25, 0.25, 0.5, 0.5, 0.5, 0.75, 0.75, 0.75]);
-        assert_eq!(batch.samples[1].to_string(), "rows.jsonl:2");
-    }
-
-    #[test]
-    fn text_only_rows_have_no_images() {
-        assert_eq!(collate(&[example(1, &[5], &[5], &[])], 0).images, None);
-    }
-
-    #[test]
-    fn a_batch_the_model_cannot_take_is_refused() {
-        let batch = collate(&[example(4, &[5, 9, 9], &[5, -100, -100], &[0.5])], 0);
-        let limits = BatchLimits {
-            vocab_size: 10,
-            max_length: 3,
-            image_tokens: Some((9, 2)),
-        };
-        let check = |limits: BatchLimits| batch.check(&limits).map_err(|error| error.to_string());
-        assert_eq!(check(limits), Ok(()));
-        for (limits, expected) in [
-            (
-                BatchLimits {
-                    vocab_size: 9,
-                    ..limits
-                },
-                "rows.jsonl:4: token 9 is outside the model's vocabulary of 9",
-            ),
-            (
-                BatchLimits {
-                    max_length: 2,
-                    ..limits
-                },
-                "rows.jsonl:4: 3 tokens, more than the model's 2",
-            ),
-            (
-                BatchLimits {
-                    image_tokens: Some((9, 3)),
-                    ..limits
-                },
-                "2 image tokens in the batch, expected 3",
-            ),
-            (
-                BatchLimits {
-                    image_tokens: None,
-                    ..limits
-                },
-                "1 images for a model without vision tower",
-            ),
-        ] {
-            let message = check(limits).unwrap_err();
-            assert!(message.contains(expected), "{message}");
-        }
-    }
-}
+mod tests;

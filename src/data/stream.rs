@@ -148,13 +148,17 @@ impl Stream {
     /// The epoch of a position, where epochs differ in length.
     fn epoch_at(&self, position: u64) -> u64 {
         loop {
-            let ends = &self.made().ends;
-            let epoch = ends.partition_point(|&end| end <= position);
-            if epoch < ends.len() {
-                return epoch as u64;
+            let (epoch, num_known) = {
+                let ends = &self.made().ends;
+                (
+                    ends.partition_point(|&end| end <= position) as u64,
+                    ends.len() as u64,
+                )
+            };
+            if epoch < num_known {
+                return epoch;
             }
-            let next = ends.len() as u64;
-            self.end_of(next);
+            self.end_of(num_known);
         }
     }
 
@@ -322,3 +326,6 @@ impl fmt::Display for Packing {
         )
     }
 }
+
+#[cfg(test)]
+mod tests;
