@@ -162,9 +162,6 @@ fn grouping(
     micro_batch_size: usize,
     errors: &mut Errors,
 ) -> Grouping {
-    if by_length && micro_batch_size == 1 {
-        errors.no_effect("data.group_by_length", "a micro-batch is one row");
-    }
     match (packing, by_length) {
         (RawPacking::BestFit, true) => {
             errors.exclusive("data.packing", "data.group_by_length");
