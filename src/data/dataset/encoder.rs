@@ -219,16 +219,23 @@ impl Encoder {
     /// Tokens as they are; padding around them is cut off, and none of it is trained.
     fn encode_tokens(&self, tokens: &[u32]) -> Result<Encoded, RowProblem> {
         let pad = self.tokenizer.pad_id();
-        let start = tokens.iter().position(|&token| token != pad);
-        let end = tokens.iter().rposition(|&token| token != pad);
-        let (Some(start), Some(end)) = (start, end) else {
-            return Err(RowProblem::NoToken);
-        };
         let mut encoded = Encoded::default();
-        for &token in &tokens[start..=end] {
+        for &token in self.without_padding(tokens)? {
             encoded.push(token, token != pad && Some(token) != self.image_id);
         }
         Ok(encoded)
+    }
+
+    /// Tokens from the first to the last that is no padding: whether a row was padded on the left or on the right makes no
+    /// difference.
+    fn without_padding<'a>(&self, tokens: &'a [u32]) -> Result<&'a [u32], RowProblem> {
+        let is_token = |&token: &u32| token != self.tokenizer.pad_id();
+        let start = tokens.iter().position(is_token);
+        let end = tokens.iter().rposition(is_token);
+        match (start, end) {
+            (Some(start), Some(end)) => Ok(&tokens[start..=end]),
+            _ => Err(RowProblem::NoToken),
+        }
     }
 
     /// A row to classify. It has no labels; its class is one.
@@ -238,7 +245,7 @@ impl Encoder {
         };
         let mut tokens = match &row.content {
             Content::Text(text) => self.tokenizer.encode_document(text)?,
-            Content::Tokens(tokens) => tokens.clone(),
+            Content::Tokens(tokens) => self.without_padding(tokens)?.to_vec(),
         };
         let (length, limit) = (tokens.len(), self.sequence_length);
         if length == 0 {
