@@ -11,8 +11,8 @@
 use std::{error::Error, path::Path, sync::Arc, time::Instant};
 
 use brazier::data::{
-    BadRows, Cache, DataOptions, DataSource, Dataset, Masks, Selection, Split, TemplateOptions, Tokenizer,
-    TooLong, inspect,
+    BadRows, Cache, DataOptions, DataSource, Dataset, Grouping, Masks, Selection, Split, TemplateOptions,
+    Tokenizer, TooLong, inspect,
 };
 
 fn main() -> Result<(), Box<dyn Error>> {
@@ -59,6 +59,8 @@ fn options(rows: &Path, tokenizer: &Path, cache: &Cache) -> DataOptions {
         bad_rows: BadRows::Error,
         sequence_length: 4096,
         too_long: TooLong::Error,
+        grouping: Grouping::Alone,
+        pad_to_multiple_of: None,
         shuffle: true,
         seed: 0,
         workers: 0,

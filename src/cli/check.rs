@@ -8,7 +8,7 @@ use clap::Args;
 use super::{ConfigArgs, Failure, print, rows, say, session};
 use crate::{
     config::{RunConfig, RunPlan, num_parameters},
-    data::{Split, Tokenizer, count_rows},
+    data::{BadRows, Grouping, Split, Stream, Tokenizer, count_rows},
     fs,
 };
 
@@ -34,13 +34,20 @@ pub(super) fn check(args: &CheckArgs) -> Result<ExitCode, Failure> {
     let run = args.config.resolve()?;
     let looks_at_rows = args.data || args.masks.is_some();
     let is_drawn = fs::exists(&run.data.tokenizer);
-    let plan = plan(&run)?;
+    let is_packed = is_packed(&run);
     if run.synth.is_some() && !is_drawn {
         if looks_at_rows {
             let hint = "hint: run `brazier data synth` first";
             return Err(Failure::Input(format!("the data set is not drawn yet\n  {hint}")));
         }
-        print(plan.numbers);
+        // How many rows they are packed into, nobody knows yet.
+        if let (Some(choice), false) = (&run.synth, is_packed) {
+            // The shapes that are still to be drawn have one row per picture.
+            print(
+                run.plan(&Stream::of_samples(choice.options.train_images))?
+                    .numbers,
+            );
+        }
         say(
             "the tokenizer is drawn with the data set; run `brazier data synth` or `brazier train` to see the rest",
         );
@@ -49,30 +56,58 @@ pub(super) fn check(args: &CheckArgs) -> Result<ExitCode, Failure> {
     let tokenizer = Arc::new(Tokenizer::load(&session::locate(&run.data.tokenizer)?)?);
     let model = session::model_config(&run, &tokenizer)?;
     let adapters = session::adapters(&run, &model)?;
+    let policy = if args.data {
+        BadRows::List
+    } else {
+        run.data.bad_rows
+    };
+    let train = match is_packed || looks_at_rows {
+        true => Some(session::open_data(
+            &run,
+            &model,
+            &tokenizer,
+            Split::Train,
+            policy,
+        )?),
+        false => None,
+    };
+    let plan = match &train {
+        Some(train) => run.plan(train.stream())?,
+        None => run.plan(&Stream::of_samples(count_rows(&run.data.train, &run.data.cache)?))?,
+    };
     print(plan.numbers);
     print(run.memory(
         &model,
         adapters.as_ref().map(|adapters| &adapters.config),
         logit_rows(&run, &model),
     ));
-    if let Some(count) = args.masks {
-        let train = session::open_data(&run, &model, &tokenizer, Split::Train, run.data.bad_rows)?;
-        rows::show_masks(&train, count)?;
+    if let (Some(count), Some(train)) = (args.masks, &train) {
+        rows::show_masks(train, count)?;
     }
-    if args.data {
-        return rows::check_data(&run, &model, &tokenizer);
+    match train.filter(|_| args.data) {
+        Some(train) => rows::check_data(&run, &model, &tokenizer, train),
+        None => Ok(ExitCode::SUCCESS),
     }
-    Ok(ExitCode::SUCCESS)
 }
 
-/// The numbers of a run, from its configuration and the number of its rows.
+fn is_packed(run: &RunConfig) -> bool {
+    matches!(run.data.grouping, Grouping::Packed { .. })
+}
+
+/// The numbers of a run, from its configuration and the number of its rows. Only where samples share rows are they opened.
 pub(super) fn plan(run: &RunConfig) -> Result<RunPlan, Failure> {
-    // The shapes that are still to be drawn have one row per picture.
-    let num_samples = match &run.synth {
-        Some(choice) => choice.options.train_images,
-        None => count_rows(&run.data.train, &run.data.cache)?,
+    let num_samples = match (is_packed(run), &run.synth) {
+        (true, _) => {
+            let tokenizer = Arc::new(Tokenizer::load(&session::locate(&run.data.tokenizer)?)?);
+            let model = session::model_config(run, &tokenizer)?;
+            let train = session::open_data(run, &model, &tokenizer, Split::Train, run.data.bad_rows)?;
+            return Ok(run.plan(train.stream())?);
+        }
+        // The shapes that are still to be drawn have one row per picture.
+        (false, Some(choice)) => choice.options.train_images,
+        (false, None) => count_rows(&run.data.train, &run.data.cache)?,
     };
-    Ok(run.plan(num_samples)?)
+    Ok(run.plan(&Stream::of_samples(num_samples))?)
 }
 
 /// Prints what a run is about to do.

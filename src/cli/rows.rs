@@ -16,18 +16,23 @@ const TRAINED: &str = "\u{1b}[1;32m";
 const NOT_TRAINED: &str = "\u{1b}[2m";
 const PLAIN: &str = "\u{1b}[0m";
 
-/// Opens all rows as training would, decodes their images, and says what is wrong with which.
+/// Says how long the rows are, how they share rows of batches, and what is wrong with which. `train` was opened with
+/// [`BadRows::List`].
 pub(super) fn check_data(
     run: &RunConfig,
     model: &VlmConfig,
     tokenizer: &Arc<Tokenizer>,
+    train: Dataset,
 ) -> Result<ExitCode, Failure> {
     let mut num_bad = 0;
-    let splits = [(Split::Train, "training data"), (Split::Eval, "held-out data")];
-    let is_given = |split: &Split| *split == Split::Train || !run.data.eval.is_empty();
-    for (split, name) in splits.into_iter().filter(|(split, _)| is_given(split)) {
-        let dataset = session::open_data(run, model, tokenizer, split, BadRows::List)?;
+    let mut splits = vec![("training data", train)];
+    if !run.data.eval.is_empty() {
+        let eval = session::open_data(run, model, tokenizer, Split::Eval, BadRows::List)?;
+        splits.push(("held-out data", eval));
+    }
+    for (name, dataset) in splits {
         print(format_args!("{name:<16} {}", dataset.report()));
+        print(dataset.lengths());
         let bad = dataset.bad_rows();
         for row in bad.iter().take(SHOWN_BAD_ROWS) {
             print(row);

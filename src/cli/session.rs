@@ -16,7 +16,7 @@ use indicatif::{ProgressBar, ProgressStyle};
 use super::{Failure, say, show};
 use crate::{
     config::{JoinedModel, LoraChoice, ModelChoice, RunConfig, SynthChoice},
-    data::{BadRows, DataOptions, Dataset, ImageOptions, RowError, Split, Tokenizer, synth},
+    data::{BadRows, DataOptions, Dataset, Grouping, ImageOptions, RowError, Split, Tokenizer, synth},
     fs,
     hub::{self, Adapter, HubError, JoinOptions, ResizeOptions, Table, Weights},
     image_processor::ImageProcessor,
@@ -69,18 +69,38 @@ impl Session {
     }
 
     /// What the order of the data depends on. A resumed run must agree.
-    pub(super) fn data_order(&self, run: &RunConfig, samples_per_step: usize) -> BTreeMap<String, String> {
+    pub(super) fn data_order(&self, run: &RunConfig, rows_per_step: usize) -> BTreeMap<String, String> {
         let report = self.train.report();
-        [
+        let mut order: BTreeMap<String, String> = [
             ("data.shuffle", run.data.shuffle.to_string()),
             ("data.train rows", report.kept.to_string()),
             ("data.train tokens", report.tokens.to_string()),
-            ("samples per step", samples_per_step.to_string()),
+            ("samples per step", rows_per_step.to_string()),
             ("seed", run.data.seed.to_string()),
         ]
         .into_iter()
         .map(|(key, value)| (key.to_owned(), value))
-        .collect()
+        .collect();
+        order.extend(grouping(&run.data));
+        order
+    }
+}
+
+/// What the order depends on besides, where samples do not stand alone.
+fn grouping(data: &DataOptions) -> Vec<(String, String)> {
+    let packing = |max_images: Option<usize>| {
+        let images = max_images.map_or_else(|| "any".to_owned(), |images| images.to_string());
+        format!("best_fit in {} tokens, images: {images}", data.sequence_length)
+    };
+    match data.grouping {
+        Grouping::Alone => Vec::new(),
+        Grouping::ByLength { micro_batch_size } => {
+            vec![(
+                "data.group_by_length".to_owned(),
+                format!("by {micro_batch_size}"),
+            )]
+        }
+        Grouping::Packed { max_images } => vec![("data.packing".to_owned(), packing(max_images))],
     }
 }
 

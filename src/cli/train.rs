@@ -89,7 +89,7 @@ pub(super) fn train(args: &TrainArgs) -> Result<ExitCode, Failure> {
     let group = ranks::join(&launch, &run, device_choice)?;
     ranks::first_then_all(&group, || run.synth.as_ref().map_or(Ok(()), session::draw))?;
     let session = group.agree(Session::open(&run))?;
-    let plan = run.plan(session.train.epoch_len())?;
+    let plan = run.plan(session.train.stream())?;
     let is_first = group.world().rank == 0;
     let store = match is_first {
         true => CheckpointStore::open(&run.output.join("checkpoints")).map(|store| Some(Arc::new(store))),
@@ -188,7 +188,7 @@ impl Job<'_> {
 /// Puts model, data, log and writer together at the step where the run begins.
 fn prepare(job: &Job, run: &RunConfig, device: DeviceChoice, group: Arc<Group>) -> Result<Run, Failure> {
     let Job { session, start, .. } = *job;
-    let plan = run.plan(session.train.epoch_len())?;
+    let plan = run.plan(session.train.stream())?;
     let device = device::open(device, compute_dtype(run.train.precision))?;
     let dtype = compute_dtype(run.train.precision);
     let yaml = run.to_yaml().map_err(anyhow::Error::from)?;
@@ -212,7 +212,7 @@ fn prepare(job: &Job, run: &RunConfig, device: DeviceChoice, group: Arc<Group>) 
     let is_first = group.world().rank == 0;
     let step = plan.options.step.clone();
     let mut learner = Learner::in_group(model, step, device, group, run.parallel.learner)?;
-    let mut order = session.data_order(run, plan.numbers.samples_per_step);
+    let mut order = session.data_order(run, plan.numbers.rows_per_step);
     order.extend(
         learner
             .base_digest()

@@ -4,8 +4,8 @@ use std::path::PathBuf;
 
 use super::raw::{
     RawBadRows, RawBest, RawCheckpoint, RawConsole, RawEval, RawEvery, RawFormat, RawKeep, RawMetric,
-    RawMode, RawOptimizerName, RawParallel, RawPrecision, RawRecompute, RawRole, RawRowKind, RawTooLong,
-    RawTrack, RawVisionModelType,
+    RawMode, RawOptimizerName, RawPacking, RawParallel, RawPrecision, RawRecompute, RawRole, RawRowKind,
+    RawTooLong, RawTrack, RawVisionModelType,
 };
 use crate::learner::options::ParallelConfig;
 
@@ -61,6 +61,8 @@ defaults! {
     eval_images: usize = 200;
     synth_seed: u64 = 0;
     too_long: RawTooLong = RawTooLong::Error;
+    packing: RawPacking = RawPacking::None;
+    group_by_length: bool = false;
     bad_rows: RawBadRows = RawBadRows::Error;
     format: RawFormat = RawFormat::Auto;
     kind: RawRowKind = RawRowKind::Auto;

@@ -33,7 +33,10 @@ use brazier_models::{
 };
 
 use super::run::RunConfig;
-use crate::learner::options::{ParallelConfig, Precision, Recompute, TrainMode, Zero};
+use crate::{
+    data::Grouping,
+    learner::options::{ParallelConfig, Precision, Recompute, TrainMode, Zero},
+};
 
 /// Numbers of parameters by part.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -482,13 +485,17 @@ fn projector_bytes(
 }
 
 impl RunConfig {
-    /// Memory of a step with the longest samples this run allows and one image in each, on one of its ranks.
+    /// Memory of a step with the longest rows this run allows, on one of its ranks. Each row has one image, or as many as
+    /// samples that share it may bring.
     pub fn memory(&self, model: &VlmConfig, lora: Option<&LoraConfig>, logit_rows: usize) -> MemoryEstimate {
         let rows = self.train.micro_batch_size;
-        let images = if model.vision.is_some() { rows } else { 0 };
+        let images = model
+            .vision
+            .as_ref()
+            .map_or(0, |vision| rows * self.images_per_row(vision.num_image_tokens()));
         let shape = BatchShape {
             rows,
-            length: self.data.sequence_length,
+            length: self.data.padded_length(),
             images,
             logit_rows,
         };
@@ -501,6 +508,14 @@ impl RunConfig {
             shape,
         )
         .of_one_rank(self.world.size as u64, &self.parallel.learner)
+    }
+
+    fn images_per_row(&self, num_image_tokens: usize) -> usize {
+        let Grouping::Packed { max_images } = self.data.grouping else {
+            return 1;
+        };
+        let fitting = self.data.sequence_length / num_image_tokens.max(1);
+        fitting.min(max_images.unwrap_or(fitting)).max(1)
     }
 }
 

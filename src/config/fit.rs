@@ -8,7 +8,7 @@ use super::{
     written::Errors,
 };
 use crate::{
-    data::{ClassOptions, IMAGE_TOKEN},
+    data::{ClassOptions, DataOptions, Grouping, IMAGE_TOKEN},
     device_choice::DeviceChoice,
     learner::options::{EvalConfig, Precision, TrainMode},
 };
@@ -117,7 +117,7 @@ impl RunConfig {
     /// If the model is none, if parts are to be trained that it lacks, or if it is too short for the data.
     pub fn check_model(&self, model: &VlmConfig) -> Result<(), Vec<ConfigError>> {
         let mut errors = Errors::new(&self.written);
-        check_model(model, &self.train, self.data.sequence_length, &mut errors);
+        check_model(model, &self.train, &self.data, &mut errors);
         check_metrics(&model.head, &self.eval, &mut errors);
         if errors.list.is_empty() {
             Ok(())
@@ -285,12 +285,7 @@ pub(super) fn check_device(device: DeviceChoice, precision: Precision, errors: &
     }
 }
 
-pub(super) fn check_model(
-    model: &VlmConfig,
-    train: &TrainChoice,
-    sequence_length: usize,
-    errors: &mut Errors,
-) {
+pub(super) fn check_model(model: &VlmConfig, train: &TrainChoice, data: &DataOptions, errors: &mut Errors) {
     let parts = [
         model.text.validate().and_then(|()| model.text.check_family()),
         model
@@ -310,7 +305,23 @@ pub(super) fn check_model(
         errors.refuse_model(&error);
         return;
     }
+    let sequence_length = data.sequence_length;
     let longest = model.text.max_positions();
+    if sequence_length <= longest && data.padded_length() > longest {
+        let reason = format!(
+            "pads rows of data.sequence_length = {sequence_length} to {}, more than the model's \
+             max_position_embeddings = {longest}",
+            data.padded_length()
+        );
+        errors.refuse("data.pad_to_multiple_of", &reason, Some("lower one of them"));
+    }
+    if matches!(data.grouping, Grouping::Packed { .. }) && model.head != Head::Lm {
+        errors.refuse(
+            "data.packing",
+            "rows to classify are never packed: each of them is one answer of the model",
+            Some("take it out; data.group_by_length avoids most padding"),
+        );
+    }
     if sequence_length > longest {
         let reason = format!("longer than the model's max_position_embeddings = {longest}");
         errors.refuse(

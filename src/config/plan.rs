@@ -1,4 +1,4 @@
-//! The numbers that depend on the number of samples: steps of epochs and ratios.
+//! The numbers that depend on the data: steps of epochs and ratios.
 
 use std::fmt;
 
@@ -8,16 +8,16 @@ use super::{
     written::Errors,
 };
 use crate::{
-    data::BatchPlan,
+    data::{BatchPlan, Packing, Stream},
     learner::options::{RunOptions, ScheduleConfig, ScheduleKind, StepConfig},
 };
 
-/// All that was left open, once the number of training samples is known.
+/// All that was left open, once the training samples are known.
 #[derive(Debug, Clone, PartialEq)]
 pub struct RunPlan {
     /// The run as the learner sees it.
     pub options: RunOptions,
-    /// How the stream of samples is cut.
+    /// How the stream of rows is cut.
     pub batch: BatchPlan,
     /// What to print before the first step.
     pub numbers: DerivedNumbers,
@@ -26,21 +26,23 @@ pub struct RunPlan {
 /// Numbers that follow from the configuration and the data. Displayed as a few aligned lines.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct DerivedNumbers {
-    /// Samples of one forward pass on one rank.
+    /// Rows of one forward pass on one rank: samples, or several of them each.
     pub micro_batch_size: usize,
     /// Micro-batches of one step on one rank.
     pub accumulation: usize,
     /// Ranks.
     pub world_size: usize,
-    /// Samples of one step over all ranks.
-    pub samples_per_step: usize,
-    /// Longest sample, in tokens.
+    /// Rows of one step over all ranks.
+    pub rows_per_step: usize,
+    /// Longest row, in tokens.
     pub sequence_length: usize,
     /// Most tokens of one step.
     pub max_tokens_per_step: usize,
     /// Training samples.
     pub num_samples: usize,
-    /// Steps of one epoch, rounded up.
+    /// How they share rows, if they do.
+    pub packing: Option<Packing>,
+    /// Steps of one epoch, the first, rounded up.
     pub steps_per_epoch: u64,
     /// Steps of the run.
     pub total_steps: u64,
@@ -56,14 +58,22 @@ impl fmt::Display for DerivedNumbers {
             micro_batch_size,
             accumulation,
             world_size,
-            samples_per_step,
+            rows_per_step,
+            packing,
             ..
         } = self;
+        let what = match packing {
+            Some(_) => "rows per step    ",
+            None => "samples per step ",
+        };
         writeln!(
             f,
-            "samples per step  {samples_per_step} = {micro_batch_size} in a micro-batch x {accumulation} accumulated \
+            "{what} {rows_per_step} = {micro_batch_size} in a micro-batch x {accumulation} accumulated \
              x {world_size} ranks"
         )?;
+        if let Some(packing) = packing {
+            writeln!(f, "packing           {packing}")?;
+        }
         let Self {
             max_tokens_per_step,
             sequence_length,
@@ -71,7 +81,7 @@ impl fmt::Display for DerivedNumbers {
         } = self;
         writeln!(
             f,
-            "tokens per step   at most {max_tokens_per_step} = {samples_per_step} x {sequence_length}"
+            "tokens per step   at most {max_tokens_per_step} = {rows_per_step} x {sequence_length}"
         )?;
         let Self {
             total_steps,
@@ -95,7 +105,8 @@ impl RunConfig {
     ///
     /// # Errors
     /// If there is no sample, or the parts of the schedule are longer than the run.
-    pub fn plan(&self, num_samples: usize) -> Result<RunPlan, Vec<ConfigError>> {
+    pub fn plan(&self, stream: &Stream) -> Result<RunPlan, Vec<ConfigError>> {
+        let num_samples = stream.samples_per_epoch();
         let mut errors = Errors::new(&self.written);
         if num_samples == 0 {
             errors.refuse(
@@ -121,32 +132,34 @@ impl RunConfig {
             ..
         } = self.train;
         let world_size = self.world.size;
-        let samples_per_step = micro_batch_size * accumulation * world_size;
-        let (total_steps, total_samples) = match length {
+        let rows_per_step = micro_batch_size * accumulation * world_size;
+        let (total_steps, total_rows) = match length {
             Length::Steps(steps) => (steps, None),
             Length::Epochs(epochs) => {
-                let samples = ((epochs * num_samples as f64).ceil() as u64).max(1);
-                (samples.div_ceil(samples_per_step as u64), Some(samples))
+                let rows = stream.rows_in(epochs);
+                (rows.div_ceil(rows_per_step as u64), Some(rows))
             }
         };
         let schedule = schedule.over(total_steps, &mut errors);
         if !errors.list.is_empty() {
             return Err(errors.list);
         }
-        let steps_per_epoch = num_samples.div_ceil(samples_per_step) as u64;
+        let rows_per_epoch = stream.rows_of(0);
+        let steps_per_epoch = rows_per_epoch.div_ceil(rows_per_step as u64);
         let sequence_length = self.data.sequence_length;
         let numbers = DerivedNumbers {
             micro_batch_size,
             accumulation,
             world_size,
-            samples_per_step,
+            rows_per_step,
             sequence_length,
-            max_tokens_per_step: samples_per_step * sequence_length,
+            max_tokens_per_step: rows_per_step * sequence_length,
             num_samples,
+            packing: stream.packing(),
             steps_per_epoch,
             total_steps,
             epochs: match length {
-                Length::Steps(steps) => steps as f64 * samples_per_step as f64 / num_samples as f64,
+                Length::Steps(steps) => steps as f64 * rows_per_step as f64 / rows_per_epoch as f64,
                 Length::Epochs(epochs) => epochs,
             },
             warmup_steps: schedule.warmup_steps,
@@ -175,7 +188,7 @@ impl RunConfig {
             accumulation,
             rank,
             world_size,
-            total_samples,
+            total_rows,
         };
         Ok(RunPlan {
             options,

@@ -25,7 +25,7 @@ pub struct PixelImage {
     pub size: usize,
 }
 
-/// One row, not padded.
+/// One sample, not padded.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Example {
     /// Where it comes from.
@@ -74,7 +74,7 @@ pub struct ImageBatch {
 pub struct Batch {
     /// Number of rows.
     pub rows: usize,
-    /// Tokens of the longest row; shorter ones are padded on the right.
+    /// Tokens of a row; shorter ones are padded on the right.
     pub length: usize,
     /// `[rows, length]`.
     pub input_ids: Vec<i32>,
@@ -89,7 +89,7 @@ pub struct Batch {
     pub samples: Vec<SampleId>,
     /// Tokens without padding.
     pub num_tokens: usize,
-    /// Labels that count in the loss: those not ignored, from the second position on; with classes, rows.
+    /// Labels that count in the loss: those not ignored, from the second position of each segment on; with classes, rows.
     pub num_labelled: usize,
     /// Classes of the rows, if they have some.
     pub classes: Option<ClassBatch>,
@@ -117,34 +117,51 @@ impl Batch {
     }
 }
 
-/// Joins rows into one batch. Either all of them have a class or none.
+/// What is put behind the tokens of rows.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Padding {
+    /// Token of the padding.
+    pub id: u32,
+    /// A batch is as long as the next multiple of it; 1 is as long as its longest row.
+    pub multiple_of: usize,
+}
+
+/// Joins samples into one batch, each a row. Either all of them have a class or none.
 pub fn collate(examples: &[Example], pad_id: u32) -> Batch {
-    let rows = examples.len();
-    let length = examples
-        .iter()
-        .map(|example| example.input_ids.len())
-        .max()
-        .unwrap_or(0);
-    let mut input_ids = Vec::with_capacity(rows * length);
-    let mut labels = Vec::with_capacity(rows * length);
-    for example in examples {
+    let rows: Vec<&[Example]> = examples.chunks(1).collect();
+    let padding = Padding {
+        id: pad_id,
+        multiple_of: 1,
+    };
+    collate_rows(&rows, padding)
+}
+
+/// Joins rows of one or more samples into one batch. Either all samples have a class or none; with classes, each is a row.
+pub fn collate_rows(rows: &[impl AsRef<[Example]>], padding: Padding) -> Batch {
+    let num_tokens = |row: &[Example]| row.iter().map(|example| example.input_ids.len()).sum::<usize>();
+    let longest = rows.iter().map(|row| num_tokens(row.as_ref())).max().unwrap_or(0);
+    let length = longest.next_multiple_of(padding.multiple_of.max(1));
+    let mut input_ids = Vec::with_capacity(rows.len() * length);
+    let mut labels = Vec::with_capacity(rows.len() * length);
+    for row in rows {
         let end = input_ids.len() + length;
-        input_ids.extend_from_slice(&example.input_ids);
-        input_ids.resize(end, pad_id as i32);
-        labels.extend_from_slice(&example.labels);
+        for example in row.as_ref() {
+            input_ids.extend_from_slice(&example.input_ids);
+            labels.extend_from_slice(&example.labels);
+        }
+        input_ids.resize(end, padding.id as i32);
         labels.resize(end, IGNORE_LABEL);
     }
-    let classes = collate_classes(examples);
+    let segments = |row: &[Example]| row.iter().map(|example| example.input_ids.len()).collect();
+    let examples: Vec<&Example> = rows.iter().flat_map(AsRef::as_ref).collect();
+    let classes = collate_classes(&examples);
     Batch {
-        rows,
+        rows: rows.len(),
         length,
         input_ids,
         labels,
-        segments: examples
-            .iter()
-            .map(|example| vec![example.input_ids.len()])
-            .collect(),
-        images: collate_images(examples),
+        segments: rows.iter().map(|row| segments(row.as_ref())).collect(),
+        images: collate_images(&examples),
         samples: examples.iter().map(|example| example.sample.clone()).collect(),
         num_tokens: examples.iter().map(|example| example.input_ids.len()).sum(),
         num_labelled: match &classes {
@@ -155,7 +172,7 @@ pub fn collate(examples: &[Example], pad_id: u32) -> Batch {
     }
 }
 
-fn collate_classes(examples: &[Example]) -> Option<ClassBatch> {
+fn collate_classes(examples: &[&Example]) -> Option<ClassBatch> {
     let classes: Vec<Class> = examples
         .iter()
         .map(|example| example.class)
@@ -166,7 +183,7 @@ fn collate_classes(examples: &[Example]) -> Option<ClassBatch> {
     })
 }
 
-fn collate_images(examples: &[Example]) -> Option<ImageBatch> {
+fn collate_images(examples: &[&Example]) -> Option<ImageBatch> {
     let images: Vec<&PixelImage> = examples.iter().flat_map(|example| &example.images).collect();
     let image_size = images.first()?.size;
     let mut pixels = Vec::with_capacity(images.len() * 3 * image_size * image_size);
@@ -180,7 +197,7 @@ fn collate_images(examples: &[Example]) -> Option<ImageBatch> {
     })
 }
 
-/// Labels that count: the first position has no predecessor to predict it.
+/// Labels of a sample that count: the first position has no predecessor to predict it.
 fn num_labelled(labels: &[i32]) -> usize {
     labels
         .iter()
@@ -194,31 +211,42 @@ impl Batch {
     /// images and image tokens that differ in number.
     ///
     /// # Errors
-    /// [`DataError::Batch`], naming the first row concerned.
+    /// [`DataError::Batch`], naming the first sample concerned.
     pub fn check(&self, limits: &BatchLimits) -> Result<(), DataError> {
         let mut features = 0;
-        for (sample, ids) in self.samples.iter().zip(self.input_ids.chunks(self.length.max(1))) {
-            let refuse = |reason| {
-                Err(DataError::Batch {
-                    sample: sample.clone(),
-                    reason,
-                })
-            };
-            if ids.len() > limits.max_length {
-                return refuse(format!(
-                    "{} tokens, more than the model's {}",
-                    ids.len(),
-                    limits.max_length
-                ));
-            }
-            if let Some(id) = ids.iter().find(|&&id| id < 0 || id as usize >= limits.vocab_size) {
-                return refuse(format!(
-                    "token {id} is outside the model's vocabulary of {}",
-                    limits.vocab_size
-                ));
-            }
-            if let Some((image_token, _)) = limits.image_tokens {
-                features += ids.iter().filter(|&&id| id == image_token as i32).count();
+        let mut samples = self.samples.iter();
+        for (segments, row) in self
+            .segments
+            .iter()
+            .zip(self.input_ids.chunks(self.length.max(1)))
+        {
+            let (mut rest, last) = (row, segments.len().saturating_sub(1));
+            for (number, (segment, sample)) in segments.iter().zip(&mut samples).enumerate() {
+                let refuse = |reason| {
+                    Err(DataError::Batch {
+                        sample: sample.clone(),
+                        reason,
+                    })
+                };
+                if row.len() > limits.max_length {
+                    return refuse(format!(
+                        "{} tokens, more than the model's {}",
+                        row.len(),
+                        limits.max_length
+                    ));
+                }
+                // The padding is looked up as well.
+                let (ids, behind) = rest.split_at(if number == last { rest.len() } else { *segment });
+                rest = behind;
+                if let Some(id) = ids.iter().find(|&&id| id < 0 || id as usize >= limits.vocab_size) {
+                    return refuse(format!(
+                        "token {id} is outside the model's vocabulary of {}",
+                        limits.vocab_size
+                    ));
+                }
+                if let Some((image_token, _)) = limits.image_tokens {
+                    features += ids.iter().filter(|&&id| id == image_token as i32).count();
+                }
             }
         }
         let num_images = self.images.as_ref().map_or(0, |images| images.num_images);
@@ -240,97 +268,4 @@ impl Batch {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn example(line: usize, input_ids: &[i32], labels: &[i32], images: &[f32]) -> Example {
-        let images = images
-            .iter()
-            .map(|&value| PixelImage {
-                pixels: vec![value; 3].into(),
-                size: 1,
-            })
-            .collect();
-        let sample = SampleId {
-            file: Path::new("rows.jsonl").into(),
-            line,
-        };
-        Example {
-            sample,
-            input_ids: input_ids.into(),
-            labels: labels.into(),
-            images,
-            class: None,
-        }
-    }
-
-    #[test]
-    fn rows_are_padded_on_the_right_and_counted() {
-        let batch = collate(
-            &[
-                example(1, &[5, 6], &[5, 6], &[0.25]),
-                example(2, &[9, 9, 7], &[-100, -100, 7], &[0.5, 0.75]),
-            ],
-            3,
-        );
-        assert_eq!((batch.rows, batch.length), (2, 3));
-        assert_eq!(batch.input_ids, [5, 6, 3, 9, 9, 7]);
-        assert_eq!(batch.labels, [5, 6, -100, -100, -100, 7]);
-        assert_eq!((batch.num_tokens, batch.num_labelled), (5, 2));
-        assert_eq!(batch.segments, [[2], [3]]);
-        let images = batch.images.unwrap();
-        assert_eq!((images.num_images, images.image_size), (3, 1));
-        assert_eq!(images.pixels, [0.25, 0.25, 0.25, 0.5, 0.5, 0.5, 0.75, 0.75, 0.75]);
-        assert_eq!(batch.samples[1].to_string(), "rows.jsonl:2");
-    }
-
-    #[test]
-    fn text_only_rows_have_no_images() {
-        assert_eq!(collate(&[example(1, &[5], &[5], &[])], 0).images, None);
-    }
-
-    #[test]
-    fn a_batch_the_model_cannot_take_is_refused() {
-        let batch = collate(&[example(4, &[5, 9, 9], &[5, -100, -100], &[0.5])], 0);
-        let limits = BatchLimits {
-            vocab_size: 10,
-            max_length: 3,
-            image_tokens: Some((9, 2)),
-        };
-        let check = |limits: BatchLimits| batch.check(&limits).map_err(|error| error.to_string());
-        assert_eq!(check(limits), Ok(()));
-        for (limits, expected) in [
-            (
-                BatchLimits {
-                    vocab_size: 9,
-                    ..limits
-                },
-                "rows.jsonl:4: token 9 is outside the model's vocabulary of 9",
-            ),
-            (
-                BatchLimits {
-                    max_length: 2,
-                    ..limits
-                },
-                "rows.jsonl:4: 3 tokens, more than the model's 2",
-            ),
-            (
-                BatchLimits {
-                    image_tokens: Some((9, 3)),
-                    ..limits
-                },
-                "2 image tokens in the batch, expected 3",
-            ),
-            (
-                BatchLimits {
-                    image_tokens: None,
-                    ..limits
-                },
-                "1 images for a model without vision tower",
-            ),
-        ] {
-            let message = check(limits).unwrap_err();
-            assert!(message.contains(expected), "{message}");
-        }
-    }
-}
+mod tests;

@@ -138,6 +138,12 @@ pub enum DataError {
         /// What it must be.
         reason: String,
     },
+    /// Rows to classify that are to share rows of a batch.
+    #[error(
+        "data.packing: rows to classify are never packed, each of them is one answer of the model\n  \
+         hint: take data.packing out; data.group_by_length avoids most padding"
+    )]
+    PackedClasses,
     /// A batch that the model would refuse on the device.
     #[error("{sample}: {reason}")]
     Batch {
@@ -378,6 +384,16 @@ pub enum RowProblem {
     TooLong {
         /// Tokens, image tokens included.
         length: usize,
+        /// The limit.
+        limit: usize,
+    },
+    /// More images than a row of several samples may have.
+    #[error(
+        "{images} images, more than data.max_images_per_row = {limit}\n  hint: raise it, or take images out of the row"
+    )]
+    TooManyImages {
+        /// Images of the row.
+        images: usize,
         /// The limit.
         limit: usize,
     },

@@ -15,7 +15,7 @@ use std::{
 };
 
 use super::{
-    batch::{Batch, collate},
+    batch::{Batch, Example, collate_rows},
     dataset::Dataset,
     error::DataError,
     options::BatchPlan,
@@ -200,21 +200,17 @@ fn jobs(plan: &BatchPlan, step: u64) -> impl Iterator<Item = Job> + use<> {
 }
 
 fn micro_batch(dataset: &Dataset, plan: &BatchPlan, (step, micro): Job) -> Result<Batch, DataError> {
-    let indices: Vec<usize> = plan
+    let rows: Vec<Vec<usize>> = plan
         .positions(step, micro)
-        .map(|position| dataset.order().position_to_sample(position).1)
+        .map(|position| dataset.stream().at(position).1)
         .collect();
-    let examples = caught(|| {
-        indices
-            .iter()
-            .map(|&index| dataset.example(index))
-            .collect::<Result<Vec<_>, _>>()
-    });
-    match examples {
-        Ok(examples) => Ok(collate(&examples?, dataset.tokenizer().pad_id())),
+    let decode = |row: &Vec<usize>| row.iter().map(|&sample| dataset.example(sample)).collect();
+    let decoded = caught(|| rows.iter().map(decode).collect::<Result<Vec<Vec<Example>>, _>>());
+    match decoded {
+        Ok(rows) => Ok(collate_rows(&rows?, dataset.padding())),
         Err(message) => Err(DataError::Panicked {
             step,
-            sample: dataset.sample(indices[0]),
+            sample: dataset.sample(rows[0][0]),
             message,
         }),
     }
@@ -231,194 +227,4 @@ fn caught<T>(decode: impl FnOnce() -> T) -> Result<T, String> {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::data::dataset::fixtures::Folder;
-
-    const NUM_ROWS: usize = 11;
-
-    fn folder() -> Folder {
-        let row = |number: usize| {
-            let (text, image) = ("cdit".repeat(number), number % 3);
-            format!(
-                r#"{{"messages": [{{"role": "user", "content": "<image>{text}"}},
-                {{"role": "assistant", "content": "{number}"}}], "images": ["{image}.png"]}}"#
-            )
-            .replace('\n', " ")
-        };
-        Folder::new(&(0..NUM_ROWS).map(row).collect::<Vec<_>>().join("\n"), 3)
-    }
-
-    fn dataset() -> (Folder, Arc<Dataset>) {
-        let folder = folder();
-        let dataset = folder.open().unwrap();
-        (folder, Arc::new(dataset))
-    }
-
-    fn plan(rank: usize, world_size: usize, accumulation: usize, epochs: u64) -> BatchPlan {
-        let total_samples = Some(epochs * NUM_ROWS as u64);
-        BatchPlan {
-            micro_batch_size: 2,
-            accumulation,
-            rank,
-            world_size,
-            total_samples,
-        }
-    }
-
-    fn run(dataset: &Arc<Dataset>, plan: BatchPlan, first_step: u64, workers: usize) -> Vec<Vec<Batch>> {
-        let mut loader = Loader::start(dataset.clone(), plan, first_step, workers, 2).unwrap();
-        std::iter::from_fn(|| loader.next_step().unwrap()).collect()
-    }
-
-    fn lines<'a>(batches: impl IntoIterator<Item = &'a Batch>) -> Vec<usize> {
-        batches
-            .into_iter()
-            .flat_map(|batch| &batch.samples)
-            .map(|sample| sample.line)
-            .collect()
-    }
-
-    #[test]
-    fn workers_do_not_change_what_is_delivered() {
-        let (_folder, dataset) = dataset();
-        let plan = plan(0, 1, 3, 4);
-        let expected = run(&dataset, plan, 0, 0);
-        assert_eq!(expected.len(), 8);
-        for workers in [1, 4] {
-            assert!(run(&dataset, plan, 0, workers) == expected, "{workers} workers");
-        }
-    }
-
-    #[test]
-    fn starting_at_a_step_equals_running_to_it() {
-        let (_folder, dataset) = dataset();
-        let plan = plan(0, 1, 2, 3);
-        let whole = run(&dataset, plan, 0, 0);
-        for first in 0..=whole.len() {
-            for workers in [0, 2] {
-                assert!(
-                    run(&dataset, plan, first as u64, workers) == whole[first..],
-                    "step {first}"
-                );
-            }
-        }
-    }
-
-    #[test]
-    fn ranks_share_the_steps_of_one() {
-        let (_folder, dataset) = dataset();
-        let alone = run(&dataset, plan(0, 1, 4, 2), 0, 0);
-        let [even, odd] = [0, 1].map(|rank| run(&dataset, plan(rank, 2, 2, 2), 0, 1));
-        assert_eq!((even.len(), odd.len()), (alone.len(), alone.len()));
-        for ((alone, even), odd) in alone.iter().zip(&even).zip(&odd) {
-            let mut shared: Vec<&Batch> = Vec::new();
-            for micro in 0..2 {
-                shared.extend(even.get(micro));
-                shared.extend(odd.get(micro));
-            }
-            assert!(shared.iter().copied().eq(alone));
-        }
-    }
-
-    #[test]
-    fn each_epoch_delivers_every_row_once_and_the_last_step_is_short() {
-        let (_folder, dataset) = dataset();
-        let steps = run(&dataset, plan(0, 1, 2, 2), 0, 2);
-        let seen = lines(steps.iter().flatten());
-        assert_eq!(seen.len(), 2 * NUM_ROWS);
-        assert_ne!(seen[..NUM_ROWS], seen[NUM_ROWS..], "epochs differ");
-        for epoch in seen.chunks(NUM_ROWS) {
-            let mut epoch = epoch.to_vec();
-            epoch.sort_unstable();
-            assert_eq!(epoch, (1..=NUM_ROWS).collect::<Vec<_>>());
-        }
-        // 22 samples in steps of 2 micro-batches of 2.
-        let rows: Vec<Vec<usize>> = steps
-            .iter()
-            .map(|step| step.iter().map(|batch| batch.rows).collect())
-            .collect();
-        assert_eq!(rows[4..], [vec![2, 2], vec![2]]);
-    }
-
-    #[test]
-    fn a_rank_without_samples_still_makes_the_last_step() {
-        let (_folder, dataset) = dataset();
-        // 11 samples in steps of 8: three are left, two of them for rank 0.
-        let counts = [0, 1, 2, 3].map(|rank| {
-            run(&dataset, plan(rank, 4, 1, 1), 0, 1)[1]
-                .iter()
-                .map(|batch| batch.rows)
-                .collect::<Vec<_>>()
-        });
-        assert_eq!(counts, [vec![2], vec![1], vec![], vec![]]);
-    }
-
-    #[test]
-    fn an_endless_loader_stops_when_dropped() {
-        let (_folder, dataset) = dataset();
-        let plan = BatchPlan {
-            total_samples: None,
-            ..plan(0, 1, 2, 1)
-        };
-        let mut loader = Loader::start(dataset.clone(), plan, 1_000_000_007, 3, 5).unwrap();
-        let step = loader.next_step().unwrap().unwrap();
-        let mut alone = Loader::start(dataset.clone(), plan, 1_000_000_007, 0, 0).unwrap();
-        assert!(step == alone.next_step().unwrap().unwrap());
-        drop(alone);
-        drop(loader);
-        assert_eq!(Arc::strong_count(&dataset), 1, "a thread is left");
-    }
-
-    #[test]
-    fn no_more_than_the_prefetch_is_prepared() {
-        let (_folder, dataset) = dataset();
-        let plan = BatchPlan {
-            total_samples: None,
-            ..plan(0, 1, 2, 1)
-        };
-        let mut loader = Loader::start(dataset, plan, 10, 1, 3).unwrap();
-        let queued = |loader: &Loader| loader.pool.as_ref().unwrap().next_queued;
-        assert_eq!(queued(&loader), 14);
-        loader.next_step().unwrap();
-        assert_eq!(queued(&loader), 14);
-        loader.next_step().unwrap();
-        assert_eq!(queued(&loader), 15);
-    }
-
-    #[test]
-    fn a_panic_is_a_value() {
-        assert_eq!(caught(|| 3), Ok(3));
-        assert_eq!(caught(|| panic!("lost")), Err::<(), _>("lost".into()));
-        assert_eq!(caught(|| panic!("lost {}", 2)), Err::<(), _>("lost 2".into()));
-    }
-
-    #[test]
-    fn an_error_comes_in_its_turn_and_costs_one_step() {
-        let mut folder = folder();
-        folder.options.shuffle = false;
-        crate::fs::write_durable(&folder.dir.path().join("2.png"), b"broken").unwrap();
-        let dataset = Arc::new(folder.open().unwrap());
-        // Row 3 (step 0) has the first broken image; rows 6, 9 and 11 follow in steps 1 and 2.
-        let outcomes = |workers| {
-            let mut loader = Loader::start(dataset.clone(), plan(0, 1, 2, 1), 0, workers, 3).unwrap();
-            let mut outcomes = Vec::new();
-            loop {
-                match loader.next_step() {
-                    Ok(None) => return outcomes,
-                    Ok(Some(batches)) => outcomes.push(format!("{:?}", lines(&batches))),
-                    Err(error) => outcomes.push(error.to_string()),
-                }
-            }
-        };
-        let alone = outcomes(0);
-        for (outcome, line) in alone.iter().zip([3, 6, 9]) {
-            assert!(
-                outcome.contains(&format!("rows.jsonl:{line}: image ")),
-                "{outcome}"
-            );
-        }
-        assert_eq!(outcomes(1), alone);
-        assert_eq!(outcomes(4), alone);
-    }
-}
+mod tests;

@@ -14,26 +14,30 @@ mod loader;
 mod mixture;
 mod options;
 mod order;
+mod packing;
 mod rows;
 mod source;
+mod stream;
 mod template;
 mod tokenizer;
 mod value;
 
 pub use self::image::{ImageError, decode_image, load_image};
 pub use batch::{
-    Batch, BatchLimits, Class, ClassBatch, Example, IGNORE_LABEL, ImageBatch, PixelImage, SampleId, collate,
+    Batch, BatchLimits, Class, ClassBatch, Example, IGNORE_LABEL, ImageBatch, Padding, PixelImage, SampleId,
+    collate, collate_rows,
 };
 pub use classified::ClassOptions;
-pub use dataset::{Dataset, DatasetReport, Prompt, ShownToken, count_rows, data_files};
+pub use dataset::{Dataset, DatasetReport, Lengths, Prompt, ShownToken, count_rows, data_files};
 pub use error::{DataError, EncodeError, RowError, RowProblem};
 pub use inspect::{Inspection, inspect};
 pub use loader::Loader;
 pub use mixture::Mixture;
-pub use options::{BadRows, BatchPlan, DataOptions, DataSource, ImageOptions, Split, TooLong};
+pub use options::{BadRows, BatchPlan, DataOptions, DataSource, Grouping, ImageOptions, Split, TooLong};
 pub use order::Order;
 pub use rows::{Conversation, Fields, IMAGE_TOKEN, Message, Part, Role, RowKind, RowOptions};
 pub use source::{Cache, Format, PrepareOptions, Prepared, Selection, SplitChoice, prepare};
+pub use stream::{Packing, Stream};
 pub use template::{
     CHAT_TEMPLATE_JINJA, ChatTemplate, Date, Encoded, Masks, NamedTemplate, TURN_END, TURN_START,
     TemplateChoice, TemplateOptions, TrainEos, encode_prompt,

@@ -41,6 +41,23 @@ pub enum TooLong {
     Error,
 }
 
+/// How samples share the rows of batches.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Grouping {
+    /// Each is a row.
+    Alone,
+    /// Each is a row, and those of a training batch are of like length.
+    ByLength {
+        /// Rows of a micro-batch, at least 1.
+        micro_batch_size: usize,
+    },
+    /// As many as fit share a row of `sequence_length` tokens, each a segment of its own.
+    Packed {
+        /// Most images of a row; `None` does not count them.
+        max_images: Option<usize>,
+    },
+}
+
 /// What becomes of a row that something is wrong with.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum BadRows {
@@ -82,6 +99,14 @@ pub struct DataSource {
     pub image_dir: Option<PathBuf>,
     /// How its rows are read.
     pub rows: RowOptions,
+}
+
+impl DataOptions {
+    /// Most tokens of a batch's row, padding included.
+    pub fn padded_length(&self) -> usize {
+        self.sequence_length
+            .next_multiple_of(self.pad_to_multiple_of.unwrap_or(1).max(1))
+    }
 }
 
 impl DataSource {
@@ -134,6 +159,10 @@ pub struct DataOptions {
     pub sequence_length: usize,
     /// What becomes of longer rows.
     pub too_long: TooLong,
+    /// How samples share rows and batches.
+    pub grouping: Grouping,
+    /// Batches are as long as the next multiple of it; `None` is as long as their longest row.
+    pub pad_to_multiple_of: Option<usize>,
     /// Whether each epoch visits the training rows in another order.
     pub shuffle: bool,
     /// Seed of the order.
@@ -170,7 +199,7 @@ impl ImageOptions {
     }
 }
 
-/// How the stream of samples is cut into optimizer steps, ranks and micro-batches.
+/// How the stream of rows is cut into optimizer steps, ranks and micro-batches.
 ///
 /// The arithmetic is in the methods; see [`BatchPlan::positions`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -183,6 +212,6 @@ pub struct BatchPlan {
     pub rank: usize,
     /// Number of processes.
     pub world_size: usize,
-    /// Length of the stream over all ranks (epochs times rows); `None` never ends.
-    pub total_samples: Option<u64>,
+    /// Length of the stream over all ranks, see [`crate::data::Stream::rows_in`]; `None` never ends.
+    pub total_rows: Option<u64>,
 }

@@ -23,16 +23,19 @@ impl Order {
     /// Epoch (from 0) and row at a position of the stream. Constant time and memory.
     pub fn position_to_sample(&self, position: u64) -> (u64, usize) {
         let len = self.len.max(1) as u64;
-        let (epoch, index) = (position / len, position % len);
-        let index = if self.shuffle {
-            permute(self.seed, epoch, len, index)
-        } else {
-            index
+        let epoch = position / len;
+        (epoch, self.sample(epoch, (position % len) as usize))
+    }
+
+    /// Row at a place of an epoch; `place < len`.
+    pub(super) fn sample(&self, epoch: u64, place: usize) -> usize {
+        let place = match self.shuffle {
+            true => permute(self.seed, epoch, self.len.max(1) as u64, place as u64) as usize,
+            false => place,
         };
-        let index = index as usize;
         match &self.mixture {
-            None => (epoch, index),
-            Some(mixture) => (epoch, mixture.row(self.seed, epoch, index, self.shuffle)),
+            None => place,
+            Some(mixture) => mixture.row(self.seed, epoch, place, self.shuffle),
         }
     }
 }
@@ -96,32 +99,31 @@ impl BatchPlan {
         Ok(())
     }
 
-    /// Samples of one optimizer step over all ranks.
-    pub fn samples_per_step(&self) -> u64 {
+    /// Rows of one optimizer step over all ranks.
+    pub fn rows_per_step(&self) -> u64 {
         (self.micro_batch_size * self.accumulation * self.world_size) as u64
     }
 
     /// Optimizer steps of the whole stream; `None` never ends. The last step may be short.
     pub fn total_steps(&self) -> Option<u64> {
-        self.total_samples
-            .map(|total| total.div_ceil(self.samples_per_step()))
+        self.total_rows.map(|total| total.div_ceil(self.rows_per_step()))
     }
 
-    /// Samples that all ranks together have seen before a step.
-    pub fn samples_before(&self, step: u64) -> u64 {
-        step.saturating_mul(self.samples_per_step())
-            .min(self.total_samples.unwrap_or(u64::MAX))
+    /// Rows that all ranks together have seen before a step.
+    pub fn rows_before(&self, step: u64) -> u64 {
+        step.saturating_mul(self.rows_per_step())
+            .min(self.total_rows.unwrap_or(u64::MAX))
     }
 
     /// Positions of the stream that make micro-batch `micro` of `step` on this rank; empty past the end.
     ///
-    /// A step takes consecutive positions. Ranks alternate by micro-batch, so the samples of a step do not depend on
+    /// A step takes consecutive positions. Ranks alternate by micro-batch, so the rows of a step do not depend on
     /// how many ranks share them.
     pub fn positions(&self, step: u64, micro: usize) -> Range<u64> {
-        let total = self.total_samples.unwrap_or(u64::MAX);
+        let total = self.total_rows.unwrap_or(u64::MAX);
         let size = self.micro_batch_size as u64;
         let start = step
-            .saturating_mul(self.samples_per_step())
+            .saturating_mul(self.rows_per_step())
             .saturating_add((micro * self.world_size + self.rank) as u64 * size);
         start.min(total)..start.saturating_add(size).min(total)
     }
@@ -227,9 +229,9 @@ mod tests {
             accumulation: 2,
             rank,
             world_size: 2,
-            total_samples: Some(13),
+            total_rows: Some(13),
         };
-        assert_eq!((plan(0).samples_per_step(), plan(0).total_steps()), (8, Some(2)));
+        assert_eq!((plan(0).rows_per_step(), plan(0).total_steps()), (8, Some(2)));
         assert_eq!([plan(0).positions(0, 0), plan(1).positions(0, 0)], [0..2, 2..4]);
         assert_eq!([plan(0).positions(0, 1), plan(1).positions(0, 1)], [4..6, 6..8]);
         assert_eq!(
@@ -237,7 +239,7 @@ mod tests {
             [12..13, 13..13]
         );
         assert_eq!(plan(1).positions(u64::MAX, 0), 13..13);
-        assert_eq!([0, 1, 2].map(|step| plan(0).samples_before(step)), [0, 8, 13]);
+        assert_eq!([0, 1, 2].map(|step| plan(0).rows_before(step)), [0, 8, 13]);
     }
 
     #[test]
@@ -247,7 +249,7 @@ mod tests {
             accumulation: 1,
             rank: 0,
             world_size: 1,
-            total_samples: None,
+            total_rows: None,
         };
         assert!(plan.validate().is_ok());
         assert_eq!(plan.total_steps(), None);

@@ -63,7 +63,7 @@ pub struct Evaluation {
     pub answers: Vec<Answer>,
     /// What a classification head says of the rows, in their order.
     pub predictions: Vec<Prediction>,
-    /// Rows in the loss.
+    /// Samples in the loss.
     pub samples: u64,
     /// Wall time.
     pub seconds: f64,
@@ -162,7 +162,7 @@ impl Evaluator {
             accumulation: 1,
             rank: world.rank,
             world_size: world.size,
-            total_samples: Some(self.dataset.len() as u64),
+            total_rows: Some(self.dataset.stream().rows_in(1.0)),
         };
         let mut loader = Loader::start(self.dataset.clone(), plan, 0, self.workers, 2)?;
         let mut losses = Vec::new();

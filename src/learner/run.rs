@@ -48,7 +48,7 @@ pub struct Run {
     pub learner: Learner,
     /// Delivers the batches from that step on.
     pub loader: Loader,
-    /// Rows of one epoch.
+    /// Samples of one epoch.
     pub num_samples: u64,
     /// Held-out data.
     pub evaluator: Option<Evaluator>,
@@ -209,8 +209,8 @@ impl Run {
             Every::Never => false,
             Every::Steps(steps) => self.state.step.is_multiple_of(steps.max(1)),
             Every::Epochs(epochs) => {
-                let rows = self.num_samples * epochs.max(1);
-                self.state.samples / rows > before / rows
+                let samples = self.num_samples * epochs.max(1);
+                self.state.samples / samples > before / samples
             }
             Every::Ratio(ratio) => {
                 let steps = Every::steps_of(ratio, self.options.total_steps);

@@ -3,7 +3,7 @@
 
 use super::{
     axolotl::all_linear,
-    table::{Row, all, include, into, not_yet, not_yet_unless, nothing, path, read_as},
+    table::{Row, all, include, into, not_yet, not_yet_unless, nothing, path, read_as, to},
     training_arguments::{self, Defaults, OF_TRANSFORMERS},
     translation::{Given, Translation},
 };
@@ -81,7 +81,6 @@ static OF_TRL: &[Row] = &[
             "dataset_kwargs",
             "dataset_batch_size",
             "use_liger",
-            "pad_to_multiple_of",
             "activation_offloading",
             "padding_free",
             "ignore_bias_buffers",
@@ -107,18 +106,25 @@ static OF_TRL: &[Row] = &[
     ),
     into(&["use_rslora"], "model.lora.rslora", "beside use_peft"),
     nothing(&["lora_task_type"], "model.head says what the model is for"),
+    into(
+        &["packing"],
+        "data.packing",
+        "true is best_fit; per_device_train_batch_size counts rows of at most max_length tokens",
+    ),
+    into(
+        &["packing_strategy"],
+        "–",
+        "bfd; others, which cut rows to fill gaps, are refused",
+    ),
+    nothing(
+        &["eval_packing"],
+        "held-out rows are packed if training rows are; no result depends on it",
+    ),
+    to(&["pad_to_multiple_of"], "data.pad_to_multiple_of"),
     read_as(&["beta1"], "adam_beta1"),
     read_as(&["beta2"], "adam_beta2"),
     read_as(&["epsilon"], "adam_epsilon"),
     // What is still to be built: each line goes when Brazier has it.
-    not_yet(
-        &["packing", "eval_packing"],
-        "packing of several rows into one sequence",
-    ),
-    nothing(
-        &["packing_strategy"],
-        "it says how rows are packed, and packing whether they are",
-    ),
     not_yet(
         &[
             "dataset_config",
@@ -222,6 +228,7 @@ fn data(t: &mut Translation) {
         }
     }
     truncation(t);
+    packing(t);
     masks(t);
     if let Some((path, given)) = t.take_text("chat_template_path") {
         match path.ends_with(".jinja") {
@@ -245,6 +252,21 @@ fn truncation(t: &mut Translation) {
         Some((_, given)) => {
             t.refuse_unless_left_out(&given, "Brazier cuts at the end of a row, never at its beginning")
         }
+        None => {}
+    }
+}
+
+fn packing(t: &mut Translation) {
+    let is_on = t.packing("packing");
+    match t.take_text("packing_strategy") {
+        Some((strategy, given)) if strategy == "bfd" => {
+            t.no_effect(&given, "best-fit-decreasing is how rows are packed in any case")
+        }
+        Some((_, given)) if !is_on => t.no_effect(&given, "packing says whether rows are packed: no"),
+        Some((strategy, given)) => t.refuse_unless_left_out(
+            &given,
+            &format!("Brazier has no packing {strategy} yet: it has bfd, which cuts no row to fill a gap"),
+        ),
         None => {}
     }
 }

@@ -11,6 +11,7 @@ mod command_line;
 mod common;
 mod deepspeed;
 mod docs;
+mod grouping;
 mod huggingface;
 mod late;
 mod megatron_vlm;

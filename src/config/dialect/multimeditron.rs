@@ -62,6 +62,7 @@ pub(super) static ROWS: &[Row] = &[
         "checkpoint.resume",
         "a run goes on by itself; true beside base_model is refused",
     ),
+    into(&["pack_sequences"], "data.packing", "true is best_fit"),
     to(&["seed"], "seed"),
     nothing(&["wandb_run_id"], "there is no tracker to go on with"),
     nothing(
@@ -70,7 +71,6 @@ pub(super) static ROWS: &[Row] = &[
     ),
     mapping(&["pytorch_profiler"], PROFILER),
     // What is still to be built: each line goes when Brazier has it.
-    not_yet(&["pack_sequences"], "packing of several rows into one sequence"),
     not_yet(&["use_2d_position_ids"], "positions by row and column"),
 ];
 
@@ -157,6 +157,7 @@ pub(super) fn translate(t: &mut Translation) {
     modalities(t);
     loaders(t);
     data(t);
+    t.packing("pack_sequences");
     const MODES: Words = &[
         ("alignment", "alignment"),
         ("end2end", "end_to_end"),

@@ -25,6 +25,23 @@ pub(in crate::config) struct RawData {
     /// What happens to a sample longer than `sequence_length`.
     #[serde(default = "defaults::too_long")]
     pub too_long: RawTooLong,
+    /// Whether several samples share a row of `sequence_length` tokens. Each stays a sequence of its own: no attention from one
+    /// to another, positions from 0, the same loss. `train.micro_batch_size` then counts rows. Held-out samples are packed as
+    /// well.
+    #[serde(default = "defaults::packing")]
+    pub packing: RawPacking,
+    /// Most images of a packed row: a bound on memory. Left out: as many as fit by their tokens.
+    #[schemars(range(min = 1), example = 16)]
+    pub max_images_per_row: Option<usize>,
+    /// Whether the samples of a micro-batch are of like length, which saves padding where nothing is packed. Micro-batches still
+    /// come in random order.
+    #[serde(default = "defaults::group_by_length")]
+    #[schemars(example = true)]
+    pub group_by_length: bool,
+    /// Pads each batch to a multiple of so many tokens; `sequence_length` gives all batches one shape. Left out: as long as the
+    /// longest row. Changes no result.
+    #[schemars(range(min = 1), example = 64)]
+    pub pad_to_multiple_of: Option<usize>,
     /// What happens to a sample that something is wrong with.
     #[serde(default = "defaults::bad_rows")]
     pub bad_rows: RawBadRows,
@@ -344,6 +361,17 @@ impl JsonSchema for RawScalar {
     fn json_schema(_: &mut SchemaGenerator) -> Schema {
         json_schema!({ "type": ["boolean", "integer", "number", "string"] })
     }
+}
+
+/// Whether several samples share a row.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub(in crate::config) enum RawPacking {
+    /// Each sample is a row.
+    None,
+    /// Best-fit-decreasing (<https://arxiv.org/abs/2404.10830>): rows are nearly full, no sample is cut, and each comes as often
+    /// as without packing.
+    BestFit,
 }
 
 /// What happens to a sample that is too long.

@@ -18,14 +18,14 @@ pub(in crate::config) struct RawTrain {
     /// Length of the run in optimizer steps; either this or `epochs`.
     #[schemars(range(min = 1), example = 1000)]
     pub steps: Option<u64>,
-    /// Samples in one forward pass on one device.
+    /// Rows in one forward pass on one device: samples, or several of them each with `data.packing`.
     #[serde(default = "defaults::micro_batch_size")]
     #[schemars(range(min = 1), example = 32)]
     pub micro_batch_size: usize,
     /// Micro-batches of one optimizer step; either this or `global_batch_size`.
     #[schemars(range(min = 1), extend("default" = defaults::ACCUMULATION), example = 4)]
     pub accumulation: Option<usize>,
-    /// Samples of one optimizer step over all devices; gives `accumulation`.
+    /// Rows of one optimizer step over all devices; gives `accumulation`.
     #[schemars(range(min = 1), example = 256)]
     pub global_batch_size: Option<usize>,
     /// The optimizer.

@@ -5,14 +5,14 @@ use std::path::{Path, PathBuf};
 use super::{
     super::{
         defaults,
-        raw::{RawBadRows, RawData, RawModel, RawRows, RawSynth, RawTooLong},
+        raw::{RawBadRows, RawData, RawModel, RawPacking, RawRows, RawSynth, RawTooLong},
         run::SynthChoice,
         written::Errors,
     },
     rows,
 };
 use crate::{
-    data::{BadRows, Cache, DataOptions, DataSource, Selection, TooLong, synth::SynthOptions},
+    data::{BadRows, Cache, DataOptions, DataSource, Grouping, Selection, TooLong, synth::SynthOptions},
     fs,
 };
 
@@ -55,6 +55,7 @@ pub(super) fn resolve(
     raw: RawData,
     synth: Option<&SynthChoice>,
     model: &RawModel,
+    micro_batch_size: usize,
     seed: u64,
     errors: &mut Errors,
 ) -> DataOptions {
@@ -64,6 +65,10 @@ pub(super) fn resolve(
         eval,
         sequence_length,
         too_long,
+        packing,
+        max_images_per_row,
+        group_by_length,
+        pad_to_multiple_of,
         bad_rows,
         max_bad_rows,
         template,
@@ -132,6 +137,14 @@ pub(super) fn resolve(
             RawTooLong::TruncateTurns => TooLong::TruncateTurns,
             RawTooLong::Error => TooLong::Error,
         },
+        grouping: grouping(
+            packing,
+            max_images_per_row,
+            group_by_length,
+            micro_batch_size,
+            errors,
+        ),
+        pad_to_multiple_of,
         bad_rows: bad_row_policy(bad_rows, max_bad_rows, errors),
         template: rows::template(template, template_options, template_date, errors),
         masks: masks.map(rows::masks).unwrap_or_default(),
@@ -139,6 +152,32 @@ pub(super) fn resolve(
         seed,
         workers,
         prefetch: prefetch.unwrap_or(defaults::PREFETCH),
+    }
+}
+
+fn grouping(
+    packing: RawPacking,
+    max_images: Option<usize>,
+    by_length: bool,
+    micro_batch_size: usize,
+    errors: &mut Errors,
+) -> Grouping {
+    match (packing, by_length) {
+        (RawPacking::BestFit, true) => {
+            errors.exclusive("data.packing", "data.group_by_length");
+            Grouping::Alone
+        }
+        (RawPacking::BestFit, false) => Grouping::Packed { max_images },
+        (RawPacking::None, by_length) => {
+            errors.no_effect(
+                "data.max_images_per_row",
+                "data.packing = none has one sample in a row",
+            );
+            match by_length {
+                true => Grouping::ByLength { micro_batch_size },
+                false => Grouping::Alone,
+            }
+        }
     }
 }
 

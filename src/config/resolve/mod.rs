@@ -54,7 +54,14 @@ pub fn resolve(loaded: &Loaded, world: World) -> Result<RunConfig, Vec<ConfigErr
 
     let (world, parallel) = parallel::resolve(&parallel, world, train.recompute, &mut errors);
     let synth = data::synth(data.synth.as_ref(), &model, &mut errors);
-    let data = data::resolve(data, synth.as_ref(), &model, seed, &mut errors);
+    let data = data::resolve(
+        data,
+        synth.as_ref(),
+        &model,
+        train.micro_batch_size,
+        seed,
+        &mut errors,
+    );
     let eval = eval::evaluation(eval, &train, !data.eval.is_empty(), &mut errors);
     let checkpoint = eval::checkpoint(checkpoint, &eval, !data.eval.is_empty(), &mut errors);
     let run = RunConfig {
@@ -84,7 +91,7 @@ pub fn resolve(loaded: &Loaded, world: World) -> Result<RunConfig, Vec<ConfigErr
     check_device(run.device, run.train.precision, &mut errors);
     check_groups(run.train.mode, &mut errors);
     if let ModelChoice::New(new) = &run.model {
-        check_model(&new.config, &run.train, run.data.sequence_length, &mut errors);
+        check_model(&new.config, &run.train, &run.data, &mut errors);
     }
     if errors.list.is_empty() {
         Ok(run)

@@ -41,7 +41,8 @@ fn every_shipped_config_resolves() {
         let run = load(&path, &[], &env).and_then(|loaded| resolve(&loaded, World::ALONE));
         let run = run.unwrap_or_else(|errors| panic!("{}", words(&errors)));
         if let Some(synth) = &run.synth {
-            run.plan(synth.options.train_images).unwrap();
+            run.plan(&crate::data::Stream::of_samples(synth.options.train_images))
+                .unwrap();
         }
     }
 }

@@ -185,6 +185,24 @@ fn a_larger_tokenizer_needs_more_rows() {
     assert!(error.contains(expected), "{error}");
 }
 
+/// Tables with more rows than the tokenizer has tokens lost some of them.
+#[test]
+fn s1_b14_a_padded_vocabulary_never_shrinks() {
+    let rows = fit(", resize_vocabulary: {}", 50, Some(7))
+        .unwrap()
+        .text
+        .vocab_size;
+    assert_eq!(rows, 100);
+}
+
+/// A vocabulary that was a multiple already grew by another one.
+#[test]
+fn s2_b2_a_multiple_is_left_as_it_is() {
+    let resize = ", resize_vocabulary: {pad_to_multiple_of: 25}";
+    assert_eq!(fit(resize, 100, Some(7)).unwrap().text.vocab_size, 100);
+    assert_eq!(fit(resize, 101, Some(7)).unwrap().text.vocab_size, 125);
+}
+
 #[test]
 fn the_tokenizers_image_token_is_the_models() {
     let image_token = |resize: &str, num_tokens: usize, id: u32| {

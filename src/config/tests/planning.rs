@@ -1,12 +1,15 @@
 //! Numbers that follow from the number of samples.
 
 use super::*;
-use crate::learner::options::{ScheduleConfig, ScheduleKind};
+use crate::{
+    data::Stream,
+    learner::options::{ScheduleConfig, ScheduleKind},
+};
 
 fn plan(sets: &[&str], world: World, num_samples: usize) -> Result<RunPlan, Vec<ConfigError>> {
     resolve(&load_text(BASE, sets).unwrap(), world)
         .unwrap()
-        .plan(num_samples)
+        .plan(&Stream::of_samples(num_samples))
 }
 
 #[test]
@@ -30,7 +33,7 @@ fn steps_of_epochs() {
             numbers,
         } = plan(&sets, World::ALONE, samples).unwrap();
         assert_eq!(
-            (options.total_steps, batch.total_samples, options.steps_per_epoch),
+            (options.total_steps, batch.total_rows, options.steps_per_epoch),
             (steps, Some(total), per_epoch),
             "{epochs} epochs of {samples} by {micro}"
         );
@@ -45,20 +48,11 @@ fn a_global_batch_over_ranks() {
     let sets = ["train.micro_batch_size=4", "train.global_batch_size=24"];
     let RunPlan { batch, numbers, .. } = plan(&sets, world, 240).unwrap();
     assert_eq!(
-        (
-            batch.accumulation,
-            batch.rank,
-            batch.world_size,
-            batch.total_samples
-        ),
+        (batch.accumulation, batch.rank, batch.world_size, batch.total_rows),
         (3, 1, 2, None)
     );
     assert_eq!(
-        (
-            numbers.samples_per_step,
-            numbers.max_tokens_per_step,
-            numbers.epochs
-        ),
+        (numbers.rows_per_step, numbers.max_tokens_per_step, numbers.epochs),
         (24, 24 * 64, 100.0)
     );
     assert_eq!(

@@ -2,8 +2,8 @@
 
 use super::*;
 use crate::data::{
-    BadRows, Date, Fields, Masks, NamedTemplate, Role, RowKind, RowOptions, TemplateChoice, TemplateOptions,
-    TooLong, TrainEos, Value,
+    BadRows, Date, Fields, Grouping, Masks, NamedTemplate, Role, RowKind, RowOptions, TemplateChoice,
+    TemplateOptions, TooLong, TrainEos, Value,
 };
 
 #[test]
@@ -108,5 +108,42 @@ fn what_makes_no_sense_is_refused() {
         &["data.train=[{path: data/shapes/a.jsonl, roles: {doctor: assistent}}]"],
         "--set: data.train[0].roles.doctor = assistent: expected system, developer, user, assistant or tool\n  \
          hint: did you mean assistant?",
+    );
+}
+
+#[test]
+fn how_samples_share_rows() {
+    let resolved = |sets: &[&str]| resolve_base(sets).unwrap().data;
+    assert_eq!(resolved(&[]).grouping, Grouping::Alone);
+    let packed = resolved(&["data.packing=best_fit", "data.max_images_per_row=3"]);
+    assert_eq!(packed.grouping, Grouping::Packed { max_images: Some(3) });
+    let sorted = resolved(&["data.group_by_length=true", "train.micro_batch_size=4"]);
+    assert_eq!(sorted.grouping, Grouping::ByLength { micro_batch_size: 4 });
+    let padded = resolved(&["data.pad_to_multiple_of=48"]);
+    assert_eq!((padded.sequence_length, padded.padded_length()), (64, 96));
+    check(
+        &["data.max_images_per_row=3"],
+        "--set: data.max_images_per_row = 3: has no effect: data.packing = none has one sample in a row\n  hint: remove it",
+    );
+    check(
+        &["data.packing=best_fit", "data.group_by_length=true"],
+        "--set: data.group_by_length = true: contradicts data.packing = best_fit (--set)\n  \
+         hint: keep one of them; --set data.packing=null takes that one out",
+    );
+    check(
+        &["data.pad_to_multiple_of=100", "data.sequence_length=128"],
+        "--set: data.pad_to_multiple_of = 100: pads rows of data.sequence_length = 128 to 200, more than the model's \
+         max_position_embeddings = 128\n  hint: lower one of them",
+    );
+    let packed = resolve_base(&["data.packing=best_fit"]).unwrap();
+    let mut model = packed.model_config(300, Some(3)).unwrap().unwrap();
+    model.vision = None;
+    model.head = brazier_models::Head::Classification {
+        labels: vec!["a".into(), "b".into()],
+    };
+    let message = words(&packed.check_model(&model).unwrap_err());
+    assert!(
+        message.contains("data.packing = best_fit: rows to classify are never packed"),
+        "{message}"
     );
 }

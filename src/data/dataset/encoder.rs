@@ -8,7 +8,7 @@ use super::{
         classified::{ClassOptions, ClassifiedRow, Content},
         error::{DataError, EncodeError, RowProblem},
         image::load_image,
-        options::{DataOptions, ImageOptions, TooLong},
+        options::{DataOptions, Grouping, ImageOptions, TooLong},
         rows::{self, Document, IMAGE_TOKEN, ImageRef, Pair},
         template::{ChatTemplate, Encoded, Masks, Rendered, TrainEos},
         tokenizer::Tokenizer,
@@ -26,6 +26,9 @@ pub(super) struct Encoder {
     pub(super) image_id: Option<u32>,
     pub(super) sequence_length: usize,
     pub(super) too_long: TooLong,
+    pub(super) pad_to_multiple_of: usize,
+    /// Most images of a row that several samples share.
+    pub(super) max_images: Option<usize>,
     masks: Masks,
     /// Whether images are decoded when a row is read first, rather than only looked for.
     pub(super) decodes_images: bool,
@@ -57,6 +60,11 @@ impl Encoder {
             image_id,
             sequence_length: options.sequence_length,
             too_long: options.too_long,
+            pad_to_multiple_of: options.pad_to_multiple_of.unwrap_or(1),
+            max_images: match options.grouping {
+                Grouping::Packed { max_images } => max_images,
+                Grouping::Alone | Grouping::ByLength { .. } => None,
+            },
             masks: options.masks.clone(),
             decodes_images: options.bad_rows.decodes_images(),
         })
@@ -211,16 +219,23 @@ impl Encoder {
     /// Tokens as they are; padding around them is cut off, and none of it is trained.
     fn encode_tokens(&self, tokens: &[u32]) -> Result<Encoded, RowProblem> {
         let pad = self.tokenizer.pad_id();
-        let start = tokens.iter().position(|&token| token != pad);
-        let end = tokens.iter().rposition(|&token| token != pad);
-        let (Some(start), Some(end)) = (start, end) else {
-            return Err(RowProblem::NoToken);
-        };
         let mut encoded = Encoded::default();
-        for &token in &tokens[start..=end] {
+        for &token in self.without_padding(tokens)? {
             encoded.push(token, token != pad && Some(token) != self.image_id);
         }
         Ok(encoded)
+    }
+
+    /// Tokens from the first to the last that is no padding: whether a row was padded on the left or on the right makes no
+    /// difference.
+    fn without_padding<'a>(&self, tokens: &'a [u32]) -> Result<&'a [u32], RowProblem> {
+        let is_token = |&token: &u32| token != self.tokenizer.pad_id();
+        let start = tokens.iter().position(is_token);
+        let end = tokens.iter().rposition(is_token);
+        match (start, end) {
+            (Some(start), Some(end)) => Ok(&tokens[start..=end]),
+            _ => Err(RowProblem::NoToken),
+        }
     }
 
     /// A row to classify. It has no labels; its class is one.
@@ -230,7 +245,7 @@ impl Encoder {
         };
         let mut tokens = match &row.content {
             Content::Text(text) => self.tokenizer.encode_document(text)?,
-            Content::Tokens(tokens) => tokens.clone(),
+            Content::Tokens(tokens) => self.without_padding(tokens)?.to_vec(),
         };
         let (length, limit) = (tokens.len(), self.sequence_length);
         if length == 0 {

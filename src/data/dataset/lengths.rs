@@ -27,6 +27,12 @@ impl Encoder {
                 },
             }
         }
+        if let Some(limit) = self.max_images.filter(|&limit| images.len() > limit) {
+            return Err(RowProblem::TooManyImages {
+                images: images.len(),
+                limit,
+            });
+        }
         if encoded.trained.is_empty() {
             return Ok(Prepared::Unlabelled { truncated });
         }

@@ -16,7 +16,7 @@ mod shown;
 mod tests;
 
 pub use prompts::Prompt;
-pub use report::DatasetReport;
+pub use report::{DatasetReport, Lengths};
 pub use shown::ShownToken;
 
 use std::{
@@ -26,14 +26,16 @@ use std::{
 };
 
 use super::{
-    batch::{Class, Example, IGNORE_LABEL, PixelImage, SampleId},
+    batch::{Class, Example, IGNORE_LABEL, Padding, PixelImage, SampleId},
     error::{DataError, RowError, RowProblem},
     image::{ImageError, decode_image, load_image},
     mixture::Mixture,
-    options::{DataOptions, DataSource, ImageOptions, Split},
+    options::{DataOptions, DataSource, Grouping, ImageOptions, Split},
     order::Order,
+    packing::Size,
     rows::{self, ImageRef},
     source::{self, Cache, Rows},
+    stream::Stream,
     template::{ChatTemplate, expand_images},
     tokenizer::Tokenizer,
 };
@@ -43,7 +45,7 @@ use encoder::Encoder;
 pub struct Dataset {
     sources: Vec<Source>,
     rows: Vec<Row>,
-    order: Order,
+    stream: Stream,
     report: DatasetReport,
     bad_rows: Vec<RowError>,
     has_conversations: bool,
@@ -77,6 +79,15 @@ struct Row {
     class: Option<Class>,
 }
 
+impl Row {
+    fn size(&self) -> Size {
+        Size {
+            tokens: self.length as u32,
+            images: self.images.len() as u32,
+        }
+    }
+}
+
 /// Where an image of a row is.
 #[derive(Debug, Clone, PartialEq, Eq)]
 enum RowImage {
@@ -107,6 +118,9 @@ impl Dataset {
         };
         if given.is_empty() {
             return Err(DataError::NoFiles { split });
+        }
+        if options.classes.is_some() && matches!(options.grouping, Grouping::Packed { .. }) {
+            return Err(DataError::PackedClasses);
         }
         let encoder = Encoder::new(options, images, tokenizer)?;
         let mut sources = Vec::new();
@@ -150,8 +164,8 @@ impl Dataset {
         };
         Ok(Self {
             sources,
+            stream: stream(order, split, options, &rows),
             rows,
-            order,
             report,
             bad_rows,
             has_conversations,
@@ -167,7 +181,20 @@ impl Dataset {
 
     /// Samples of an epoch: the rows, as often as the weights of their sources say; at least 1.
     pub fn epoch_len(&self) -> usize {
-        self.order.len
+        self.stream.samples_per_epoch()
+    }
+
+    /// Which rows come when, and which of them together.
+    pub fn stream(&self) -> &Stream {
+        &self.stream
+    }
+
+    /// What batches are padded with.
+    pub fn padding(&self) -> Padding {
+        Padding {
+            id: self.encoder.tokenizer.pad_id(),
+            multiple_of: self.encoder.pad_to_multiple_of,
+        }
     }
 
     /// What became of the rows of the files.
@@ -178,11 +205,6 @@ impl Dataset {
     /// Rows that were skipped because something is wrong with them, in the order of the files.
     pub fn bad_rows(&self) -> &[RowError] {
         &self.bad_rows
-    }
-
-    /// In which order the rows come.
-    pub fn order(&self) -> &Order {
-        &self.order
     }
 
     /// The tokenizer that encoded the rows.
@@ -332,6 +354,19 @@ impl Source {
         let value = self.rows.read(place.index as usize)?;
         rows::parse_row(&value, &self.options.rows, encoder.classes.as_ref())
     }
+}
+
+/// Held-out rows are not sorted: their order is that of what is said about them.
+fn stream(order: Order, split: Split, options: &DataOptions, rows: &[Row]) -> Stream {
+    let grouping = match (options.grouping, split) {
+        (Grouping::ByLength { .. }, Split::Eval) => Grouping::Alone,
+        (grouping, _) => grouping,
+    };
+    let sizes = match grouping {
+        Grouping::Alone => Vec::new(),
+        Grouping::ByLength { .. } | Grouping::Packed { .. } => rows.iter().map(Row::size).collect(),
+    };
+    Stream::new(order, grouping, options.sequence_length, sizes)
 }
 
 /// How often the rows of each source come, if not all of them once. Rows are in the order of the sources.

@@ -2,6 +2,12 @@
 
 use std::fmt;
 
+use super::Dataset;
+use crate::data::Packing;
+
+/// Characters of the longest bar.
+const BAR: usize = 40;
+
 /// What became of the rows of a dataset. Displays as one line.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct DatasetReport {
@@ -46,6 +52,55 @@ impl fmt::Display for DatasetReport {
         match self.bad {
             0 => Ok(()),
             bad => write!(f, "; {bad} wrong rows skipped"),
+        }
+    }
+}
+
+/// How long rows are. Displays as a line for each length range, from each power of two to the next, and one on packing.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Lengths {
+    /// Number of rows by the logarithm of their tokens to base 2, rounded down.
+    counts: Vec<usize>,
+    packing: Option<Packing>,
+}
+
+impl Dataset {
+    /// How long the rows are.
+    pub fn lengths(&self) -> Lengths {
+        let mut counts = Vec::new();
+        for row in &self.rows {
+            let range = row.length.max(1).ilog2() as usize;
+            counts.resize(counts.len().max(range + 1), 0);
+            counts[range] += 1;
+        }
+        Lengths {
+            counts,
+            packing: self.stream.packing(),
+        }
+    }
+}
+
+impl fmt::Display for Lengths {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let most = self.counts.iter().max().copied().unwrap_or(0).max(1);
+        write!(f, "       tokens       rows")?;
+        let shown = self
+            .counts
+            .iter()
+            .enumerate()
+            .skip_while(|(_, count)| **count == 0);
+        for (range, &count) in shown {
+            let bar = "#".repeat((count * BAR).div_ceil(most));
+            write!(
+                f,
+                "\n{:>6}-{:<6} {count:>10} {bar}",
+                1_u64 << range,
+                (2_u64 << range) - 1
+            )?;
+        }
+        match &self.packing {
+            Some(packing) => write!(f, "\npacking          {packing}"),
+            None => Ok(()),
         }
     }
 }

@@ -14,11 +14,17 @@ use super::{
 };
 use crate::config::tree::{self, Value};
 
+/// Longest row where nothing is said.
+const SEQUENCE_LEN: i64 = 512;
+
 /// Translates what the table leaves to code.
 pub(super) fn translate(t: &mut Translation) {
     plugins(t);
     adapter(t);
     data::translate(t);
+    t.packing("sample_packing");
+    t.group_by_length("group_by_length");
+    t.padding("pad_to_sequence_len", "pad_to_multiple_of", SEQUENCE_LEN);
     let epochs = t
         .peek("num_epochs")
         .and_then(|given| number(&given.node))
@@ -47,7 +53,7 @@ pub(super) fn translate(t: &mut Translation) {
     super::training_arguments::resume(t, "resume_from_checkpoint");
     super::deepspeed::translate(t, "deepspeed");
     t.default("train.precision", Value::String("bf16".into()));
-    t.default("data.sequence_length", Value::Integer(512));
+    t.default("data.sequence_length", Value::Integer(SEQUENCE_LEN));
     t.default("output", Value::String("./model-out".into()));
     t.default("seed", Value::Integer(42));
 }

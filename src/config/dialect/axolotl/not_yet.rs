@@ -9,7 +9,11 @@ pub(super) const PREFERENCE: &str = "preference optimisation, reward model or re
 
 /// What is still to be built: each line goes when Brazier has it.
 pub(super) static NOT_YET: &[Row] = &[
-    not_yet(&["sample_packing"], "packing of several rows into one sequence"),
+    not_yet(
+        &["eval_sequence_len"],
+        "other length for held-out rows: sequence_len is for all",
+    ),
+    not_yet_unless(&["min_sample_len"], &["0", "1", "2"], "least length of rows"),
     not_yet(
         &[
             "wandb_project",
@@ -48,7 +52,6 @@ pub(super) static NOT_YET: &[Row] = &[
         ],
         TRACKER,
     ),
-    not_yet(&["group_by_length"], "order by length"),
     not_yet(
         &[
             "fsdp",

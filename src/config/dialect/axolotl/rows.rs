@@ -157,14 +157,21 @@ pub(in super::super) static ROWS: &[Row] = &[
         "0 splits nothing off; else name a file in test_datasets",
     ),
     read_as(&["eval_set_size"], "val_set_size"),
-    nothing(
-        &[
-            "pad_to_sequence_len",
-            "pad_to_multiple_of",
-            "eval_sequence_len",
-            "min_sample_len",
-        ],
-        "a batch is padded to its longest row; padding changes no result",
+    into(
+        &["sample_packing"],
+        "data.packing",
+        "true is best_fit; micro_batch_size counts rows of at most sequence_len tokens",
+    ),
+    into(&["group_by_length"], "data.group_by_length", "as it is"),
+    into(
+        &["pad_to_sequence_len"],
+        "data.pad_to_multiple_of",
+        "true is sequence_len",
+    ),
+    into(
+        &["pad_to_multiple_of"],
+        "data.pad_to_multiple_of",
+        "without pad_to_sequence_len",
     ),
     into(&["dataloader_num_workers"], "data.workers", "threads"),
     into(
@@ -431,13 +438,16 @@ pub(in super::super) static ROWS: &[Row] = &[
             "sample_packing_group_size",
             "sample_packing_bin_size",
             "sample_packing_sequentially",
-            "eval_sample_packing",
             "pretrain_multipack_buffer_size",
             "pretrain_multipack_attn",
             "batch_flattening",
             "streaming_multipack_buffer_size",
         ],
         "it says how rows are packed, and sample_packing whether they are",
+    ),
+    nothing(
+        &["eval_sample_packing"],
+        "held-out rows are packed if training rows are; no result depends on it",
     ),
     nothing(
         &[

@@ -57,6 +57,7 @@ pub(super) fn translate(t: &mut Translation, prefix: &str, defaults: &Defaults) 
         Recurrence::Steps(500),
     );
     t.keep(&key("save_total_limit"), None);
+    sampling(t, prefix);
     evaluation(t, prefix);
     log(t, prefix, defaults);
     loader(
@@ -98,6 +99,20 @@ pub(super) fn betas(t: &mut Translation, first: &str, second: &str) {
         });
         let list = Value::List(items.collect());
         t.put(KEY, list, given);
+    }
+}
+
+/// In which order rows come.
+fn sampling(t: &mut Translation, prefix: &str) {
+    t.group_by_length(&join(prefix, "group_by_length"));
+    let Some((strategy, given)) = t.take_text(&join(prefix, "train_sampling_strategy")) else {
+        return;
+    };
+    match strategy.as_str() {
+        "random" => t.no_effect(&given, "each epoch is in random order in any case"),
+        "sequential" => t.put("data.shuffle", Value::Bool(false), &given),
+        "group_by_length" => t.put("data.group_by_length", Value::Bool(true), &given),
+        _ => t.refuse(&given, "expected random, sequential or group_by_length", None),
     }
 }
 

@@ -271,6 +271,12 @@ pub(in super::super) static ROWS: &[Row] = &[
         ],
         FIXED,
     ),
+    into(&["group_by_length"], "data.group_by_length", "as it is"),
+    into(
+        &["train_sampling_strategy"],
+        "data.group_by_length",
+        "group_by_length; random has no effect, sequential is data.shuffle = false",
+    ),
     read_as(&["no_cuda"], "use_cpu"),
     into(&["use_cpu"], "device", "true is flex"),
     // What is still to be built: each line goes when Brazier has it.
@@ -286,12 +292,6 @@ pub(in super::super) static ROWS: &[Row] = &[
     not_yet(
         &["dataloader_drop_last"],
         "way to leave out the last samples of an epoch",
-    ),
-    not_yet(&["group_by_length"], "order by length"),
-    not_yet_unless(
-        &["train_sampling_strategy"],
-        &["random"],
-        "other order than a random one here",
     ),
     not_yet(&["data_seed"], "seed of the order besides the run's seed"),
     not_yet_unless(

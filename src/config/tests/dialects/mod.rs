@@ -221,17 +221,17 @@ fn an_unknown_key_is_an_error_with_the_one_that_was_meant() {
 
 #[test]
 fn keys_are_left_out_on_request_and_only_if_they_are_there() {
-    let text = "base_model: x\nsequence_len: 64\nsample_packing: true\nfrobnicate: 1\n";
-    let left = translate_as(None, text, &["sample_packing", "frobnicate"]);
+    let text = "base_model: x\nsequence_len: 64\nuse_mlflow: true\nfrobnicate: 1\n";
+    let left = translate_as(None, text, &["use_mlflow", "frobnicate"]);
     assert_eq!(refused(&left), "");
     assert_eq!(
-        reason(&left, "sample_packing").as_deref(),
+        reason(&left, "use_mlflow").as_deref(),
         Some("--leave-out says to go on without it")
     );
-    let wrong = translate_as(None, text, &["sample_packing", "frobnicate", "sample_paking"]);
+    let wrong = translate_as(None, text, &["use_mlflow", "frobnicate", "use_mlfow"]);
     assert_eq!(
         refused(&wrong),
-        "run.yaml: sample_paking: is to be left out (--leave-out) and is not there"
+        "run.yaml: use_mlfow: is to be left out (--leave-out) and is not there"
     );
     // In a native file nothing is foreign.
     let native = translate_as(None, BASE, &["output"]);

@@ -541,3 +541,55 @@ fn multimeditron_takes_the_language_models_context() {
         words(&lost)
     );
 }
+
+#[test]
+fn rows_are_packed_and_grouped() {
+    for (translated, expected) in [
+        (
+            axolotl(
+                "sample_packing: true\neval_sample_packing: false\npad_to_sequence_len: true\nsequence_len: 64",
+            ),
+            &[("packing", "best_fit"), ("pad_to_multiple_of", "64")][..],
+        ),
+        (
+            axolotl("group_by_length: true\npad_to_sequence_len: false\npad_to_multiple_of: 8"),
+            &[("group_by_length", "true"), ("pad_to_multiple_of", "8")],
+        ),
+        (
+            axolotl("pad_to_sequence_len: true\npad_to_multiple_of: 8"),
+            &[("pad_to_multiple_of", "512")],
+        ),
+        (
+            arguments("packing: true\npacking_strategy: bfd\neval_packing: false\npad_to_multiple_of: 8"),
+            &[("packing", "best_fit"), ("pad_to_multiple_of", "8")],
+        ),
+        (
+            arguments("packing: false\npacking_strategy: wrapped"),
+            &[("packing", "none")],
+        ),
+        (arguments("group_by_length: true"), &[("group_by_length", "true")]),
+        (
+            arguments("train_sampling_strategy: group_by_length"),
+            &[("group_by_length", "true")],
+        ),
+        (
+            arguments("train_sampling_strategy: sequential"),
+            &[("shuffle", "false")],
+        ),
+        (multimeditron("pack_sequences: true"), &[("packing", "best_fit")]),
+    ] {
+        assert_eq!(refused(&translated), "");
+        for (key, value) in expected {
+            assert_eq!(
+                native(&translated, &format!("data.{key}")).as_deref(),
+                Some(*value),
+                "{key}"
+            );
+        }
+    }
+    assert_eq!(
+        refused(&arguments("packing: true\npacking_strategy: wrapped")),
+        "run.yaml:3: packing_strategy = wrapped: refused: Brazier has no packing wrapped yet: it has bfd, which cuts no row \
+         to fill a gap\n  hint: to go on without it: --leave-out packing_strategy"
+    );
+}

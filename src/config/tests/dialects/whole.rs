@@ -57,9 +57,14 @@ fn an_alignment_run_of_multimeditron_resolves() {
 fn a_run_of_axolotl_on_two_data_sets_resolves() {
     let folder = folder();
     let sets = [format!("model.from={}", folder.path().display())];
-    let leave_out = ["sample_packing", "wandb_project", "wandb_name"];
+    let leave_out = ["wandb_project", "wandb_name"];
     let run = resolved("axolotl.yaml", &sets, &leave_out, folder.path());
     assert_eq!(run.data.train.len(), 2);
+    assert_eq!(
+        run.data.grouping,
+        crate::data::Grouping::Packed { max_images: None }
+    );
+    assert_eq!(run.data.pad_to_multiple_of, Some(2048));
     assert_eq!(run.checkpoint.every, crate::learner::options::Every::Ratio(0.5));
     let again = resolve_text(&run.to_yaml().unwrap()).unwrap();
     assert_eq!(again.to_yaml().unwrap(), run.to_yaml().unwrap());

@@ -49,7 +49,7 @@ fn s1_b3_images_stay_with_their_rows() {
         accumulation: 1,
         rank: 0,
         world_size: 1,
-        total_samples: Some(3),
+        total_rows: Some(3),
     };
     let dataset = Arc::new(folder.open().unwrap());
     let mut loader = Loader::start(dataset, plan, 0, 0, 0).unwrap();
@@ -162,6 +162,163 @@ fn s3_b9_all_of_an_answer_is_trained() {
         let dataset = folder.open().unwrap();
         assert_eq!(trained(&folder, &dataset, 0), [format!("{answer}<|im_end|>")]);
     }
+}
+
+/// Training and answering prepared images in different ways.
+#[test]
+fn s2_b7_images_are_prepared_alike_for_training_and_for_answers() {
+    let folder = Folder::new(&chat("<image>", "a", &["3.png"]), 4);
+    let dataset = folder.open().unwrap();
+    let prompts = dataset.prompts(0).unwrap();
+    assert_eq!(prompts[0].images, dataset.example(0).unwrap().images);
+}
+
+/// Examples of the documentation were no JSON.
+#[test]
+fn s3_b1_examples_of_the_documentation_are_rows() {
+    for (source, classes) in [
+        (include_str!("../../rows/chat.rs"), None),
+        (include_str!("../../classified.rs"), Some(["dead", "alive"])),
+    ] {
+        let lines = source.lines().map_while(|line| line.strip_prefix("//!"));
+        let block = lines.skip_while(|line| line.trim() != "```json").skip(1);
+        let block: Vec<&str> = block.take_while(|line| line.trim() != "```").collect();
+        let mut folder = Folder::new("", 0);
+        folder.options.classes = classes.map(|labels| crate::data::ClassOptions {
+            labels: labels.map(String::from).into(),
+            weights: None,
+        });
+        // A row that is written in several lines is one all the same.
+        let whole = block.concat();
+        let rows = serde_json::Deserializer::from_str(&whole).into_iter::<serde_json::Value>();
+        let rows: Vec<String> = rows.map(|row| row.unwrap().to_string()).collect();
+        assert!(!rows.is_empty(), "{source}");
+        for row in &rows {
+            let value = crate::data::Value::from_json(row.as_bytes()).unwrap();
+            let parsed = rows::parse_row(
+                &value,
+                &rows::RowOptions::default(),
+                folder.options.classes.as_ref(),
+            );
+            assert!(parsed.is_ok(), "{row}: {:?}", parsed.err());
+        }
+    }
+}
+
+/// What was prepared once stayed, whatever became of the file.
+#[test]
+fn s3_b5_a_changed_file_is_read_anew() {
+    let mut folder = Folder::new(&chat("a", "one", &[]), 0);
+    folder.options.cache = crate::data::Cache::new(Some(folder.dir.path().join("cache")));
+    assert_eq!(folder.open().unwrap().len(), 1);
+    let path = folder.rows().to_owned();
+    fs::write_durable(&path, (chat("a", "two", &[]) + &chat("a", "b", &[])).as_bytes()).unwrap();
+    let dataset = folder.open().unwrap();
+    assert_eq!(dataset.len(), 2);
+    assert!(text(&folder, &dataset, 0).contains("two"));
+}
+
+/// The last token of a packed sample was trained to predict the first of the next one.
+#[test]
+fn s3_b10_nothing_predicts_the_first_token_of_a_packed_sample() {
+    let lines: String = (1..6)
+        .map(|count| format!("{{\"text\": \"{}\"}}\n", "ab".repeat(count)))
+        .collect();
+    let mut folder = Folder::new(&lines, 0);
+    let labelled = |folder: &Folder| {
+        let dataset = Arc::new(folder.open().unwrap());
+        let plan = BatchPlan {
+            micro_batch_size: 1,
+            accumulation: 10,
+            rank: 0,
+            world_size: 1,
+            total_rows: Some(dataset.stream().rows_in(1.0)),
+        };
+        let mut loader = Loader::start(dataset, plan, 0, 0, 0).unwrap();
+        let batches = loader.next_step().unwrap().unwrap();
+        let labelled: usize = batches.iter().map(|batch| batch.num_labelled).sum();
+        (batches.len(), labelled)
+    };
+    let (alone, expected) = labelled(&folder);
+    folder.options.grouping = Grouping::Packed { max_images: None };
+    let (packed, found) = labelled(&folder);
+    assert_eq!((alone, packed, found), (5, 1, expected));
+}
+
+/// A row without padding was taken for one that begins with it, and lost; a row of one token was an error.
+#[test]
+fn s4_b1_rows_without_padding_are_whole() {
+    let lines = "{\"input_ids\": [5, 6, 7]}\n{\"input_ids\": [5]}\n{\"input_ids\": [5, 258, 258]}\n";
+    let mut folder = Folder::new(&lines.replace('}', ", \"label\": 0}"), 0);
+    let ids = |folder: &Folder| -> Vec<Vec<i32>> {
+        let dataset = folder.open().unwrap();
+        (0..dataset.len())
+            .map(|row| dataset.example(row).unwrap().input_ids)
+            .collect()
+    };
+    assert_eq!(ids(&folder), [vec![5, 6, 7], vec![5], vec![5]]);
+    folder.options.classes = Some(crate::data::ClassOptions {
+        labels: vec!["a".into(), "b".into()],
+        weights: None,
+    });
+    assert_eq!(ids(&folder), [vec![5, 6, 7], vec![5], vec![5]]);
+}
+
+/// Padding on the left was attended, and shifted the positions.
+#[test]
+fn s4_b2_padding_on_the_left_changes_nothing() {
+    let lines =
+        "{\"input_ids\": [258, 258, 5, 6], \"label\": 1}\n{\"input_ids\": [5, 6, 258, 258], \"label\": 1}\n";
+    let mut folder = Folder::new(lines, 0);
+    folder.options.classes = Some(crate::data::ClassOptions {
+        labels: vec!["a".into(), "b".into()],
+        weights: None,
+    });
+    let dataset = folder.open().unwrap();
+    let rows = [dataset.example(0).unwrap(), dataset.example(1).unwrap()];
+    let batch = crate::data::collate(&rows, 258);
+    assert_eq!(
+        (batch.length, batch.segments.as_slice()),
+        (2, [vec![2], vec![2]].as_slice())
+    );
+    assert_eq!(batch.input_ids, [5, 6, 5, 6]);
+    assert!(
+        batch.classes.is_some(),
+        "the head sees the last token of its segment, not padding"
+    );
+}
+
+/// A vocabulary was a pickle, which can run any code.
+#[test]
+fn s4_b8_a_pickled_vocabulary_is_not_read() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("vocab.gzip");
+    fs::write_durable(&path, b"\x1f\x8b\x08cos\nsystem\n").unwrap();
+    let message = Tokenizer::load(&path).err().unwrap().to_string();
+    assert!(message.contains("vocab.gzip"), "{message}");
+}
+
+/// Rows were shuffled within a buffer of 256, over epochs that ran into each other.
+#[test]
+fn s4_b10_an_epoch_is_shuffled_as_a_whole() {
+    let num_rows = 10_000;
+    let order = crate::data::Order {
+        seed: 42,
+        len: num_rows,
+        shuffle: true,
+        mixture: None,
+    };
+    let epoch: Vec<usize> = (0..num_rows as u64)
+        .map(|position| order.position_to_sample(position).1)
+        .collect();
+    let first = &epoch[..256];
+    assert!(first.iter().any(|&row| row > 9_000) && first.iter().any(|&row| row < 1_000));
+    let mut rows = epoch.clone();
+    rows.sort_unstable();
+    assert!(
+        rows.into_iter().eq(0..num_rows),
+        "each once before any comes again"
+    );
 }
 
 /// Padding in the rows was trained and outweighed short ones.

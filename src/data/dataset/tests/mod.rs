@@ -286,10 +286,10 @@ fn an_unreadable_image_is_named_when_it_is_needed() {
 #[test]
 fn only_training_rows_are_shuffled() {
     let folder = Folder::new(&one_line(TWO_TURNS).repeat(3), 2);
-    assert!(folder.open().unwrap().order().shuffle);
+    assert!(folder.open().unwrap().stream().order().shuffle);
     let images = Some(ImageOptions::clip(2, COPIES));
     let held_out = Dataset::open(Split::Eval, &folder.options, images, folder.tokenizer.clone()).unwrap();
-    assert_eq!((held_out.len(), held_out.order().shuffle), (3, false));
+    assert_eq!((held_out.len(), held_out.stream().order().shuffle), (3, false));
 }
 
 /// The trained text of a row, piece by piece.

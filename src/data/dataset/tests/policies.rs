@@ -69,3 +69,40 @@ fn a_row_can_be_cut_after_its_last_whole_turn() {
         "{message}"
     );
 }
+
+#[test]
+fn what_cannot_be_packed_is_refused() {
+    let lines = r#"{"text": "<image><image>", "images": ["0.png", "0.png"]}
+{"text": "a"}
+"#;
+    let mut folder = Folder::new(lines, 1);
+    folder.options.grouping = Grouping::Packed { max_images: Some(1) };
+    let message = open_error(&folder);
+    assert!(
+        message.contains("rows.jsonl:1: 2 images, more than data.max_images_per_row = 1"),
+        "{message}"
+    );
+    folder.options.bad_rows = BadRows::Skip { limit: 1 };
+    assert_eq!(folder.open().unwrap().len(), 1);
+    folder.options.classes = Some(crate::data::ClassOptions {
+        labels: vec!["a".into(), "b".into()],
+        weights: None,
+    });
+    assert!(open_error(&folder).contains("rows to classify are never packed"));
+}
+
+#[test]
+fn lengths_are_counted_by_powers_of_two() {
+    let lines = |count: usize| format!("{{\"text\": \"{}\"}}\n", "a".repeat(count));
+    let mut folder = Folder::new(&[1, 2, 3, 8, 30].map(lines).concat(), 0);
+    folder.options.grouping = Grouping::Packed { max_images: None };
+    folder.options.sequence_length = 32;
+    let text = folder.open().unwrap().lengths().to_string();
+    let expected = "       tokens       rows
+     2-3               2 ########################################
+     4-7               1 ####################
+     8-15              1 ####################
+    16-31              1 ####################
+packing          5 samples in 2 rows of 32 tokens, 76.56 % full with 49 tokens";
+    assert_eq!(text, expected);
+}
