@@ -37,7 +37,7 @@ use brazier::{
         options::{Recompute, TrainMode},
     },
 };
-use brazier_models::{HostDtype, Vlm, VlmInputs, params::list_params};
+use brazier_models::{HostDtype, Segmented, Vlm, VlmInputs, params::list_params};
 use burn::{module::Module, tensor::Tensor};
 use fixture::Fixture;
 use serde_json::Value;
