@@ -74,7 +74,7 @@ enum Command {
     /// Write report.html for a run directory: curves, throughput, answers
     Report(report::ReportArgs),
     /// Print an sbatch script that trains on a cluster's GPUs and goes on after each time limit
-    Slurm(slurm::SlurmArgs),
+    Slurm(Box<slurm::SlurmArgs>),
     /// Say what this machine has of what training needs, and what to do about the rest
     Doctor(doctor::DoctorArgs),
 }

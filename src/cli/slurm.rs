@@ -26,8 +26,8 @@ goes on from there. The configuration is resolved for all ranks first, so that w
 here. No device is opened.
 
 Examples:
-  brazier slurm --config run.yaml -N 4 --gpus-per-node 4 -t 12:00:00 \\
-      --cluster gh200-slingshot > job.sh
+  brazier slurm --config run.yaml -N 4 --gpus-per-node 4 -t 12:00:00 --cluster \\
+      gh200-slingshot > job.sh
   mkdir -p logs && sbatch job.sh
 
   brazier slurm --config run.yaml -N 1 --gpus-per-node 8 -t 1-0 --cpus-per-task 16 > job.sh
