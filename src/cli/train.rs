@@ -86,6 +86,10 @@ pub(super) fn train(args: &TrainArgs) -> Result<ExitCode, Failure> {
     // Before the data: reading it may take minutes, and a device that is not there takes none to notice.
     let device_choice = device::decide(run.device)?;
     run.check_device(device_choice)?;
+    device::open(
+        device_choice.of_rank(launch.local_rank),
+        compute_dtype(run.train.precision),
+    )?;
     let group = ranks::join(&launch, &run, device_choice)?;
     ranks::first_then_all(&group, || run.synth.as_ref().map_or(Ok(()), session::draw))?;
     let session = group.agree(Session::open(&run))?;

@@ -64,11 +64,11 @@ fn what_is_refused_stops_every_command_unless_it_is_left_out() {
     let text = String::from_utf8(project.read("sft.yaml")).unwrap();
     project.write(
         "sft.yaml",
-        format!("{text}packing: true\nlerning_rate: 1\n").as_bytes(),
+        format!("{text}push_to_hub: true\nlerning_rate: 1\n").as_bytes(),
     );
     let expected = [
-        "sft.yaml:14: packing = true: refused: Brazier has no packing",
-        "hint: to go on without it: --leave-out packing",
+        "sft.yaml:14: push_to_hub = true: refused: Brazier has no upload to the hub",
+        "hint: to go on without it: --leave-out push_to_hub",
         "sft.yaml:15: lerning_rate = 1: no key of Hugging Face that Brazier knows",
         "hint: did you mean learning_rate?",
     ];
@@ -82,11 +82,11 @@ fn what_is_refused_stops_every_command_unless_it_is_left_out() {
         assert!(done.stdout.is_empty(), "{done}");
     }
     assert!(!project.path("tuned").exists());
-    let left_out = ["--leave-out", "packing", "--leave-out", "lerning_rate"];
+    let left_out = ["--leave-out", "push_to_hub", "--leave-out", "lerning_rate"];
     project
         .brazier(&[&["check", "--config", "sft.yaml"][..], &left_out].concat())
         .exits(0)
-        .says(&["14: packing = true: --leave-out says to go on without it"]);
+        .says(&["14: push_to_hub = true: --leave-out says to go on without it"]);
     project
         .brazier(&["convert-config", "sft.yaml", "--dialect", "axolotol"])
         .exits(2)
