@@ -49,7 +49,6 @@ const CXI: &str = "https://ofiwg.github.io/libfabric/main/man/fi_cxi.7.html";
 const FI_MR: &str = "https://ofiwg.github.io/libfabric/main/man/fi_mr.3.html";
 const AWS_OFI: &str = "https://github.com/aws/aws-ofi-nccl";
 const ALPS: &str = "https://docs.cscs.ch/software/communication/nccl/";
-const PERLMUTTER: &str = "https://docs.nersc.gov/systems/perlmutter/vendorbugs/";
 const ISAMBARD: &str = "https://docs.isambard.ac.uk/user-documentation/guides/nccl/";
 const CUDA: &str = "https://docs.nvidia.com/cuda/cuda-c-programming-guide/#cuda-environment-variables";
 
@@ -120,8 +119,8 @@ const SLINGSHOT: &[Variable] = &[
     variable(
         "FI_CXI_SAFE_DEVMEM_COPY_THRESHOLD",
         "16777216",
-        "The CPU itself copies up to this many bytes of GPU memory that it can reach; a remedy for hangs of NCCL.",
-        PERLMUTTER,
+        "The CPU itself copies up to this many bytes of GPU memory that it can reach by loads and stores.",
+        CXI,
     ),
     variable(
         "FI_CXI_COMPAT",
