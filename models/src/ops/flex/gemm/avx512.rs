@@ -132,7 +132,11 @@ pub(super) struct Source {
 /// [`available`]. The source can be read; `to` has room for its rows, rounded up to whole slivers, times `k`, and for
 /// [`SLACK`] more.
 #[target_feature(enable = "avx512f")]
-pub(super) unsafe fn pack<const W: usize>(mut to: *mut f32, source: Source) {
+pub(super) unsafe fn pack<const W: usize>(to: *mut f32, source: Source) {
+    if source.row_stride == 1 {
+        // SAFETY: the caller's promise.
+        return unsafe { copy::<W>(to, source) };
+    }
     for start in (0..source.rows).step_by(W) {
         // SAFETY: the sliver's rows are among the source's, and `to` has room for them.
         unsafe {
@@ -141,27 +145,29 @@ pub(super) unsafe fn pack<const W: usize>(mut to: *mut f32, source: Source) {
                 rows: W.min(source.rows - start),
                 ..source
             };
-            match (source.row_stride, source.k_stride) {
-                (1, _) => copy_sliver::<W>(to, sliver),
-                (_, 1) => transpose_sliver::<W>(to, sliver),
+            let to = to.add(start * source.k);
+            match source.k_stride {
+                1 => transpose_sliver::<W>(to, sliver),
                 _ => gather_sliver::<W>(to, sliver),
             }
-            to = to.add(W * source.k);
         }
     }
 }
 
-/// Rows are neighbours.
+/// Rows are neighbours: all slivers at once, to read the source in its order.
 #[target_feature(enable = "avx512f")]
-unsafe fn copy_sliver<const W: usize>(to: *mut f32, source: Source) {
-    for at in (0..W).step_by(LANES) {
-        let mask = first(source.rows.saturating_sub(at));
-        for k in 0..source.k {
-            // SAFETY: masked lanes are not read. A vector may reach behind its group; what it writes there is written
-            // again by the next group, or is slack.
-            unsafe {
-                let x = _mm512_maskz_loadu_ps(mask, source.data.wrapping_add(k * source.k_stride + at));
-                _mm512_storeu_ps(to.add(k * W + at), x);
+unsafe fn copy<const W: usize>(to: *mut f32, source: Source) {
+    for k in 0..source.k {
+        for start in (0..source.rows).step_by(W) {
+            let rows = W.min(source.rows - start);
+            for at in (0..W).step_by(LANES) {
+                // SAFETY: masked lanes are neither read nor written, so that nothing of the next group or sliver is.
+                unsafe {
+                    let from = source.data.wrapping_add(k * source.k_stride + start + at);
+                    let x = _mm512_maskz_loadu_ps(first(rows.saturating_sub(at)), from);
+                    let group = to.add(start * source.k + k * W + at);
+                    _mm512_mask_storeu_ps(group, first(W - at), x);
+                }
             }
         }
     }
@@ -184,7 +190,8 @@ unsafe fn transpose_sliver<const W: usize>(to: *mut f32, source: Source) {
             }
             let x = transposed(x);
             for (k, &x) in x.iter().enumerate().take(len) {
-                // SAFETY: as in `copy_sliver`.
+                // SAFETY: a vector may reach behind its group; what it writes there is written again by the next group or
+                // sliver, or is slack.
                 unsafe { _mm512_storeu_ps(to.add((start + k) * W + at), x) };
             }
         }

@@ -17,10 +17,9 @@ use super::{Mat, MatMut, Threads, Write};
 const DEPTH: usize = 192;
 /// Columns of a block, whose packed right operand stays in the second cache.
 const COLS: usize = 512;
-/// Rows of a block: enough to pay for packing the right operand.
-const ROWS: usize = 264;
-/// Rows of a block where there would be too few blocks for the threads.
-const FEW_ROWS: usize = 96;
+/// Rows of a block: many, to pay for packing the right operand, but fewer where there would be too few blocks for the
+/// threads.
+const ROWS: [usize; 4] = [528, 264, 132, 96];
 
 /// Whether blocks are faster than the `gemm` crate: packing costs as much as some rows.
 pub(super) fn suits(a: &Mat<'_>, b: &Mat<'_>) -> bool {
@@ -33,11 +32,12 @@ pub(super) fn matmul(dst: &MatMut<'_>, a: Mat<'_>, b: Mat<'_>, write: Write, thr
     let column_blocks = b.cols.div_ceil(cols);
     let rows_of = |most: usize| part(a.rows, most, LEFT);
     let rows = match threads {
-        Threads::One => rows_of(ROWS),
+        Threads::One => rows_of(ROWS[0]),
         Threads::All => {
             let wanted = 2 * rayon::current_num_threads();
-            let enough = a.rows.div_ceil(rows_of(ROWS)) * column_blocks >= wanted;
-            rows_of(if enough { ROWS } else { FEW_ROWS })
+            let enough = |rows: &usize| a.rows.div_ceil(*rows) * column_blocks >= wanted;
+            let mut sizes = ROWS.map(rows_of).into_iter();
+            sizes.find(enough).unwrap_or(rows_of(ROWS[ROWS.len() - 1]))
         }
     };
     let row_blocks = a.rows.div_ceil(rows);
