@@ -5,6 +5,8 @@
 mod avx512;
 #[cfg(target_arch = "x86_64")]
 mod blocks;
+#[cfg(test)]
+mod tests;
 
 use std::{marker::PhantomData, ops::Range};
 
