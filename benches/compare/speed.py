@@ -7,7 +7,9 @@
 Jobs: `text-5m` and `text-45m` (Qwen3-shaped language models, all rows of full length, every token trained) and `sft` (a
 LLaVA-style model with a frozen tower, prompts of many lengths, short answers). Each round runs both once; the figure of
 a run is the median over its steps, that of a side the median of its runs. Prints ratios Brazier / PyTorch of tokens
-and samples per second and of peak memory, and writes everything to --json. A quiet machine matters more than rounds.
+and samples per second, of peak memory, of CPU time per step (of the training process, user and system: steadier than
+wall time on a machine with other work, above all with --threads 1, where nobody waits for anybody) and of the time from
+the command to the end of the first step, and writes everything to --json. A quiet machine matters more than rounds.
 
 The rival is train.py beside this file; --rival passes its switches ("--compile", "--head labelled", "--cache"; several in
 quotes). Needs torch, transformers, tokenizers, pillow, numpy and pyyaml.
@@ -25,6 +27,8 @@ import statistics
 import subprocess
 import sys
 import tempfile
+import time
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -102,44 +106,89 @@ def write_job(name: str, data: Path, folder: Path, arguments: argparse.Namespace
     return path
 
 
-def timed(command: list[Any], threads: int) -> tuple[str, int]:
-    """What a command printed, and its peak memory in bytes."""
+@dataclass
+class Run:
+    """A process that wrote one record a step, as seen from outside."""
+
+    steps: list[dict[str, Any]]
+    arrivals: list[tuple[float, float]]  # of each step's record: seconds since the start, CPU seconds used by then
+    peak_bytes: int
+
+
+def timed(command: list[Any], threads: int, records: Path | None) -> Run:
+    """Runs a command whose steps appear in the file `records`, or in what it prints."""
     environment = os.environ | {"RAYON_NUM_THREADS": str(threads), "OMP_NUM_THREADS": str(threads)}
-    with tempfile.TemporaryFile("w+") as errors:
-        process = subprocess.Popen(
-            [str(word) for word in command], stdout=subprocess.PIPE, stderr=errors, env=environment, text=True
-        )
-        assert process.stdout is not None
-        printed = process.stdout.read()
-        _, status, usage = os.wait4(process.pid, 0)
-        if status:
-            errors.seek(0)
-            sys.exit(f"{shlex.join(map(str, command))} failed:\n{errors.read()}")
-    return printed, usage.ru_maxrss * 1024
+    with tempfile.TemporaryDirectory() as folder:
+        printed, errors = Path(folder, "out"), Path(folder, "err")
+        with printed.open("w") as out, errors.open("w") as err:
+            started = time.perf_counter()
+            process = subprocess.Popen([str(word) for word in command], stdout=out, stderr=err, env=environment)
+        steps: list[dict[str, Any]] = []
+        arrivals: list[tuple[float, float]] = []
+        ended, position, peak = False, 0, 0
+        while not ended:
+            peak = peak_bytes(process.pid) or peak
+            pid, status = os.waitpid(process.pid, os.WNOHANG)
+            ended = pid != 0
+            position, lines = read_lines(records or printed, position)
+            seen = [record for record in map(json.loads, lines) if "grad_norm" in record]
+            if seen and not ended:
+                arrivals += [(time.perf_counter() - started, cpu_seconds(process.pid))] * len(seen)
+            steps += seen
+            time.sleep(0.01)
+        process.returncode = os.waitstatus_to_exitcode(status)
+        if process.returncode:
+            sys.exit(f"{shlex.join(map(str, command))} failed:\n{errors.read_text()}")
+    return Run(steps, arrivals, peak)
 
 
-def figures(lines: list[str], peak: int) -> dict[str, float]:
-    steps = [record for record in map(json.loads, lines) if "grad_norm" in record][SKIP:]
+def read_lines(path: Path, position: int) -> tuple[int, list[str]]:
+    """The whole lines behind a position, and the position behind them."""
+    if not path.exists():
+        return position, []
+    with path.open("rb") as file:
+        file.seek(position)
+        data = file.read()
+    data = data[: data.rfind(b"\n") + 1]
+    return position + len(data), data.decode().splitlines()
+
+
+def peak_bytes(pid: int) -> int:
+    """Largest resident memory of a living process; 0 of one that has ended. (What `wait4` reports is no smaller than what
+    this process held when it forked, which is much, with torch imported.)"""
+    for line in Path(f"/proc/{pid}/status").read_text().splitlines():
+        if line.startswith("VmHWM:"):
+            return int(line.split()[1]) * 1024
+    return 0
+
+
+def cpu_seconds(pid: int) -> float:
+    """User and system time of a living process and its threads; processes that it started are not counted."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+def figures(run: Run) -> dict[str, float]:
+    steps = run.steps[SKIP:]
     keys = ("tokens_per_second", "samples_per_second", "step_seconds")
-    return {key: statistics.median(step[key] for step in steps) for key in keys} | {"peak_bytes": peak}
+    result = {key: statistics.median(step[key] for step in steps) for key in keys} | {"peak_bytes": run.peak_bytes}
+    (_, before), (_, after) = run.arrivals[SKIP - 1], run.arrivals[-1]
+    result["step_cpu_seconds"] = (after - before) / (len(run.arrivals) - SKIP)
+    return result | {"first_step_seconds": run.arrivals[0][0]}
 
 
-def run_brazier(config: Path, arguments: argparse.Namespace) -> dict[str, float]:
+def run_brazier(config: Path, arguments: argparse.Namespace) -> Run:
     output = config.parent / "run"
     shutil.rmtree(output, ignore_errors=True)
     command = [arguments.brazier, "train", "--config", config, "--device", arguments.device]
-    _, peak = timed(command, arguments.threads)
-    return figures((output / "metrics.jsonl").read_text().splitlines(), peak)
+    return timed(command, arguments.threads, output / "metrics.jsonl")
 
 
-def run_rival(config: Path, arguments: argparse.Namespace) -> dict[str, float]:
+def run_rival(config: Path, arguments: argparse.Namespace) -> Run:
     device = "cuda" if arguments.device.startswith("cuda") else "cpu"
-    printed, peak = timed(
-        [sys.executable, Path(__file__).with_name("train.py"), "--config", config, "--device", device,
-         "--dtype", arguments.precision, "--threads", arguments.threads, *shlex.split(arguments.rival)],
-        arguments.threads,
-    )
-    return figures(printed.splitlines(), peak)
+    command = [sys.executable, Path(__file__).with_name("train.py"), "--config", config, "--device", device,
+               "--dtype", arguments.precision, "--threads", arguments.threads, *shlex.split(arguments.rival)]
+    return timed(command, arguments.threads, None)
 
 
 def summarise(name: str, ours: list[dict[str, float]], theirs: list[dict[str, float]]) -> None:
@@ -152,7 +201,8 @@ def summarise(name: str, ours: list[dict[str, float]], theirs: list[dict[str, fl
         return f"{name:10} {key:19} {text_a:>26} {text_b:>26} {unit:8} ratio {a / b:.2f}"
 
     for key, scale, unit in (("tokens_per_second", 1, "tokens/s"), ("samples_per_second", 1, "rows/s"),
-                             ("step_seconds", 1e3, "ms"), ("peak_bytes", 2**-20, "MiB")):
+                             ("step_seconds", 1e3, "ms"), ("step_cpu_seconds", 1e3, "ms"),
+                             ("peak_bytes", 2**-20, "MiB"), ("first_step_seconds", 1, "s")):
         print(shown(key, scale, unit), flush=True)
 
 
@@ -167,8 +217,8 @@ def main() -> None:
             config = write_job(name, data, folder / name, arguments)
             ours, theirs = [], []
             for _ in range(arguments.rounds):
-                ours.append(run_brazier(config, arguments))
-                theirs.append(run_rival(config, arguments))
+                ours.append(figures(run_brazier(config, arguments)))
+                theirs.append(figures(run_rival(config, arguments)))
             everything[name] = {"brazier": ours, "pytorch": theirs}
             summarise(name, ours, theirs)
     if arguments.json:

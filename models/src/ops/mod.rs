@@ -236,10 +236,11 @@ pub fn linear_cross_entropy(h_nd: Tensor<2>, w_vd: Tensor<2>, targets_n: Tensor<
     Tensor::from_dispatch(Dispatch::linear_cross_entropy(h, w, targets_n.into_dispatch()))
 }
 
-/// Rows of logits to compute at a time: about 4 MiB of f32, at least 32 rows unless those are more than 32 MiB.
+/// Rows of logits to compute at a time: about 32 MiB of f32, at least 128 rows unless those are more than 64 MiB. The
+/// gradient of the table is read and written once for each chunk, which few rows would not pay for.
 pub fn logit_rows(n: usize, v: usize) -> usize {
     let rows_of = |mebibytes: usize| mebibytes * (1 << 18) / v.max(1);
-    rows_of(4).max(rows_of(32).min(32)).clamp(1, n.max(1))
+    rows_of(32).max(rows_of(64).min(128)).clamp(1, n.max(1))
 }
 
 /// A parameter's f32 value and AdamW's moments of it, `[n]` each.

@@ -1,4 +1,12 @@
-//! Matrix products of strided f32 views: a checked face of the `gemm` crate.
+//! Matrix products of strided f32 views: packed blocks where the processor has AVX-512, else the `gemm` crate behind a
+//! checked face.
+
+#[cfg(target_arch = "x86_64")]
+mod avx512;
+#[cfg(target_arch = "x86_64")]
+mod blocks;
+#[cfg(test)]
+mod tests;
 
 use std::{marker::PhantomData, ops::Range};
 
@@ -154,6 +162,15 @@ pub(super) fn matmul(dst: MatMut<'_>, a: Mat<'_>, b: Mat<'_>, write: Write, thre
         dst.rows == a.rows && dst.cols == b.cols && a.cols == b.rows,
         "matrix product of wrong shapes"
     );
+    #[cfg(target_arch = "x86_64")]
+    if blocks::suits(&a, &b) {
+        return blocks::matmul(&dst, a, b, write, threads);
+    }
+    portable(&dst, a, b, write, threads);
+}
+
+/// [`matmul`] by the `gemm` crate, in blocks of rows.
+fn portable(dst: &MatMut<'_>, a: Mat<'_>, b: Mat<'_>, write: Write, threads: Threads) {
     let blocks = match threads {
         Threads::One => 1,
         Threads::All => ((a.rows * a.cols * b.cols) >> 22).clamp(1, 128),
@@ -161,10 +178,10 @@ pub(super) fn matmul(dst: MatMut<'_>, a: Mat<'_>, b: Mat<'_>, write: Write, thre
     // Kernels take 6 rows at a time, and each block packs the right operand again.
     let block = a.rows.div_ceil(blocks).max(48).next_multiple_of(12);
     if block >= a.rows {
-        return panels(&dst, a, b, write, 0..a.rows);
+        return panels(dst, a, b, write, 0..a.rows);
     }
     (0..a.rows.div_ceil(block)).into_par_iter().for_each(|i| {
-        panels(&dst, a, b, write, i * block..((i + 1) * block).min(a.rows));
+        panels(dst, a, b, write, i * block..((i + 1) * block).min(a.rows));
     });
 }
 
@@ -218,18 +235,23 @@ fn panel(dst: &MatMut<'_>, a: Mat<'_>, b: Mat<'_>, write: Write, rows: Range<usi
     }
 }
 
-/// `dst = x · wᵀ` or `dst += x · wᵀ`, `w` row-major. For many rows the weight is transposed first: packing a transposed
-/// operand costs the `gemm` crate as much as ten rows.
+/// `dst = x · wᵀ` or `dst += x · wᵀ`, `w` row-major.
 pub(super) fn matmul_transposed(dst: MatMut<'_>, x: Mat<'_>, w: Mat<'_>, write: Write) {
-    let mut scratch = Vec::new();
-    let right = if x.rows < 32 {
-        w.transposed()
-    } else {
-        scratch.resize(w.rows * w.cols, 0.0);
-        transpose(&mut scratch, w.data, w.rows, w.cols, w.row_stride);
-        Mat::new(&scratch, w.cols, w.rows)
-    };
-    matmul(dst, x, right, write, Threads::All);
+    // For many rows the `gemm` crate gets a transposed copy: packing a transposed operand costs it as much as ten rows.
+    if x.rows < 32 || is_packed(&x, &w.transposed()) {
+        return matmul(dst, x, w.transposed(), write, Threads::All);
+    }
+    let mut scratch = vec![0.0; w.rows * w.cols];
+    transpose(&mut scratch, w.data, w.rows, w.cols, w.row_stride);
+    matmul(dst, x, Mat::new(&scratch, w.cols, w.rows), write, Threads::All);
+}
+
+/// Whether the product is one of packed blocks.
+fn is_packed(a: &Mat<'_>, b: &Mat<'_>) -> bool {
+    #[cfg(target_arch = "x86_64")]
+    return blocks::suits(a, b);
+    #[cfg(not(target_arch = "x86_64"))]
+    false
 }
 
 simd! {

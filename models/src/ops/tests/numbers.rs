@@ -71,7 +71,7 @@ fn attention_in_chunks_equals_the_kernel() {
 
 #[test]
 fn loss_in_chunks_equals_the_kernel() {
-    let (n, d, v) = (300, 16, 9000);
+    let (n, d, v) = (300, 16, 40_000);
     let targets = || {
         ints(&indices(n, v, 3), &Device::flex())
             .try_into_primitive::<Flex>()

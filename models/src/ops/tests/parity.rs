@@ -239,7 +239,8 @@ fn linear_cross_entropy_agrees_with_its_definition() {
         (1, 1, 2, 1.0),
         (7, 5, 11, 1.0),
         (65, 32, 300, 4.0),
-        (400, 8, 9000, 1.0),
+        // More than one chunk.
+        (140, 4, 70_000, 1.0),
     ] {
         let inputs = [scaled(n * d, 16, by), noise(v * d, 17)];
         let targets = indices(n, v, 18);
