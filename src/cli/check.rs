@@ -53,7 +53,7 @@ pub(super) fn check(args: &CheckArgs) -> Result<ExitCode, Failure> {
         );
         return Ok(ExitCode::SUCCESS);
     }
-    let tokenizer = Arc::new(Tokenizer::load(&session::locate(&run.data.tokenizer)?)?);
+    let tokenizer = Arc::new(session::tokenizer(&run)?);
     let model = session::model_config(&run, &tokenizer)?;
     let adapters = session::adapters(&run, &model)?;
     let policy = if args.data {
@@ -98,7 +98,7 @@ fn is_packed(run: &RunConfig) -> bool {
 pub(super) fn plan(run: &RunConfig) -> Result<RunPlan, Failure> {
     let num_samples = match (is_packed(run), &run.synth) {
         (true, _) => {
-            let tokenizer = Arc::new(Tokenizer::load(&session::locate(&run.data.tokenizer)?)?);
+            let tokenizer = Arc::new(session::tokenizer(run)?);
             let model = session::model_config(run, &tokenizer)?;
             let train = session::open_data(run, &model, &tokenizer, Split::Train, run.data.bad_rows)?;
             return Ok(run.plan(train.stream())?);

@@ -85,7 +85,7 @@ pub(super) fn generate(args: &GenerateArgs) -> Result<ExitCode, Failure> {
         .map_err(|error| Failure::Input(format!("--device: {error}")))?;
     let folder = session::locate(&args.model)?;
     let config = hub::read_config(&folder)?;
-    let tokenizer = Tokenizer::load(&folder)?;
+    let tokenizer = session::of_model(Tokenizer::load(&folder)?, &config);
     let device = device::open(choice, DType::F32)?;
     let images = match (&config.vision, args.image.is_empty()) {
         (_, true) => Vec::new(),

@@ -232,7 +232,7 @@ pub(super) fn trained_options(
         .as_deref()
         .map_or(Ok(TokenIds::default()), hub::token_ids)?;
     let (chat_template, mut stop_ids) = match (&config.head, template) {
-        (Head::Lm, Some(template)) => (Some(template.jinja().to_owned()), template.stop_ids(tokenizer)?),
+        (Head::Lm, Some(template)) => (Some(template.jinja(tokenizer).into_owned()), template.stop_ids(tokenizer)?),
         (Head::Lm, None) | (Head::Classification { .. }, _) => {
             (None, tokenizer.eos_id().into_iter().collect())
         }
@@ -248,7 +248,7 @@ pub(super) fn trained_options(
         dtype_policy: DtypePolicy::Cast,
         source,
         image_processor: session::image_processor(choice, config)?,
-        image_token: IMAGE_TOKEN.to_owned(),
+        image_token: tokenizer.image_token().to_owned(),
         added_image_token: None,
         chat_template,
         bos_token_id: bos,

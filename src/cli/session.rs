@@ -40,7 +40,7 @@ pub(super) struct Session {
 impl Session {
     /// Reads the tokenizer, decides on the model's shape, opens the data.
     pub(super) fn open(run: &RunConfig) -> Result<Self, Failure> {
-        let tokenizer = Arc::new(Tokenizer::load(&locate(&run.data.tokenizer)?)?);
+        let tokenizer = Arc::new(tokenizer(run)?);
         let model = model_config(run, &tokenizer)?;
         let adapters = adapters(run, &model)?;
         let open = |split| open_data(run, &model, &tokenizer, split, run.data.bad_rows).map(Arc::new);
@@ -82,6 +82,8 @@ impl Session {
         .map(|(key, value)| (key.to_owned(), value))
         .collect();
         order.extend(grouping(&run.data));
+        let image_token = run.image_token.clone();
+        order.extend(image_token.map(|token| ("model.image_token".to_owned(), token)));
         order
     }
 }
@@ -143,6 +145,24 @@ pub(super) fn write_bad_rows(session: &Session, path: &Path) -> Result<(), Failu
         false => fs::write_atomic(path, text.as_bytes())?,
     }
     Ok(())
+}
+
+/// The run's tokenizer, with the token for images that the run names, or else the one of an imported model.
+pub(super) fn tokenizer(run: &RunConfig) -> Result<Tokenizer, Failure> {
+    let tokenizer = Tokenizer::load(&locate(&run.data.tokenizer)?)?;
+    match (&run.image_token, &run.model) {
+        (Some(token), _) => Ok(tokenizer.with_image_token(token)),
+        (None, ModelChoice::Import(dir)) => Ok(of_model(tokenizer, &hub::read_config(&locate(dir)?)?)),
+        (None, ModelChoice::Join(_) | ModelChoice::New(_)) => Ok(tokenizer),
+    }
+}
+
+/// A tokenizer with the image token of a model.
+pub(super) fn of_model(tokenizer: Tokenizer, model: &VlmConfig) -> Tokenizer {
+    match &model.vision {
+        Some(vision) => tokenizer.with_image_token_of(vision.image_token_id),
+        None => tokenizer,
+    }
 }
 
 /// Shape of the run's model.

@@ -16,8 +16,7 @@ use crate::{
 impl RunConfig {
     /// The configuration of a new model, once the tokenizer is read; `None` if the model is imported.
     ///
-    /// `num_tokens` is one more than the tokenizer's largest id, `image_token_id` the id of [`IMAGE_TOKEN`]
-    /// if it has one.
+    /// `num_tokens` is one more than the tokenizer's largest id, `image_token_id` the id of its image token if it has one.
     ///
     /// # Errors
     /// If the vocabulary is too small, or the model sees and the tokenizer has no image token.
@@ -46,8 +45,9 @@ impl RunConfig {
             match image_token_id {
                 Some(id) => vision.image_token_id = id,
                 None => {
-                    let reason = format!("has no token {IMAGE_TOKEN}, and the model sees images");
-                    let hint = "add it to the tokenizer as a special token";
+                    let reason = format!("has no token {}, and the model sees images", self.image_token());
+                    let hint = "add it to the tokenizer as a special token, or name one that is there under \
+                                model.image_token";
                     errors.refuse_value(
                         "model.tokenizer",
                         &self.data.tokenizer.to_string_lossy(),
@@ -66,7 +66,8 @@ impl RunConfig {
 
     /// The configuration of an imported model with as many rows as the tokenizer needs.
     ///
-    /// `num_tokens` is one more than the tokenizer's largest id, `image_token_id` the id of [`IMAGE_TOKEN`] if it has one.
+    /// `num_tokens` is one more than the tokenizer's largest id, `image_token_id` the id of its image token if it has
+    /// one.
     ///
     /// # Errors
     /// If the tokenizer is larger than the vocabulary and that may not grow, or its image token is not the model's.
@@ -89,6 +90,9 @@ impl RunConfig {
             }
             None => {}
         }
+        if model.vision.is_none() {
+            errors.no_effect("model.image_token", "the model has no vision tower");
+        }
         if let (Some(vision), Some(id)) = (&mut model.vision, image_token_id)
             && vision.image_token_id != id
         {
@@ -97,9 +101,11 @@ impl RunConfig {
                 vision.image_token_id = id;
             } else {
                 let expected = vision.image_token_id;
+                let token = self.image_token();
                 let reason =
-                    format!("has {IMAGE_TOKEN} as token {id}, and the model's image_token_id is {expected}");
-                let hint = "take the model's own tokenizer, or correct image_token_id in its config.json";
+                    format!("has {token} as token {id}, and the model's image_token_id is {expected}");
+                let hint = "take the model's own tokenizer, name its token under model.image_token, or correct \
+                            image_token_id in its config.json";
                 errors.refuse_value("model.tokenizer", &tokenizer, &reason, Some(hint));
             }
         }
@@ -108,6 +114,11 @@ impl RunConfig {
         } else {
             Err(errors.list)
         }
+    }
+
+    /// The token for images, unless an imported model has its own.
+    fn image_token(&self) -> &str {
+        self.image_token.as_deref().unwrap_or(IMAGE_TOKEN)
     }
 
     /// Whether this run can train that model: what it is imported with is known only when its folder has been

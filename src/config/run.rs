@@ -26,6 +26,8 @@ pub struct RunConfig {
     pub seed: u64,
     /// Where the model comes from.
     pub model: ModelChoice,
+    /// The token of the tokenizer that stands for an image; `None` for that of an imported model, or `<image>`.
+    pub image_token: Option<String>,
     /// How an imported model's vocabulary grows; `None` if it must not.
     pub resize_vocabulary: Option<ResizeOptions>,
     /// Adapters that are trained in the place of the model's weights.

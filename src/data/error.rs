@@ -88,6 +88,19 @@ pub enum DataError {
         /// What is wrong with it.
         reason: String,
     },
+    /// No token stands for an image.
+    #[error(
+        "{}: `{token}` (it stands for an image) is not a token of this vocabulary\n  \
+         hint: name one that is there and stands for nothing else under model.image_token, such as a reserved one, or \
+         write a model whose tokenizer has it: brazier model init --image-token '{token}' --add-image-token",
+        path.display()
+    )]
+    NoImageToken {
+        /// The token's text.
+        token: String,
+        /// The tokenizer's file.
+        path: PathBuf,
+    },
     /// A token that is needed is not a token of its own.
     #[error(
         "{}: `{token}` ({purpose}) is not a token of this vocabulary\n  \

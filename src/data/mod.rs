@@ -42,7 +42,7 @@ pub use template::{
     CHAT_TEMPLATE_JINJA, ChatTemplate, Date, Encoded, Masks, NamedTemplate, TURN_END, TURN_START,
     TemplateChoice, TemplateOptions, TrainEos, encode_prompt,
 };
-pub use tokenizer::{SpecialTokens, Tokenizer};
+pub use tokenizer::{SpecialTokens, Tokenizer, token_text};
 pub use value::Value;
 
 pub mod synth;

@@ -41,6 +41,26 @@ pub(super) fn add_to_config(config: &mut Map<String, Value>, token: &str, id: u3
     config.insert("image_token".into(), token.into());
 }
 
+/// The token for images as a `tokenizer_config.json`, a `special_tokens_map.json` or a `processor_config.json` names it, where
+/// it names another: processors would place that one. Says whether something has changed.
+pub(super) fn correct_image_token(config: &mut Map<String, Value>, token: &str) -> bool {
+    let mut corrected = false;
+    let mut correct = |config: &mut Map<String, Value>| {
+        if let Some(named) = config.get_mut("image_token") {
+            let text = named.get("content").unwrap_or(named);
+            if !text.is_null() && text != token {
+                *named = token.into();
+                corrected = true;
+            }
+        }
+    };
+    correct(config);
+    if let Some(Value::Object(extra)) = config.get_mut("extra_special_tokens") {
+        correct(extra);
+    }
+    corrected
+}
+
 fn description(token: &str) -> Value {
     json!({
         "content": token,
@@ -55,6 +75,25 @@ fn description(token: &str) -> Value {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn files_that_name_another_image_token_are_corrected() {
+        let Value::Object(mut config) = json!({
+            "image_token": {"content": "<image>", "special": true}, "pad_token": "<image>",
+            "extra_special_tokens": {"image_token": "<image>", "other": "<image>"},
+        }) else {
+            panic!("an object")
+        };
+        assert!(!correct_image_token(&mut config, "<image>"));
+        assert!(correct_image_token(&mut config, "<|0|>"));
+        let expected = json!({
+            "image_token": "<|0|>", "pad_token": "<image>",
+            "extra_special_tokens": {"image_token": "<|0|>", "other": "<image>"},
+        });
+        assert_eq!(Value::Object(config), expected);
+        let mut none = Map::new();
+        assert!(!correct_image_token(&mut none, "<|0|>") && none.is_empty());
+    }
 
     #[test]
     fn the_token_becomes_one_id_of_the_tokenizer() {

@@ -19,7 +19,7 @@ use super::{
     names::{Part, to_disk},
     other_half::other_half,
     shards::{self, Written, write_weights},
-    sidecar::{read_object, write_json, write_processor, write_tokenizer},
+    sidecar::{agree_on_image_token, read_object, write_json, write_processor, write_tokenizer},
 };
 use crate::{fs, image_processor::ImageProcessor};
 
@@ -252,6 +252,7 @@ impl Folder<'_> {
         if let Some(vision) = &config.vision {
             write_processor(dir, vision, options)?;
             self.carried.copy_processor(dir)?;
+            agree_on_image_token(dir, &options.image_token)?;
         }
         let marker = json!({
             "format": "brazier-export",

@@ -7,17 +7,18 @@ use serde_json::{Map, Value, json};
 
 use super::{
     ExportOptions, HubError, Result,
-    added_token::{add_to_config, add_to_tokenizer},
+    added_token::{add_to_config, add_to_tokenizer, correct_image_token},
     image_processor::{PREPROCESSOR, PROCESSOR, image_processor_json},
 };
 use crate::fs;
 
 const TOKENIZER: &str = "tokenizer.json";
 const TOKENIZER_CONFIG: &str = "tokenizer_config.json";
+const SPECIAL_TOKENS: &str = "special_tokens_map.json";
 const CHAT_TEMPLATE: &str = "chat_template.jinja";
 /// Copied as they are, where they exist.
 const COPIED: [&str; 7] = [
-    "special_tokens_map.json",
+    SPECIAL_TOKENS,
     "added_tokens.json",
     "vocab.json",
     "vocab.txt",
@@ -115,6 +116,18 @@ pub(super) fn write_processor(
     let preprocessor = image_processor_json(&options.image_processor)?;
     write_json(&dir.join(PREPROCESSOR), &preprocessor)?;
     write_json(&dir.join(PROCESSOR), &processor)
+}
+
+/// Makes every file that names the token for images name the same one.
+pub(super) fn agree_on_image_token(dir: &Path, token: &str) -> Result<()> {
+    for name in [TOKENIZER_CONFIG, SPECIAL_TOKENS, PROCESSOR] {
+        let path = dir.join(name);
+        let mut config = read_object(&path)?;
+        if correct_image_token(&mut config, token) {
+            write_json(&path, &Value::Object(config))?;
+        }
+    }
+    Ok(())
 }
 
 pub(super) fn write_json(path: &Path, value: &Value) -> Result<()> {

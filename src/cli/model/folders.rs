@@ -18,7 +18,7 @@ use super::{
 use crate::{
     checkpoint,
     config::{ModelChoice, RunConfig},
-    data::{ChatTemplate, Tokenizer},
+    data::{ChatTemplate, token_text},
     device,
     hub::{self, DtypePolicy, ExportOptions, ExportTensor, Part, Weights},
     learner::{SavedParameter, saved_parameters},
@@ -80,11 +80,17 @@ pub(super) fn import(args: &ImportArgs) -> Result<ExitCode, Failure> {
     let weights = Weights::open(&dir, Part::Whole, &config, &expected)?;
     let names = expected.iter().map(|(name, _)| name);
     let tensors = names.filter_map(|name| ExportTensor::stored(name, &weights));
+    let usual = args
+        .output
+        .options(main_dtype(&weights), hub::token_ids(&dir)?, processor);
+    let image_token = match &config.vision {
+        Some(vision) => token_text(&dir, vision.image_token_id)?,
+        None => None,
+    };
     let options = ExportOptions {
         source: Some(dir.clone()),
-        ..args
-            .output
-            .options(main_dtype(&weights), hub::token_ids(&dir)?, processor)
+        image_token: image_token.unwrap_or_else(|| usual.image_token.clone()),
+        ..usual
     };
     let summary =
         hub::export(&args.output.out, &config, tensors.collect(), &dir, &options).map_err(written)?;
@@ -123,7 +129,7 @@ pub(super) fn export(args: &ExportArgs) -> Result<ExitCode, Failure> {
         return Err(Failure::Input(format!("{run}: the run {reason}\n  hint: {hint}")));
     }
     let info = checkpoint::find_checkpoint(&args.checkpoint)?;
-    let tokenizer = Tokenizer::load(&session::locate(&run.data.tokenizer)?)?;
+    let tokenizer = session::tokenizer(&run)?;
     let config = session::model_config(&run, &tokenizer)?;
     let expected = parameters(&config)?;
     let imported =

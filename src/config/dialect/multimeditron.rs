@@ -24,8 +24,8 @@ pub(super) static ROWS: &[Row] = &[
     ),
     into(
         &["attachment_token"],
-        "data.train[].image_token",
-        "for every data set",
+        "model.image_token",
+        "and data.train[].image_token for every data set",
     ),
     into(
         &["tokenizer_type"],
@@ -380,6 +380,10 @@ fn data(t: &mut Translation) {
         }
     }
     if let Some(given) = &token {
+        // Without a tower the rows have no images, and the tokenizer no need of a token for them.
+        if t.length("modalities") > 0 || t.is_put("model.from") {
+            t.put("model.image_token", given.node.value.clone(), given);
+        }
         let natives: Vec<_> = (0..length)
             .map(|index| format!("data.train[{index}].image_token"))
             .collect();

@@ -27,6 +27,11 @@ pub(in crate::config) struct RawModel {
     /// Folder with `tokenizer.json`. Left out: `model.from`, `model.language_from`, or the folder of `data.synth`.
     #[schemars(example = "models/llava-1.5-7b-hf")]
     pub tokenizer: Option<PathBuf>,
+    /// The token that stands for an image in this tokenizer, such as `<|image_pad|>` or a reserved one. What stands for an
+    /// image in rows is another matter: `data.train[].image_token`. Left out: the own one of the model in `from`, or else
+    /// `<image>`. A tokenizer that has none gets it with `brazier model init --add-image-token`.
+    #[schemars(example = "<|reserved_special_token_0|>")]
+    pub image_token: Option<String>,
     /// More rows for the vocabulary of the model in `model.from` or `model.language_from`, for a tokenizer that has been given more tokens; old rows
     /// stay as they are, and there are never fewer. Left out: such a tokenizer is an error.
     pub resize_vocabulary: Option<RawResizeVocabulary>,

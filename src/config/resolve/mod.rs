@@ -68,6 +68,7 @@ pub fn resolve(loaded: &Loaded, world: World) -> Result<RunConfig, Vec<ConfigErr
         device: device_choice(&device, &mut errors),
         seed,
         resize_vocabulary: model::resize_vocabulary(&model, &mut errors),
+        image_token: model::image_token(&model, &mut errors),
         head: model::head(model.head.clone(), &mut errors),
         lora: model::lora(&model, train.mode, &mut errors),
         model: model::resolve(model, &mut errors),

@@ -34,7 +34,8 @@ const OF_NEW_MODELS: [&str; 8] = [
     "vision_post_layernorm",
 ];
 /// Keys that mean something only where there is a vision tower.
-const OF_VISION: [&str; 4] = [
+const OF_VISION: [&str; 5] = [
+    "image_token",
     "projector",
     "vision_feature_layer",
     "vision_feature_select",
@@ -47,7 +48,8 @@ pub(super) fn resolve(raw: RawModel, errors: &mut Errors) -> ModelChoice {
         language_from,
         vision_from,
         tokenizer: _,         // belongs to the data
-        resize_vocabulary: _, // has a function of its own
+        image_token: _,       // has a function of its own
+        resize_vocabulary: _, // the same
         language,
         vision,
         projector,
@@ -115,6 +117,17 @@ pub(super) fn resolve(raw: RawModel, errors: &mut Errors) -> ModelChoice {
         },
         vocab_size,
     }))
+}
+
+/// `model.image_token`.
+pub(super) fn image_token(raw: &RawModel, errors: &mut Errors) -> Option<String> {
+    let token = raw.image_token.clone()?;
+    // It is written into chat templates, between quotes.
+    if token.trim().is_empty() || token.contains(['\'', '"', '\\']) {
+        let hint = "write a special token of the tokenizer, for instance <|image_pad|>";
+        errors.refuse("model.image_token", "no token is called so", Some(hint));
+    }
+    Some(token)
 }
 
 /// `model.resize_vocabulary:`.

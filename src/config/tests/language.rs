@@ -215,7 +215,36 @@ fn the_tokenizers_image_token_is_the_models() {
         let error: Result<u32, Vec<ConfigError>> = image_token(resize, 90, 8);
         let error = words(&error.unwrap_err());
         let expected = "has <image> as token 8, and the model's image_token_id is 7\n  \
-             hint: take the model's own tokenizer, or correct image_token_id in its config.json";
+             hint: take the model's own tokenizer, name its token under model.image_token, or correct image_token_id in its \
+             config.json";
         assert!(error.contains(expected), "{error}");
+    }
+}
+
+#[test]
+fn the_image_token_can_be_named() {
+    let run = resolve_base(&["model.image_token=<|image_pad|>"]).unwrap();
+    assert_eq!(run.image_token.as_deref(), Some("<|image_pad|>"));
+    let error = words(&run.model_config(90, None).unwrap_err());
+    let expected = "has no token <|image_pad|>, and the model sees images\n  hint: add it to the tokenizer as a special \
+                    token, or name one that is there under model.image_token";
+    assert!(error.contains(expected), "{error}");
+    let named = ", image_token: <|image_pad|>";
+    assert!(fit(named, 90, Some(7)).is_ok());
+    let error = words(&fit(named, 90, Some(8)).unwrap_err());
+    let expected = "has <|image_pad|> as token 8, and the model's image_token_id is 7";
+    assert!(error.contains(expected), "{error}");
+
+    // A model without eyes has no use for it.
+    let blind = VlmConfig {
+        vision: None,
+        ..run.model_config(90, Some(7)).unwrap().unwrap()
+    };
+    let error = words(&run.fit_vocabulary(blind, 90, None).unwrap_err());
+    let expected = "model.image_token = <|image_pad|>: has no effect: the model has no vision tower";
+    assert!(error.contains(expected), "{error}");
+    for name in ["", "  ", "a'b"] {
+        let error = words(&resolve_base(&[&format!("model.image_token=\"{name}\"")]).unwrap_err());
+        assert!(error.contains("no token is called so"), "{error}");
     }
 }

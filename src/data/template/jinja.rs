@@ -23,6 +23,8 @@ pub(super) struct JinjaTemplate {
     environment: Environment<'static>,
     source: String,
     globals: Vec<(Arc<str>, Jinja)>,
+    /// The tokenizer's token for an image, which a template may write in the place of [`IMAGE_TOKEN`].
+    image_token: String,
     /// It marks what is trained with `{% generation %}`.
     pub(super) marks_generation: bool,
     /// It writes the header of an answer when it is asked to.
@@ -89,6 +91,7 @@ impl JinjaTemplate {
             environment,
             source: source.to_owned(),
             globals,
+            image_token: tokenizer.image_token().to_owned(),
             marks_generation,
             writes_prompts: false,
             headless: false,
@@ -155,7 +158,8 @@ impl JinjaTemplate {
         turn(message, as_parts, &clean)
     }
 
-    /// Renders turns.
+    /// Renders turns. Images are [`IMAGE_TOKEN`], whichever of the two names the template has for them; a row cannot write
+    /// the other one.
     pub(super) fn render(&self, messages: &[Jinja], tools: &Jinja, prompt: bool) -> Result<String, Error> {
         let given = [
             ("messages", Jinja::from(messages.to_vec())),
@@ -165,9 +169,14 @@ impl JinjaTemplate {
         ];
         let given = given.map(|(name, value)| (name.into(), value));
         let context = Record(given.into_iter().chain(self.globals.iter().cloned()).collect());
-        self.environment
+        let text = self
+            .environment
             .get_template(NAME)?
-            .render(Jinja::from_object(context))
+            .render(Jinja::from_object(context))?;
+        Ok(match self.image_token.as_str() {
+            IMAGE_TOKEN => text,
+            token => text.replace(token, IMAGE_TOKEN),
+        })
     }
 }
 

@@ -22,11 +22,11 @@ pub use named::NamedTemplate;
 
 pub(super) use encode::Rendered;
 
-use std::{path::PathBuf, sync::Arc};
+use std::{borrow::Cow, path::PathBuf, sync::Arc};
 
 use super::{
     error::{DataError, RowProblem},
-    rows::{Conversation, Message},
+    rows::{Conversation, IMAGE_TOKEN, Message},
     tokenizer::Tokenizer,
     value::Value,
 };
@@ -78,7 +78,8 @@ impl ChatTemplate {
         }
     }
 
-    /// The template that the options name. A tokenizer whose template is [`CHAT_TEMPLATE_JINJA`] means ChatML.
+    /// The template that the options name. A tokenizer whose template is [`CHAT_TEMPLATE_JINJA`] means ChatML, with
+    /// whichever token for images.
     ///
     /// # Errors
     /// If it is not there or is not a template.
@@ -88,7 +89,9 @@ impl ChatTemplate {
             (None, None) | (Some(TemplateChoice::Named(NamedTemplate::ChatMl)), _) => {
                 return Self::without_variables(options);
             }
-            (None | Some(TemplateChoice::Tokenizer), Some(CHAT_TEMPLATE_JINJA)) => {
+            (None | Some(TemplateChoice::Tokenizer), Some(own))
+                if own == CHAT_TEMPLATE_JINJA || own == for_others(CHAT_TEMPLATE_JINJA, tokenizer) =>
+            {
                 return Self::without_variables(options);
             }
             (None | Some(TemplateChoice::Tokenizer), Some(own)) => {
@@ -128,12 +131,15 @@ impl ChatTemplate {
         }
     }
 
-    /// The same template for other programs.
-    pub fn jinja(&self) -> &str {
-        match &self.form {
-            Form::ChatMl => CHAT_TEMPLATE_JINJA,
-            Form::Jinja(template) => template.source(),
-        }
+    /// The same template for other programs, which know no [`IMAGE_TOKEN`] but the tokenizer's own.
+    pub fn jinja(&self, tokenizer: &Tokenizer) -> Cow<'_, str> {
+        for_others(
+            match &self.form {
+                Form::ChatMl => CHAT_TEMPLATE_JINJA,
+                Form::Jinja(template) => template.source(),
+            },
+            tokenizer,
+        )
     }
 
     /// Ids after which an answer is complete: the end of the turn, and the end of the sequence where there is one.
@@ -251,6 +257,14 @@ impl ChatTemplate {
                 Ok(rendered.encode(tokenizer, None)?.tokens)
             }
         }
+    }
+}
+
+/// A template's text with the tokenizer's token in the place of [`IMAGE_TOKEN`].
+fn for_others<'a>(source: &'a str, tokenizer: &Tokenizer) -> Cow<'a, str> {
+    match tokenizer.image_token() {
+        IMAGE_TOKEN => source.into(),
+        token => source.replace(IMAGE_TOKEN, token).into(),
     }
 }
 

@@ -141,6 +141,86 @@ fn tokens_and_masks_are_those_of_transformers() {
     }
 }
 
+/// Another token for images changes that token and nothing else, neither in the tokens nor in what is trained; and a template
+/// that writes the token itself is as good as one that writes the placeholder.
+#[test]
+fn another_image_token_stands_where_the_placeholder_would() {
+    const OTHER: &str = "<start_of_turn>";
+    let plain = tokenizer();
+    let tokenizer = tokenizer().with_image_token(OTHER);
+    let [image, other] = [&plain, &tokenizer].map(|tokenizer| tokenizer.image_token_id().unwrap());
+    let mut images = 0;
+    for case in cases().iter().filter(|case| !case.text.contains(OTHER)) {
+        let encode = |tokenizer: &Tokenizer, source: &str, image_id| {
+            let template = case.template(tokenizer, source);
+            let encoded = template.encode(tokenizer, &case.conversation, &Masks::default(), Some(image_id));
+            encoded
+                .map_err(|error| format!("{}: {error}", case.name))
+                .unwrap()
+        };
+        let mut expected = encode(&plain, &case.source, image);
+        for id in expected.tokens.iter_mut().filter(|id| **id == image) {
+            *id = other;
+            images += 1;
+        }
+        for source in [&case.source, &case.source.replace(IMAGE_TOKEN, OTHER)] {
+            assert_eq!(encode(&tokenizer, source, other), expected, "{}", case.name);
+        }
+    }
+    assert!(images > 0);
+}
+
+#[test]
+fn a_row_cannot_write_the_image_token() {
+    const OTHER: &str = "<start_of_turn>";
+    let tokenizer = tokenizer().with_image_token(OTHER);
+    let image_id = tokenizer.image_token_id().unwrap();
+    let count = |tokens: &[u32]| tokens.iter().filter(|&&id| id == image_id).count();
+    let conversation = Conversation::new(vec![
+        Message::new(Role::User, format!("{OTHER}<image>{OTHER}")),
+        Message::new(Role::Assistant, format!("a {OTHER}")),
+    ]);
+    for template in [
+        ChatTemplate::chat_ml(),
+        ChatTemplate::choose(
+            &TemplateOptions {
+                choice: Some(TemplateChoice::Named(NamedTemplate::Qwen3)),
+                ..TemplateOptions::default()
+            },
+            &tokenizer,
+        )
+        .unwrap(),
+    ] {
+        let encoded = template
+            .encode(&tokenizer, &conversation, &Masks::default(), Some(image_id))
+            .unwrap();
+        assert_eq!(count(&encoded.tokens), 1, "{}", template.name);
+        let text = tokenizer.decode_with_special(&encoded.tokens).unwrap();
+        assert!(text.contains(&[OTHER; 3].concat()), "{text}");
+        let prompt = encode_prompt(&tokenizer, &template, &conversation, 5).unwrap();
+        assert_eq!(prompt.iter().filter(|&&id| id == image_id as i32).count(), 5);
+    }
+}
+
+#[test]
+fn other_programs_get_a_template_with_the_tokenizers_image_token() {
+    const OTHER: &str = "<start_of_turn>";
+    let tokenizer = tokenizer().with_image_token(OTHER);
+    let written = ChatTemplate::chat_ml().jinja(&tokenizer).into_owned();
+    assert!(written.contains("'<start_of_turn>'") && !written.contains(IMAGE_TOKEN));
+    // And Brazier knows what it wrote.
+    let dir = tempfile::tempdir().unwrap();
+    for name in ["tokenizer.json", "tokenizer_config.json"] {
+        fs::copy(&folder().join(name), &dir.path().join(name)).unwrap();
+    }
+    fs::write_durable(&dir.path().join("chat_template.jinja"), written.as_bytes()).unwrap();
+    let read = |tokenizer: &Tokenizer| ChatTemplate::choose(&TemplateOptions::default(), tokenizer).unwrap();
+    let exported = Tokenizer::load(dir.path()).unwrap().with_image_token(OTHER);
+    assert!(matches!(read(&exported).form, Form::ChatMl));
+    // With another token it is a template of its own.
+    assert!(matches!(read(&Tokenizer::load(dir.path()).unwrap()).form, Form::Jinja(_)));
+}
+
 impl Case {
     /// Whether the prompt holds an empty thought, and the row another one.
     fn contradicts_its_prompt(&self) -> bool {
@@ -459,7 +539,7 @@ fn the_template_is_the_one_that_is_named() {
             choice,
             ..TemplateOptions::default()
         };
-        ChatTemplate::choose(&options, &tokenizer).map(|template| template.jinja().to_owned())
+        ChatTemplate::choose(&options, &tokenizer).map(|template| template.jinja(&tokenizer).into_owned())
     };
     // This tokenizer brings none.
     assert_eq!(choose(None).unwrap(), CHAT_TEMPLATE_JINJA);

@@ -57,6 +57,13 @@ pub(crate) fn write_without(folder: &Path, missing: &str) {
     write(folder, &special, &config());
 }
 
+/// As [`tokenizer`], with one of its tokens for images.
+pub(crate) fn tokenizer_with_image_token(token: &str) -> (tempfile::TempDir, Tokenizer) {
+    let (dir, tokenizer) = tokenizer();
+    let tokenizer = Tokenizer::load(tokenizer.path()).unwrap().with_image_token(token);
+    (dir, tokenizer)
+}
+
 pub(crate) fn tokenizer() -> (tempfile::TempDir, Arc<Tokenizer>) {
     let dir = tempfile::tempdir().unwrap();
     write(

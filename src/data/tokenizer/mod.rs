@@ -52,6 +52,8 @@ pub struct Tokenizer {
     named: Vec<(String, String)>,
     /// What the tokenizer puts before and after every text.
     affixes: (Vec<u32>, Vec<u32>),
+    /// What [`IMAGE_TOKEN`] becomes.
+    image_token: String,
 }
 
 impl Tokenizer {
@@ -159,6 +161,7 @@ impl Tokenizer {
             bos_id,
             named: files::named_tokens(&beside),
             affixes,
+            image_token: IMAGE_TOKEN.to_owned(),
             path,
             template,
             content,
@@ -169,6 +172,34 @@ impl Tokenizer {
             control_ids,
             chat_template,
         })
+    }
+
+    /// The same tokenizer with another token for images. Rows and templates go on to say [`IMAGE_TOKEN`] (a template may
+    /// say the token itself); where they do, the tokens have this one. What looks like it in a row is plain text.
+    ///
+    /// Whether there is such a token, [`Tokenizer::image_token_id`] says.
+    #[must_use]
+    pub fn with_image_token(mut self, token: &str) -> Self {
+        self.image_token = token.to_owned();
+        self.specials.add(token);
+        self.control_ids.extend(self.template.token_to_id(token));
+        self.control_ids.sort_unstable();
+        self.control_ids.dedup();
+        for (name, text) in &mut self.named {
+            if name == "image_token" {
+                *text = token.to_owned();
+            }
+        }
+        self
+    }
+
+    /// The same tokenizer with the image token of a model that knows its id; as it is if that is no special token here.
+    #[must_use]
+    pub fn with_image_token_of(self, id: u32) -> Self {
+        match self.id_to_token(id) {
+            Some(token) if self.specials.contains(&token) => self.with_image_token(&token),
+            _ => self,
+        }
     }
 
     /// The `tokenizer.json` that was read.
@@ -206,12 +237,23 @@ impl Tokenizer {
         (&self.affixes.0, &self.affixes.1)
     }
 
-    /// Id of [`IMAGE_TOKEN`].
+    /// Text of the token that stands for an image: [`IMAGE_TOKEN`] unless [`Tokenizer::with_image_token`] says another.
+    pub fn image_token(&self) -> &str {
+        &self.image_token
+    }
+
+    /// Id of the token that stands for an image.
     ///
     /// # Errors
-    /// [`DataError::MissingToken`].
+    /// [`DataError::NoImageToken`].
     pub fn image_token_id(&self) -> Result<u32, DataError> {
-        self.require(IMAGE_TOKEN, "it stands for an image")
+        match self.token_to_id(&self.image_token) {
+            Some(id) if encode(&self.template, &self.image_token)? == [id] => Ok(id),
+            _ => Err(DataError::NoImageToken {
+                token: self.image_token.clone(),
+                path: self.path.clone(),
+            }),
+        }
     }
 
     /// Rows that an embedding table needs: the largest id plus one.
@@ -249,12 +291,13 @@ impl Tokenizer {
         }
     }
 
-    /// Encodes text of the template: special tokens are recognised, none is added.
+    /// Encodes text of the template: special tokens are recognised, none is added. [`IMAGE_TOKEN`] becomes the token that
+    /// stands for an image.
     ///
     /// # Errors
     /// If the tokenizer fails.
     pub fn encode_template(&self, text: &str) -> Result<Vec<u32>, EncodeError> {
-        encode(&self.template, text)
+        encode(&self.template, &self.place_images(text).text)
     }
 
     /// Encodes text of a row: a special token in it is plain text.
@@ -300,6 +343,24 @@ impl Tokenizer {
         self.template
             .decode(ids, false)
             .map_err(|source| EncodeError::Tokenizer { source })
+    }
+}
+
+/// Text of a token in a folder's `tokenizer.json`, by its id; none if that is not there, or has no such token.
+///
+/// # Errors
+/// If the file cannot be understood.
+pub fn token_text(folder: &Path, id: u32) -> Result<Option<String>, DataError> {
+    let path = folder.join("tokenizer.json");
+    if !path.is_file() {
+        return Ok(None);
+    }
+    match HfTokenizer::from_bytes(fs::read(&path)?) {
+        Ok(tokenizer) => Ok(tokenizer.id_to_token(id)),
+        Err(error) => Err(DataError::Tokenizer {
+            path,
+            reason: error.to_string(),
+        }),
     }
 }
 

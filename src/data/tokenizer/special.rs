@@ -42,6 +42,18 @@ impl Specials {
         Self { texts, begins }
     }
 
+    /// Takes one more token among the special ones.
+    pub(super) fn add(&mut self, text: &str) {
+        let mut texts = std::mem::take(&mut self.texts);
+        texts.push(text.to_owned());
+        *self = Self::new(texts);
+    }
+
+    /// Whether a text is a special token.
+    pub(super) fn contains(&self, text: &str) -> bool {
+        self.texts.iter().any(|special| special == text)
+    }
+
     /// Which special token the text begins with.
     fn at(&self, text: &str) -> Option<usize> {
         let first = text.as_bytes().first()?;
@@ -58,7 +70,51 @@ impl Specials {
     }
 }
 
+/// A text with the tokenizer's token in the place of each [`IMAGE_TOKEN`].
+pub(super) struct Placed<'a> {
+    pub(super) text: Cow<'a, str>,
+    /// Bytes of the token.
+    length: usize,
+    /// Where it stands, rising.
+    places: Vec<usize>,
+}
+
+impl Placed<'_> {
+    /// The byte of the text before that a byte of this one comes from.
+    fn origin(&self, at: usize) -> usize {
+        let before = self.places.partition_point(|&place| place < at);
+        // Inside a token nothing has a place but its start.
+        let (at, before) = match before.checked_sub(1).map(|last| (last, self.places[last])) {
+            Some((last, place)) if at < place + self.length => (place, last),
+            _ => (at, before),
+        };
+        at - before * self.length + before * IMAGE_TOKEN.len()
+    }
+}
+
 impl Tokenizer {
+    /// A text as the tokenizer has to see it.
+    pub(super) fn place_images<'a>(&self, text: &'a str) -> Placed<'a> {
+        let token = self.image_token();
+        let mut placed = Placed {
+            text: Cow::Borrowed(text),
+            length: token.len(),
+            places: Vec::new(),
+        };
+        if token != IMAGE_TOKEN && text.contains(IMAGE_TOKEN) {
+            let mut whole = String::with_capacity(text.len());
+            for (number, piece) in text.split(IMAGE_TOKEN).enumerate() {
+                if number > 0 {
+                    placed.places.push(whole.len());
+                    whole.push_str(token);
+                }
+                whole.push_str(piece);
+            }
+            placed.text = Cow::Owned(whole);
+        }
+        placed
+    }
+
     /// Whether a text has characters that stand for something else here.
     pub(in crate::data) fn has_private(text: &str) -> bool {
         text.as_bytes().contains(&FIRST_BYTE)
@@ -118,12 +174,15 @@ impl Tokenizer {
     }
 
     /// Encodes a text whose special tokens the template wrote, and which [`Tokenizer::neutralise`] has freed of others.
-    /// All of it is encoded as one; only what had to be neutralised stands alone.
+    /// All of it is encoded as one; only what had to be neutralised stands alone. [`IMAGE_TOKEN`] becomes the token that
+    /// stands for an image.
     ///
     /// # Errors
     /// If the tokenizer fails, or neutralised text becomes a control token all the same.
     pub(in crate::data) fn encode_pieces(&self, text: &str) -> Result<Vec<Piece>, EncodeError> {
-        let mut pieces = Vec::new();
+        let placed = self.place_images(text);
+        let text = placed.text.as_ref();
+        let mut pieces: Vec<Piece> = Vec::new();
         let mut at = 0;
         while at < text.len() {
             let rest = &text[at..];
@@ -157,6 +216,11 @@ impl Tokenizer {
                 let ids = self.encode_content(special)?;
                 pieces.extend(ids.into_iter().map(|id| Piece { id, bytes: at..end }));
                 at = end;
+            }
+        }
+        if !placed.places.is_empty() {
+            for Piece { bytes, .. } in &mut pieces {
+                *bytes = placed.origin(bytes.start)..placed.origin(bytes.end);
             }
         }
         Ok(pieces)

@@ -102,6 +102,75 @@ fn a_vocabulary_without_the_image_token_is_named() {
         message.contains("`<image>` (it stands for an image) is not a token"),
         "{message}"
     );
+    let tokenizer = tokenizer.with_image_token("<|image_pad|>");
+    let message = tokenizer.image_token_id().unwrap_err().to_string();
+    for part in [
+        "`<|image_pad|>` (it stands for an image) is not a token",
+        "under model.image_token",
+        "brazier model init --image-token '<|image_pad|>' --add-image-token",
+    ] {
+        assert!(message.contains(part), "{message}");
+    }
+}
+
+#[test]
+fn another_token_can_stand_for_images() {
+    let (_dir, plain) = fixtures::tokenizer();
+    let (_dir, tokenizer) = fixtures::tokenizer_with_image_token("<|unk|>");
+    assert_eq!(tokenizer.image_token(), "<|unk|>");
+    let [image, other] = ["<image>", "<|unk|>"].map(|token| plain.token_to_id(token).unwrap());
+    assert_eq!(plain.image_token_id().unwrap(), image);
+    assert_eq!(tokenizer.image_token_id().unwrap(), other);
+
+    // The same tokens from the same bytes, with one id in the place of the other.
+    let text = "cd<image><image>é it<image>\u{100000}x<image>";
+    let with = |id| if id == image { other } else { id };
+    let expected: Vec<Piece> = plain
+        .encode_pieces(text)
+        .unwrap()
+        .into_iter()
+        .map(|Piece { id, bytes }| Piece { id: with(id), bytes })
+        .collect();
+    assert_eq!(tokenizer.encode_pieces(text).unwrap(), expected);
+    let ids: Vec<u32> = plain.encode_template("a<image>b").unwrap();
+    let ids: Vec<u32> = ids.into_iter().map(with).collect();
+    assert_eq!(tokenizer.encode_template("a<image>b").unwrap(), ids);
+
+    // What a row says in its letters is text.
+    for text in ["a<|unk|>b", "<|unk|>"] {
+        let ids = tokenizer.encode_content(text).unwrap();
+        assert!(!ids.contains(&other), "{ids:?}");
+        let clean = tokenizer.neutralise(text);
+        let pieces = tokenizer.encode_pieces(&clean).unwrap();
+        assert!(pieces.iter().all(|piece| piece.id != other), "{pieces:?}");
+    }
+}
+
+#[test]
+fn an_image_token_that_is_not_marked_special_is_refused_in_content() {
+    let marked = SPECIAL.map(|token| AddedToken::from(token, token != "<|unk|>"));
+    let dir = tempfile::tempdir().unwrap();
+    fixtures::write(dir.path(), &marked, &config());
+    let load = || Tokenizer::load(dir.path()).unwrap();
+    assert!(load().encode_content("a<|unk|>").is_ok());
+    let tokenizer = load().with_image_token("<|unk|>");
+    assert!(tokenizer.image_token_id().is_ok());
+    let message = tokenizer.encode_content("a<|unk|>").unwrap_err().to_string();
+    assert!(message.contains("the text contains `<|unk|>`"), "{message}");
+}
+
+#[test]
+fn the_image_token_of_a_model_is_a_special_token() {
+    let (_dir, plain) = fixtures::tokenizer();
+    let other = plain.token_to_id("<|unk|>").unwrap();
+    let of = |id: u32| {
+        let tokenizer = fixtures::tokenizer_with_image_token("<image>").1;
+        tokenizer.with_image_token_of(id).image_token().to_owned()
+    };
+    assert_eq!(of(other), "<|unk|>");
+    for no_special in [0, 257, 100_000] {
+        assert_eq!(of(no_special), "<image>");
+    }
 }
 
 #[test]
