@@ -8,7 +8,7 @@ use clap::Args;
 use super::{ConfigArgs, Failure, print, rows, say, session};
 use crate::{
     config::{RunConfig, RunPlan, num_parameters},
-    data::{BadRows, Grouping, Split, Stream, Tokenizer, count_rows},
+    data::{BadRows, Grouping, Split, Stream, count_rows},
     fs,
 };
 

@@ -232,7 +232,10 @@ pub(super) fn trained_options(
         .as_deref()
         .map_or(Ok(TokenIds::default()), hub::token_ids)?;
     let (chat_template, mut stop_ids) = match (&config.head, template) {
-        (Head::Lm, Some(template)) => (Some(template.jinja(tokenizer).into_owned()), template.stop_ids(tokenizer)?),
+        (Head::Lm, Some(template)) => (
+            Some(template.jinja(tokenizer).into_owned()),
+            template.stop_ids(tokenizer)?,
+        ),
         (Head::Lm, None) | (Head::Classification { .. }, _) => {
             (None, tokenizer.eos_id().into_iter().collect())
         }

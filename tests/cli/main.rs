@@ -19,5 +19,6 @@ mod models;
 mod prediction;
 mod project;
 mod ranks;
+mod seeds;
 mod slurm;
 mod training;

@@ -38,7 +38,7 @@ fn read_json(path: &Path) -> Value {
 }
 
 /// A trained model taken apart: a language model's folder and a CLIP model's.
-fn take_apart(project: &Project) {
+pub(crate) fn take_apart(project: &Project) {
     let export = project.path("run/export");
     let config = read_json(&export.join("config.json"));
     let (mut language, mut vision) = (Stored::new(), Stored::new());

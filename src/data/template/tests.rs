@@ -218,7 +218,10 @@ fn other_programs_get_a_template_with_the_tokenizers_image_token() {
     let exported = Tokenizer::load(dir.path()).unwrap().with_image_token(OTHER);
     assert!(matches!(read(&exported).form, Form::ChatMl));
     // With another token it is a template of its own.
-    assert!(matches!(read(&Tokenizer::load(dir.path()).unwrap()).form, Form::Jinja(_)));
+    assert!(matches!(
+        read(&Tokenizer::load(dir.path()).unwrap()).form,
+        Form::Jinja(_)
+    ));
 }
 
 impl Case {
