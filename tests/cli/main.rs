@@ -19,6 +19,7 @@ mod models;
 mod prediction;
 mod project;
 mod ranks;
+#[cfg(feature = "flex")] // ndarray has no bfloat16
 mod seeds;
 mod slurm;
 mod training;

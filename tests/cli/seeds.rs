@@ -97,6 +97,8 @@ fn multimeditron() -> Project {
         .train(&[
             "train.steps=1",
             "model.language.model_type=qwen3",
+            // What the image's tokens are, the next token depends on.
+            "model.language.initializer_range=0.2",
             "eval=null",
             "data.eval=null",
         ])
@@ -121,7 +123,6 @@ fn multimeditron() -> Project {
 }
 
 #[test]
-#[cfg(feature = "flex")] // ndarray has no bfloat16
 fn multimeditrons_alignment_runs() {
     let project = multimeditron();
     brazier(&project, &["train", "--config", "config.yaml"])
@@ -191,11 +192,7 @@ fn multimeditrons_alignment_runs() {
 fn a_tokenizer_without_the_attachment_token_is_explained() {
     let project = multimeditron();
     let text = String::from_utf8(project.read("config.yaml")).unwrap();
-    let text = text
-        .replace(TOKEN, "<|nowhere|>")
-        .replace("bf16: true", "bf16: false");
-    project.write("config.yaml", text.as_bytes());
-    project.write("deepspeed.json", b"{}");
+    project.write("config.yaml", text.replace(TOKEN, "<|nowhere|>").as_bytes());
     brazier(&project, &["check", "--config", "config.yaml"])
         .exits(2)
         .says(&[
@@ -209,7 +206,10 @@ fn axolotl() -> Project {
     let project = project("axolotl.yaml", ("1.0e-5", "1.0e-2"));
     let said = "a red circle left of a blue square ".repeat(20);
     let rows = format!("{}\n", json!({"text": said}));
-    project.write("text.jsonl", rows.repeat(4).as_bytes());
+    project.write(
+        "text.jsonl",
+        "{\"text\": \"a red circle\"}\n".repeat(8).as_bytes(),
+    );
     project
         .train(&[
             "train.steps=1",
@@ -231,7 +231,6 @@ fn axolotl() -> Project {
 }
 
 #[test]
-#[cfg(feature = "flex")] // ndarray has no bfloat16
 fn axolotls_two_data_sets_run_in_packs() {
     let project = axolotl();
     let train = ["train", "--config", "config.yaml", "--set", "output=tuned"];

@@ -381,7 +381,7 @@ fn data(t: &mut Translation) {
     }
     if let Some(given) = &token {
         // Without a tower the rows have no images, and the tokenizer no need of a token for them.
-        if t.length("modalities") > 0 || t.is_put("model.from") {
+        if t.length("modalities") > 0 {
             t.put("model.image_token", given.node.value.clone(), given);
         }
         let natives: Vec<_> = (0..length)

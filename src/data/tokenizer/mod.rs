@@ -193,10 +193,12 @@ impl Tokenizer {
         self
     }
 
-    /// The same tokenizer with the image token of a model that knows its id; as it is if that is no special token here.
+    /// The same tokenizer with the image token of a model that knows its id; as it is if that is no special token here, or
+    /// one that begins, ends or fills a text.
     #[must_use]
     pub fn with_image_token_of(self, id: u32) -> Self {
-        match self.id_to_token(id) {
+        let has_role = id == self.pad_id || [self.bos_id, self.eos_id].contains(&Some(id));
+        match self.id_to_token(id).filter(|_| !has_role) {
             Some(token) if self.specials.contains(&token) => self.with_image_token(&token),
             _ => self,
         }

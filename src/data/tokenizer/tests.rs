@@ -116,9 +116,9 @@ fn a_vocabulary_without_the_image_token_is_named() {
 #[test]
 fn another_token_can_stand_for_images() {
     let (_dir, plain) = fixtures::tokenizer();
-    let (_dir, tokenizer) = fixtures::tokenizer_with_image_token("<|unk|>");
-    assert_eq!(tokenizer.image_token(), "<|unk|>");
-    let [image, other] = ["<image>", "<|unk|>"].map(|token| plain.token_to_id(token).unwrap());
+    let (_dir, tokenizer) = fixtures::tokenizer_with_image_token("<|im_start|>");
+    assert_eq!(tokenizer.image_token(), "<|im_start|>");
+    let [image, other] = ["<image>", "<|im_start|>"].map(|token| plain.token_to_id(token).unwrap());
     assert_eq!(plain.image_token_id().unwrap(), image);
     assert_eq!(tokenizer.image_token_id().unwrap(), other);
 
@@ -137,7 +137,7 @@ fn another_token_can_stand_for_images() {
     assert_eq!(tokenizer.encode_template("a<image>b").unwrap(), ids);
 
     // What a row says in its letters is text.
-    for text in ["a<|unk|>b", "<|unk|>"] {
+    for text in ["a<|im_start|>b", "<|im_start|>"] {
         let ids = tokenizer.encode_content(text).unwrap();
         assert!(!ids.contains(&other), "{ids:?}");
         let clean = tokenizer.neutralise(text);
@@ -168,8 +168,8 @@ fn the_image_token_of_a_model_is_a_special_token() {
         tokenizer.with_image_token_of(id).image_token().to_owned()
     };
     assert_eq!(of(other), "<|unk|>");
-    for no_special in [0, 257, 100_000] {
-        assert_eq!(of(no_special), "<image>");
+    for unfit in [0, 257, 100_000, plain.pad_id(), plain.eos_id().unwrap()] {
+        assert_eq!(of(unfit), "<image>");
     }
 }
 
