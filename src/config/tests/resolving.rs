@@ -382,7 +382,7 @@ fn what_only_the_tokenizer_knows() {
         "--set: model.language.vocab_size = 320: smaller than the tokenizer, which has 321 tokens\n  \
          hint: raise it, or leave it out\n\
          run.yaml:2: model.tokenizer = data/shapes/tokenizer: has no token <image>, and the model sees images\n  \
-         hint: add it to the tokenizer as a special token",
+         hint: add it to the tokenizer as a special token, or name one that is there under model.image_token",
     );
     let run = resolve_base(&[]).unwrap();
     assert_eq!(
