@@ -81,7 +81,7 @@ class Job:
 def logit_rows(rows: int, vocabulary: int) -> int:
     """`models::ops::logit_rows`."""
     most = lambda mebibytes: mebibytes * 2**18 // vocabulary
-    return min(max(most(4), min(most(32), 32), 1), rows)
+    return min(max(most(32), min(most(64), 128), 1), rows)
 
 
 def memory(job: Job) -> dict:

@@ -149,8 +149,7 @@ fn multimeditrons_alignment_runs() {
         let json = read_json(&project, &format!("{export}/{file}"));
         assert_eq!(json.pointer(path), Some(&json!(TOKEN)), "{json}");
     }
-    let image = fs::read_dir(project.shapes().join("images")).map(|mut files| files.next().unwrap());
-    let image = image.unwrap().unwrap().path();
+    let image = project.shapes().join("images/train/000000.png");
     let image = image.to_str().unwrap();
     let export = project.path(export);
     let ask = [
