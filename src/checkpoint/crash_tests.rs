@@ -186,8 +186,11 @@ fn sorted(mut snapshot: Snapshot) -> Snapshot {
     snapshot
 }
 
+/// Other tests start processes, which hold the lock of a store that is gone until they run another program.
+const PATIENCE: Duration = Duration::from_secs(10);
+
 fn open(dir: &Path) -> CheckpointStore {
-    CheckpointStore::open_on(dir, Box::new(RealDisk), MAX_FILE_BYTES, Duration::ZERO).unwrap()
+    CheckpointStore::open_on(dir, Box::new(RealDisk), MAX_FILE_BYTES, PATIENCE).unwrap()
 }
 
 fn open_faulty(dir: &Path, fault: Fault) -> CheckpointStore {
@@ -195,7 +198,7 @@ fn open_faulty(dir: &Path, fault: Fault) -> CheckpointStore {
         fault,
         state: Arc::default(),
     };
-    CheckpointStore::open_on(dir, Box::new(disk), MAX_FILE_BYTES, Duration::ZERO).unwrap()
+    CheckpointStore::open_on(dir, Box::new(disk), MAX_FILE_BYTES, PATIENCE).unwrap()
 }
 
 fn keep(last: usize, best: usize, every: Option<u64>) -> KeepOptions {
