@@ -2,7 +2,7 @@
 
 use std::{path::PathBuf, process::ExitCode, sync::Arc, time::Instant};
 
-use brazier_models::Vlm;
+use brazier_models::{Vlm, ops};
 use clap::Args;
 use sha2::{Digest, Sha256};
 
@@ -85,6 +85,7 @@ pub(super) fn train(args: &TrainArgs) -> Result<ExitCode, Failure> {
     let run = args.with_flags().resolve_for(launch.world)?;
     // Before the data: reading it may take minutes, and a device that is not there takes none to notice.
     let device_choice = device::decide(run.device)?;
+    ops::choose(run.train.ops);
     run.check_device(device_choice)?;
     device::open(
         device_choice.of_rank(launch.local_rank),

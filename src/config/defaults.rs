@@ -4,8 +4,8 @@ use std::path::PathBuf;
 
 use super::raw::{
     RawBadRows, RawBest, RawCheckpoint, RawConsole, RawEval, RawEvery, RawFormat, RawKeep, RawMetric,
-    RawMode, RawOptimizerName, RawPacking, RawParallel, RawPrecision, RawRecompute, RawRole, RawRowKind,
-    RawTooLong, RawTrack, RawVisionModelType,
+    RawMode, RawOps, RawOptimizerName, RawPacking, RawParallel, RawPrecision, RawRecompute, RawRole,
+    RawRowKind, RawTooLong, RawTrack, RawVisionModelType,
 };
 use crate::learner::options::ParallelConfig;
 
@@ -75,6 +75,7 @@ defaults! {
     max_grad_norm: f64 = 1.0;
     precision: RawPrecision = RawPrecision::F32;
     recompute: RawRecompute = RawRecompute::None;
+    ops: RawOps = RawOps::Fused;
 
     optimizer: RawOptimizerName = RawOptimizerName::Adamw;
     betas: [f64; 2] = [0.9, 0.999];

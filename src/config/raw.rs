@@ -33,7 +33,7 @@ pub(super) use self::{
         RawMetric, RawTrack,
     },
     train::{
-        RawGroup, RawGroups, RawMode, RawOptimizer, RawOptimizerName, RawPrecision, RawRecompute,
+        RawGroup, RawGroups, RawMode, RawOps, RawOptimizer, RawOptimizerName, RawPrecision, RawRecompute,
         RawSchedule, RawTrain,
     },
 };

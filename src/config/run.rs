@@ -2,7 +2,7 @@
 
 use std::{path::PathBuf, time::Duration};
 
-use brazier_models::{FeatureSelect, LoraConfig, LoraParts, ProjectorKind, VlmConfig};
+use brazier_models::{FeatureSelect, LoraConfig, LoraParts, ProjectorKind, VlmConfig, ops::Bodies};
 
 use super::{raw::RawConfig, written::Written};
 use crate::{
@@ -151,6 +151,8 @@ pub struct TrainChoice {
     pub precision: Precision,
     /// Activations kept.
     pub recompute: Recompute,
+    /// Bodies of the models' operations.
+    pub ops: Bodies,
     /// Optimizer.
     pub optimizer: OptimizerConfig,
     /// Bound on the global gradient norm.

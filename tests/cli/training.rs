@@ -236,3 +236,24 @@ fn every_mth_checkpoint_can_be_kept() {
         .exits(0);
     assert_eq!(project.steps(), [4, 8, 12]);
 }
+
+/// Every step runs forward, backward and update, so that a gradient that differs shows in the next loss.
+#[test]
+fn the_definitions_of_the_operations_give_the_same_losses() {
+    let losses = |ops: &str| -> Vec<f64> {
+        let project = Project::new();
+        project.train(&[ops]).exits(0);
+        let metrics = project.metrics();
+        metrics.iter().filter_map(|line| line["loss"].as_f64()).collect()
+    };
+    let [fused, reference] = ["train.ops=fused", "train.ops=reference"].map(losses);
+    assert_eq!(fused.len(), 12);
+    for (step, (fused, reference)) in fused.iter().zip(&reference).enumerate() {
+        assert!(
+            (fused - reference).abs() <= 1e-4 * fused,
+            "step {step}: {fused} fused, {reference} by definition"
+        );
+    }
+    // Else the switch switches nothing: sums are added up in another order.
+    assert_ne!(fused, reference);
+}

@@ -19,6 +19,8 @@ mod segments;
 #[cfg(feature = "flex")]
 mod tests;
 
+use std::sync::atomic::{AtomicBool, Ordering};
+
 use burn::backend::Dispatch;
 #[cfg(feature = "flex")]
 use burn::backend::DispatchDevice;
@@ -61,6 +63,28 @@ pub(crate) struct Visible {
     segments: Option<Segments>,
 }
 
+/// What the differentiable functions of this module run.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Bodies {
+    /// The operations with their own gradients and kernels.
+    Fused,
+    /// Their definitions in [`reference`], with Burn's gradients: slow, and the whole attention matrix and all logits in
+    /// memory.
+    Reference,
+}
+
+static BY_DEFINITION: AtomicBool = AtomicBool::new(false);
+
+/// Chooses for the whole process, all threads; until then it is [`Bodies::Fused`]. Meant for comparisons, before the first
+/// step: results of the two differ by rounding.
+pub fn choose(bodies: Bodies) {
+    BY_DEFINITION.store(bodies == Bodies::Reference, Ordering::Relaxed);
+}
+
+fn by_definition() -> bool {
+    BY_DEFINITION.load(Ordering::Relaxed)
+}
+
 /// Factor of the cubic term in [`Activation::GeluTanh`].
 const GELU_TANH_CUBIC: f64 = 0.044715;
 /// `2 √(2/π)`: `1 + tanh(u)` is `2 sigmoid(2 u)`.
@@ -81,6 +105,9 @@ fn assert_same_dtype<const A: usize, const B: usize>(op: &str, a: &Tensor<A>, b:
 /// `x_ni [n, i]`, `w_oi [o, i]`, `bias_o [o]` → `[n, o]`.
 pub fn linear(x_ni: Tensor<2>, w_oi: Tensor<2>, bias_o: Option<Tensor<1>>) -> Tensor<2> {
     assert_same_dtype("linear", &x_ni, &w_oi);
+    if by_definition() {
+        return reference::linear(x_ni, w_oi, bias_o);
+    }
     let (x, w) = (x_ni.into_dispatch(), w_oi.into_dispatch());
     Tensor::from_dispatch(match bias_o {
         Some(bias_o) => Dispatch::linear_bias(x, w, bias_o.into_dispatch()),
@@ -95,6 +122,9 @@ pub fn linear(x_ni: Tensor<2>, w_oi: Tensor<2>, bias_o: Option<Tensor<1>>) -> Te
 /// `x [.., d]`, `w_d [d]` → the shape of `x`.
 pub fn rms_norm<const D: usize>(x: Tensor<D>, w_d: Tensor<1>, eps: f64) -> Tensor<D> {
     assert_same_dtype("rms_norm", &x, &w_d);
+    if by_definition() {
+        return reference::rms_norm(x, w_d, eps);
+    }
     Tensor::from_dispatch(Dispatch::rms_norm(x.into_dispatch(), w_d.into_dispatch(), eps))
 }
 
@@ -105,6 +135,9 @@ pub fn rms_norm<const D: usize>(x: Tensor<D>, w_d: Tensor<1>, eps: f64) -> Tenso
 pub fn layer_norm<const D: usize>(x: Tensor<D>, w_d: Tensor<1>, b_d: Tensor<1>, eps: f64) -> Tensor<D> {
     assert_same_dtype("layer_norm", &x, &w_d);
     assert_same_dtype("layer_norm", &x, &b_d);
+    if by_definition() {
+        return reference::layer_norm(x, w_d, b_d, eps);
+    }
     let (w, b) = (w_d.into_dispatch(), b_d.into_dispatch());
     Tensor::from_dispatch(Dispatch::layer_norm_forward(x.into_dispatch(), w, b, eps))
 }
@@ -120,6 +153,9 @@ pub fn rope(x_bhtk: Tensor<4>, table: &RopeTable) -> Tensor<4> {
         [t, k / 2],
         "rope: table of another length or width"
     );
+    if by_definition() {
+        return reference::rope(x_bhtk, table);
+    }
     let (cos, sin) = (
         table.cos.clone().into_dispatch(),
         table.sin.clone().into_dispatch(),
@@ -165,6 +201,9 @@ pub fn attention(
         segments.is_none_or(|segments| t == s && segments.rows() == b && segments.fit(t)),
         "attention: segments of other rows than {b} of {t} queries and {s} keys"
     );
+    if by_definition() {
+        return reference::attention(q_bhtk, k_bgsk, v_bgsk, mask, segments);
+    }
     let visible = Visible {
         mask,
         segments: segments.cloned(),
@@ -194,11 +233,17 @@ pub fn attends_by_segment(device: &Device) -> bool {
 pub fn swiglu(gate_ni: Tensor<2>, up_ni: Tensor<2>) -> Tensor<2> {
     assert_same_dtype("swiglu", &gate_ni, &up_ni);
     assert_eq!(gate_ni.dims(), up_ni.dims(), "swiglu: shapes differ");
+    if by_definition() {
+        return reference::swiglu(gate_ni, up_ni);
+    }
     Tensor::from_dispatch(Dispatch::swiglu(gate_ni.into_dispatch(), up_ni.into_dispatch()))
 }
 
 /// An elementwise activation.
 pub fn activate(x_ni: Tensor<2>, activation: Activation) -> Tensor<2> {
+    if by_definition() {
+        return reference::activate(x_ni, activation);
+    }
     Tensor::from_dispatch(Dispatch::activate(x_ni.into_dispatch(), activation))
 }
 
@@ -210,6 +255,9 @@ pub fn activate(x_ni: Tensor<2>, activation: Activation) -> Tensor<2> {
 pub fn xielu(x_ni: Tensor<2>, alpha_p_1: Tensor<1>, alpha_n_1: Tensor<1>) -> Tensor<2> {
     assert_same_dtype("xielu", &x_ni, &alpha_p_1);
     assert_same_dtype("xielu", &x_ni, &alpha_n_1);
+    if by_definition() {
+        return reference::xielu(x_ni, alpha_p_1, alpha_n_1);
+    }
     let (alpha_p, alpha_n) = (alpha_p_1.into_dispatch(), alpha_n_1.into_dispatch());
     Tensor::from_dispatch(Dispatch::xielu(x_ni.into_dispatch(), alpha_p, alpha_n))
 }
@@ -219,6 +267,9 @@ pub fn xielu(x_ni: Tensor<2>, alpha_p_1: Tensor<1>, alpha_n_1: Tensor<1>) -> Ten
 /// # Shapes
 /// `table_vd [v, d]`, `rows_n [n]` → `[n, d]`.
 pub fn take_rows(table_vd: Tensor<2>, rows_n: Tensor<1, Int>) -> Tensor<2> {
+    if by_definition() {
+        return reference::take_rows(table_vd, rows_n);
+    }
     Tensor::from_dispatch(Dispatch::take_rows(
         table_vd.into_dispatch(),
         rows_n.into_dispatch(),
@@ -232,6 +283,9 @@ pub fn take_rows(table_vd: Tensor<2>, rows_n: Tensor<1, Int>) -> Tensor<2> {
 /// `h_nd [n, d]`, `w_vd [v, d]`, `targets_n [n]` in `0..v` → `[1]`, f32.
 pub fn linear_cross_entropy(h_nd: Tensor<2>, w_vd: Tensor<2>, targets_n: Tensor<1, Int>) -> Tensor<1> {
     assert_same_dtype("linear_cross_entropy", &h_nd, &w_vd);
+    if by_definition() {
+        return reference::linear_cross_entropy(h_nd, w_vd, targets_n);
+    }
     let (h, w) = (h_nd.into_dispatch(), w_vd.into_dispatch());
     Tensor::from_dispatch(Dispatch::linear_cross_entropy(h, w, targets_n.into_dispatch()))
 }

@@ -199,6 +199,11 @@ pub fn xielu(x_ni: Tensor<2>, alpha_p_1: Tensor<1>, alpha_n_1: Tensor<1>) -> Ten
     to_dtype(below.mask_where(x.greater_elem(0.0), above), dtype)
 }
 
+/// See [`super::take_rows`].
+pub fn take_rows(table_vd: Tensor<2>, rows_n: Tensor<1, Int>) -> Tensor<2> {
+    table_vd.select(0, rows_n)
+}
+
 /// See [`super::linear_cross_entropy`].
 pub fn linear_cross_entropy(h_nd: Tensor<2>, w_vd: Tensor<2>, targets_n: Tensor<1, Int>) -> Tensor<1> {
     let logits_nv = to_f32(h_nd.matmul(w_vd.transpose()));

@@ -43,6 +43,9 @@ pub(in crate::config) struct RawTrain {
     /// result.
     #[serde(default = "defaults::recompute")]
     pub recompute: RawRecompute,
+    /// Bodies of the operations that models are made of. Losses differ by rounding only.
+    #[serde(default = "defaults::ops")]
+    pub ops: RawOps,
 }
 
 /// Which parts of the model learn.
@@ -77,6 +80,16 @@ pub(in crate::config) enum RawRecompute {
     None,
     /// The inside of each block: a third more time, far less memory.
     Blocks,
+}
+
+/// Bodies of the operations.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub(in crate::config) enum RawOps {
+    /// With gradients and kernels of their own.
+    Fused,
+    /// Their definitions in plain tensor operations, which take many times the time and memory: to check the others.
+    Reference,
 }
 
 /// The optimizer.

@@ -1,9 +1,11 @@
 //! `train:`.
 
+use brazier_models::ops::Bodies;
+
 use super::super::{
     defaults,
     raw::{
-        RawGroup, RawGroups, RawMode, RawOptimizer, RawOptimizerName, RawPrecision, RawRecompute,
+        RawGroup, RawGroups, RawMode, RawOps, RawOptimizer, RawOptimizerName, RawPrecision, RawRecompute,
         RawSchedule, RawTrain,
     },
     run::{Length, Part, ScheduleChoice, Shape, TrainChoice},
@@ -27,6 +29,7 @@ pub(super) fn resolve(raw: RawTrain, world: World, errors: &mut Errors) -> Train
         max_grad_norm,
         precision,
         recompute,
+        ops,
     } = raw;
     let optimizer = adamw(optimizer);
     let length = length(epochs, steps, errors);
@@ -49,6 +52,10 @@ pub(super) fn resolve(raw: RawTrain, world: World, errors: &mut Errors) -> Train
         recompute: match recompute {
             RawRecompute::None => Recompute::None,
             RawRecompute::Blocks => Recompute::Blocks,
+        },
+        ops: match ops {
+            RawOps::Fused => Bodies::Fused,
+            RawOps::Reference => Bodies::Reference,
         },
         optimizer,
         max_grad_norm: (max_grad_norm > 0.0).then_some(max_grad_norm),
