@@ -7,6 +7,7 @@ use super::*;
 mod dropout;
 mod numbers;
 mod parity;
+mod property;
 mod segments;
 mod update;
 
