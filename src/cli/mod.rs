@@ -280,7 +280,9 @@ pub fn main() -> ExitCode {
                 0 => String::new(),
                 rank => format!("rank {rank}: "),
             };
-            let _ = writeln!(std::io::stderr(), "error: {rank}{failure}");
+            // In one piece, since the ranks of a job share where it goes.
+            let message = format!("error: {rank}{failure}\n");
+            let _ = std::io::stderr().write_all(message.as_bytes());
             match failure {
                 Failure::Input(_) => ExitCode::from(BAD_INPUT),
                 Failure::Failed(_) | Failure::Elsewhere(_) => ExitCode::FAILURE,

@@ -27,7 +27,7 @@ impl Draw {
     }
 
     fn flag(&mut self) -> bool {
-        self.size(0, 999) % 2 == 0
+        self.size(0, 999).is_multiple_of(2)
     }
 }
 
