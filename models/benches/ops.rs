@@ -47,20 +47,6 @@ fn train<const D: usize>(y: Tensor<D>) {
     black_box(y.backward());
 }
 
-/// AdamW in plain tensor operations.
-fn plain_adamw(state: ops::AdamwState, grad: Tensor<1>, s: ops::AdamwStep) -> ops::AdamwState {
-    let grad = grad * s.grad_scale;
-    let m = state.m * s.beta1 + grad.clone() * (1.0 - s.beta1);
-    let v = state.v * s.beta2 + grad.square() * (1.0 - s.beta2);
-    let denominator = v.clone().sqrt() / s.bias_correction2.sqrt() + s.eps;
-    let update = m.clone() / denominator * (s.lr / s.bias_correction1);
-    ops::AdamwState {
-        master: state.master * (1.0 - s.lr * s.weight_decay) - update,
-        m,
-        v,
-    }
-}
-
 fn main() -> io::Result<()> {
     writeln!(
         io::stdout(),
@@ -180,7 +166,11 @@ fn updates() -> io::Result<()> {
     report(
         &format!("adamw {n}"),
         || fused = fused.take().map(|state| ops::adamw(state, grad.clone(), step)),
-        || stock = stock.take().map(|state| plain_adamw(state, grad.clone(), step)),
+        || {
+            stock = stock
+                .take()
+                .map(|state| reference::adamw(state, grad.clone(), step))
+        },
     )?;
     report(
         &format!("sum_of_squares {n}"),

@@ -17,6 +17,7 @@ pub mod params;
 pub mod projector;
 pub mod rope;
 pub mod segmented;
+pub mod selftest;
 pub mod vision;
 pub mod vlm;
 

@@ -2,7 +2,10 @@
 
 use burn::tensor::{Bool, Device, Int, Tensor, TensorData, activation};
 
-use super::{Activation, AttentionMask, GELU_TANH_CUBIC, Segments, XIELU_BETA, XIELU_EPS, to_dtype, to_f32};
+use super::{
+    Activation, AdamwState, AdamwStep, AttentionMask, GELU_TANH_CUBIC, Segments, XIELU_BETA, XIELU_EPS,
+    to_dtype, to_f32,
+};
 
 /// Cosines and sines of `t` positions, f32.
 #[derive(Debug, Clone)]
@@ -212,4 +215,18 @@ pub fn linear_cross_entropy(h_nd: Tensor<2>, w_vd: Tensor<2>, targets_n: Tensor<
         .gather(1, targets_n.unsqueeze_dim::<2>(1))
         .sum()
         .neg()
+}
+
+/// See [`super::adamw`].
+pub fn adamw(state: AdamwState, grad_n: Tensor<1>, step: AdamwStep) -> AdamwState {
+    let grad_n = to_f32(grad_n) * step.grad_scale;
+    let m = state.m * step.beta1 + grad_n.clone() * (1.0 - step.beta1);
+    let v = state.v * step.beta2 + grad_n.square() * (1.0 - step.beta2);
+    let denominator = v.clone().sqrt() / step.bias_correction2.sqrt() + step.eps;
+    let update = m.clone() / denominator * (step.lr / step.bias_correction1);
+    AdamwState {
+        master: state.master * (1.0 - step.lr * step.weight_decay) - update,
+        m,
+        v,
+    }
 }

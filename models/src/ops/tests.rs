@@ -1,8 +1,9 @@
 //! Every op against its definition in [`super::reference`], forward and gradients, on Flex.
 
-use burn::tensor::{DType, Device, Int, Tensor, TensorData};
+use burn::tensor::{DType, Device, Tensor, TensorData};
 
 use super::*;
+use crate::selftest::draw::{indices, ints, noise};
 
 mod dropout;
 mod numbers;
@@ -10,33 +11,6 @@ mod parity;
 mod property;
 mod segments;
 mod update;
-
-/// Numbers in -1..1 from a seed.
-fn noise(n: usize, seed: u64) -> Vec<f32> {
-    let mut state = seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1;
-    (0..n)
-        .map(|_| {
-            state = state
-                .wrapping_mul(6_364_136_223_846_793_005)
-                .wrapping_add(1_442_695_040_888_963_407);
-            (state >> 40) as f32 / (1u64 << 23) as f32 - 1.0
-        })
-        .collect()
-}
-
-fn indices(n: usize, below: usize, seed: u64) -> Vec<i32> {
-    noise(n, seed)
-        .into_iter()
-        .map(|x| ((x + 1.0) * 0.5 * below as f32) as i32 % below as i32)
-        .collect()
-}
-
-fn ints(values: &[i32], device: &Device) -> Tensor<1, Int> {
-    Tensor::from_data(
-        TensorData::new(values.to_vec(), [values.len()]),
-        (device, DType::I32),
-    )
-}
 
 fn floats<const D: usize>(x: Tensor<D>) -> Vec<f32> {
     x.cast(DType::F32).into_data().try_to_vec().unwrap()
