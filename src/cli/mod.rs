@@ -1,5 +1,6 @@
 //! The command line: arguments, exit codes, wiring. The only room that knows all others.
 
+mod bench;
 mod check;
 mod conclude;
 mod convert;
@@ -77,6 +78,8 @@ enum Command {
     Slurm(Box<slurm::SlurmArgs>),
     /// Say what this machine has of what training needs, and what to do about the rest
     Doctor(doctor::DoctorArgs),
+    /// Compare every operation with its definition on a device, and time the layers of a model
+    Bench(bench::BenchArgs),
 }
 
 #[derive(Args)]
@@ -272,6 +275,7 @@ pub fn main() -> ExitCode {
         Command::Report(args) => report::report(&args),
         Command::Slurm(args) => slurm::slurm(&args),
         Command::Doctor(args) => doctor::doctor(&args),
+        Command::Bench(args) => bench::bench(&args),
     };
     match result {
         Ok(code) => code,

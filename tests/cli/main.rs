@@ -13,6 +13,8 @@ mod classification;
 mod commands;
 mod dialects;
 mod disk;
+#[cfg(feature = "wgpu")]
+mod gpu;
 mod interruption;
 mod lora;
 mod models;

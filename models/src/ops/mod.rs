@@ -340,6 +340,9 @@ pub fn adamw(state: AdamwState, grad_n: Tensor<1>, step: AdamwStep) -> AdamwStat
         assert_eq!(tensor.dtype(), DType::F32, "adamw: state is not f32");
         assert_eq!(tensor.dims(), grad_n.dims(), "adamw: shapes differ");
     }
+    if by_definition() {
+        return reference::adamw(AdamwState { master, m, v }, grad_n, step);
+    }
     let (p, g) = (master.into_dispatch(), grad_n.into_dispatch());
     let (p, m, v) = Dispatch::adamw(p, g, m.into_dispatch(), v.into_dispatch(), step);
     let tensor = Tensor::from_dispatch;
@@ -355,6 +358,9 @@ pub fn adamw(state: AdamwState, grad_n: Tensor<1>, step: AdamwStep) -> AdamwStat
 /// # Shapes
 /// `[n]` → `[1]`
 pub fn sum_of_squares(x_n: Tensor<1>) -> Tensor<1> {
+    if by_definition() {
+        return to_f32(x_n).square().sum();
+    }
     Tensor::from_dispatch(Dispatch::sum_of_squares(x_n.into_dispatch()))
 }
 

@@ -8,7 +8,6 @@ use crate::selftest::draw::{indices, ints, noise};
 mod dropout;
 mod numbers;
 mod parity;
-mod property;
 mod segments;
 mod update;
 

@@ -5,6 +5,7 @@
 
 mod cases;
 pub(crate) mod draw;
+pub mod speed;
 
 use burn::tensor::{DType, Device, Tensor, TensorData};
 

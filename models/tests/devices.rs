@@ -1,0 +1,66 @@
+//! Every operation on each compiled-in backend, forward and backward, against its definition on the CPU: shapes that nobody
+//! chose.
+//!
+//! `--features wgpu` needs Vulkan, for which Mesa's software driver is enough; `--features cuda` needs a GPU.
+
+#![expect(clippy::unwrap_used, reason = "a test stops at the first surprise")]
+
+use brazier_models::selftest::{Draw, OPS};
+use burn::tensor::{DType, Device};
+
+/// Of the largest number of a result.
+const TOLERANCE: f32 = 1e-5;
+/// Of bf16, whose numbers have 8 bits and are rounded after each of the definitions' operations.
+const TOLERANCE_BF16: f32 = 4e-2;
+
+fn check(device: &Device, reference: &Device, dtypes: &[DType], cases: usize, shrink: usize) {
+    for (i, op) in OPS.iter().enumerate() {
+        let mut draw = Draw::new(i as u64 + 1, shrink);
+        for _ in 0..cases {
+            let case = (op.case)(&mut draw);
+            for &dtype in dtypes {
+                let tolerance = if dtype == DType::BF16 {
+                    TOLERANCE_BF16
+                } else {
+                    TOLERANCE
+                };
+                let errors = case.run(device, dtype, reference).unwrap();
+                assert!(
+                    errors.worst() <= tolerance,
+                    "{} {case:?} in {dtype:?}: {errors:?}",
+                    op.name
+                );
+            }
+        }
+    }
+}
+
+#[cfg(feature = "flex")]
+#[test]
+fn flex() {
+    let device = Device::flex();
+    check(&device, &device, &[DType::F32, DType::BF16], 20, 1);
+}
+
+#[cfg(feature = "ndarray")]
+#[expect(deprecated, reason = "a second CPU implementation to test against")]
+#[test]
+fn ndarray() {
+    let device = Device::ndarray();
+    check(&device, &device, &[DType::F32], 10, 2);
+}
+
+/// Tiny shapes: every new shape is compiled and tuned, which software Vulkan takes seconds for.
+#[cfg(all(feature = "wgpu", feature = "flex"))]
+#[test]
+fn wgpu() {
+    let device = Device::wgpu(burn::tensor::DeviceKind::DefaultDevice);
+    check(&device, &Device::flex(), &[DType::F32], 2, 16);
+}
+
+#[cfg(all(feature = "cuda", feature = "flex"))]
+#[test]
+fn cuda() {
+    let device = Device::cuda(0);
+    check(&device, &Device::flex(), &[DType::F32, DType::BF16], 20, 1);
+}
