@@ -3,6 +3,8 @@
 //! Values are drawn on the host, so that every backend, device count and construction order starts from the same
 //! numbers.
 
+use std::{num::NonZero, thread};
+
 use burn::{
     module::{Param, ParamId},
     tensor::{DType, Device, Shape, Tensor, TensorData},
@@ -148,17 +150,39 @@ pub fn normals(seed: u64, path: &str, std: f64, count: usize) -> Vec<f32> {
     draw(seed ^ hash_path(path), std, count)
 }
 
-/// `count` numbers from `N(0, std²)`.
+/// Numbers that are not worth a thread of their own.
+const PIECE: usize = 1 << 16;
+
+/// `count` numbers from `N(0, std²)`, the same for any number of threads.
 fn draw(seed: u64, std: f64, count: usize) -> Vec<f32> {
-    let mut rng = ChaCha8Rng::seed_from_u64(seed);
-    let mut values = Vec::with_capacity(count + 1);
-    while values.len() < count {
-        let (a, b) = box_muller(&mut rng);
-        values.push((a * std) as f32);
-        values.push((b * std) as f32);
-    }
-    values.truncate(count);
+    let mut values = vec![0.0; count];
+    let cores = thread::available_parallelism().map_or(1, NonZero::get);
+    let share = count.div_ceil(cores).max(PIECE).next_multiple_of(2);
+    thread::scope(|scope| {
+        let mut parts = values.chunks_mut(share).enumerate();
+        let own = parts.next();
+        for (i, part) in parts {
+            scope.spawn(move || fill(seed, std, i * share, part));
+        }
+        if let Some((_, part)) = own {
+            fill(seed, std, 0, part);
+        }
+    });
     values
+}
+
+/// The numbers from the `first` one on, which is an even one.
+fn fill(seed: u64, std: f64, first: usize, values: &mut [f32]) {
+    let mut rng = ChaCha8Rng::seed_from_u64(seed);
+    // Two words of 32 bits for a number.
+    rng.set_word_pos(2 * first as u128);
+    for pair in values.chunks_mut(2) {
+        let (a, b) = box_muller(&mut rng);
+        pair[0] = (a * std) as f32;
+        if let Some(last) = pair.get_mut(1) {
+            *last = (b * std) as f32;
+        }
+    }
 }
 
 /// Two independent standard normal numbers (Box and Muller, 1958).
@@ -178,4 +202,20 @@ pub(crate) fn hash_path(path: &str) -> u64 {
     path.bytes().fold(0xcbf2_9ce4_8422_2325, |hash, byte| {
         (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn threads_draw_what_one_draws() {
+        let all = draw(3, 0.5, 3 * PIECE + 1);
+        let mut one = vec![0.0; all.len()];
+        fill(3, 0.5, 0, &mut one);
+        assert!(all == one);
+        // And from any even place.
+        fill(3, 0.5, 100, &mut one[..7]);
+        assert_eq!(one[..7], all[100..107]);
+    }
 }

@@ -7,8 +7,11 @@ use clap::Args;
 
 use super::{ConfigArgs, Failure, print, rows, say, session};
 use crate::{
-    config::{RunConfig, RunPlan, num_parameters},
+    cluster::doctor::{Machine, available_memory},
+    config::{AutoRecompute, RunConfig, RunPlan, num_parameters},
     data::{BadRows, Grouping, Split, Stream, count_rows},
+    device,
+    device_choice::DeviceChoice,
     fs,
 };
 
@@ -30,8 +33,37 @@ pub(super) struct CheckArgs {
     masks: Option<usize>,
 }
 
+/// Decides `train.recompute: auto`.
+pub(super) fn settle_recompute(
+    run: &mut RunConfig,
+    model: &VlmConfig,
+    lora: Option<&LoraConfig>,
+    device: DeviceChoice,
+) -> Result<(), Failure> {
+    let Some(AutoRecompute { memory }) = run.train.auto_recompute else {
+        return Ok(());
+    };
+    let is_cpu = matches!(device, DeviceChoice::Flex | DeviceChoice::Ndarray);
+    let host = || {
+        let free = available_memory(&Machine).filter(|_| is_cpu)?;
+        // All ranks may be on this host.
+        Some(free / run.world.size as u64)
+    };
+    let available = memory.or_else(host).ok_or_else(|| {
+        Failure::Input(format!(
+            "train.recompute: auto: how much memory {device} has is not known\n  hint: write train.memory_gib, for instance \
+             80"
+        ))
+    })?;
+    let rows = logit_rows(run, model);
+    if let Some(decision) = run.settle_recompute(model, lora, rows, available) {
+        say(format_args!("recompute        {decision}"));
+    }
+    Ok(())
+}
+
 pub(super) fn check(args: &CheckArgs) -> Result<ExitCode, Failure> {
-    let run = args.config.resolve()?;
+    let mut run = args.config.resolve()?;
     let looks_at_rows = args.data || args.masks.is_some();
     let is_drawn = fs::exists(&run.data.tokenizer);
     let is_packed = is_packed(&run);
@@ -56,6 +88,9 @@ pub(super) fn check(args: &CheckArgs) -> Result<ExitCode, Failure> {
     let tokenizer = Arc::new(session::tokenizer(&run)?);
     let model = session::model_config(&run, &tokenizer)?;
     let adapters = session::adapters(&run, &model)?;
+    let lora = adapters.as_ref().map(|adapters| &adapters.config);
+    let device = device::decide(run.device)?;
+    settle_recompute(&mut run, &model, lora, device)?;
     let policy = if args.data {
         BadRows::List
     } else {
@@ -76,11 +111,7 @@ pub(super) fn check(args: &CheckArgs) -> Result<ExitCode, Failure> {
         None => run.plan(&Stream::of_samples(count_rows(&run.data.train, &run.data.cache)?))?,
     };
     print(plan.numbers);
-    print(run.memory(
-        &model,
-        adapters.as_ref().map(|adapters| &adapters.config),
-        logit_rows(&run, &model),
-    ));
+    print(run.memory(&model, lora, logit_rows(&run, &model)));
     if let (Some(count), Some(train)) = (args.masks, &train) {
         rows::show_masks(train, count)?;
     }

@@ -20,7 +20,10 @@ use crate::{
     device,
     device_choice::DeviceChoice,
     fs,
-    learner::{Evaluator, Learner, Outcome, Run, RunEnd, Watch, compute_dtype, fresh_state, resume_state},
+    learner::{
+        Evaluator, Learner, Outcome, Run, RunEnd, Watch, compute_dtype, fresh_state, options::Recompute,
+        resume_state,
+    },
     parallel::{Group, Launch},
     signal::StopRequest,
     track::RunLog,
@@ -82,7 +85,7 @@ pub(super) fn train(args: &TrainArgs) -> Result<ExitCode, Failure> {
     let stop = StopRequest::listen().map_err(anyhow::Error::from)?;
     let launch = Launch::from_env(&|name| std::env::var(name).ok())?;
     speak_as(launch.world.rank);
-    let run = args.with_flags().resolve_for(launch.world)?;
+    let mut run = args.with_flags().resolve_for(launch.world)?;
     // Before the data: reading it may take minutes, and a device that is not there takes none to notice.
     let device_choice = device::decide(run.device)?;
     ops::choose(run.train.ops);
@@ -94,6 +97,13 @@ pub(super) fn train(args: &TrainArgs) -> Result<ExitCode, Failure> {
     let group = ranks::join(&launch, &run, device_choice)?;
     ranks::first_then_all(&group, || run.synth.as_ref().map_or(Ok(()), session::draw))?;
     let session = group.agree(Session::open(&run))?;
+    let lora = session.adapters.as_ref().map(|adapters| &adapters.config);
+    let settled = check::settle_recompute(&mut run, &session.model, lora, device_choice);
+    group.agree(settled)?;
+    // Where one has no room, none keeps.
+    if group.any(run.train.recompute == Recompute::Blocks)? {
+        run.train.recompute = Recompute::Blocks;
+    }
     let plan = run.plan(session.train.stream())?;
     let is_first = group.world().rank == 0;
     let store = match is_first {
@@ -102,7 +112,6 @@ pub(super) fn train(args: &TrainArgs) -> Result<ExitCode, Failure> {
     };
     let store = group.agree(store.map_err(Failure::from))?;
     let start = ranks::same_start(&group, store.as_deref().map(|store| decide(&run, store)))?;
-    let lora = session.adapters.as_ref().map(|adapters| &adapters.config);
     check::describe(&run, &session.model, lora, Some(&plan));
     say(format_args!("device           {device_choice}"));
 

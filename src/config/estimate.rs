@@ -32,11 +32,14 @@ use brazier_models::{
     lora::linears,
 };
 
-use super::run::RunConfig;
+use super::run::{RunConfig, TrainChoice};
 use crate::{
     data::Grouping,
     learner::options::{ParallelConfig, Precision, Recompute, TrainMode, Zero},
 };
+
+/// Of the memory there is, what an estimate may fill: the rest is for what the estimate leaves out.
+const SHARE_TO_FILL: f64 = 0.8;
 
 /// Numbers of parameters by part.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -508,6 +511,43 @@ impl RunConfig {
             shape,
         )
         .of_one_rank(self.world.size as u64, &self.parallel.learner)
+    }
+
+    /// Decides what `train.recompute: auto` leaves open, from the bytes a rank's device has, and says why; nothing where the
+    /// user has decided.
+    pub fn settle_recompute(
+        &mut self,
+        model: &VlmConfig,
+        lora: Option<&LoraConfig>,
+        logit_rows: usize,
+        available: u64,
+    ) -> Option<String> {
+        self.train.auto_recompute?;
+        let keeping = RunConfig {
+            train: TrainChoice {
+                recompute: Recompute::None,
+                ..self.train.clone()
+            },
+            ..self.clone()
+        };
+        let needed = keeping.memory(model, lora, logit_rows).total_bytes();
+        let [needed_text, available_text] = [needed, available].map(readable);
+        // Parameters that come and go with their block must not be held by what the block keeps.
+        if self.parallel.learner.zero == Zero::Parameters && self.world.size > 1 {
+            return Some("blocks, which parallel.zero: 3 needs".to_owned());
+        }
+        let fits = needed as f64 <= SHARE_TO_FILL * available as f64;
+        if fits {
+            self.train.recompute = Recompute::None;
+        }
+        let (name, verb) = if fits {
+            ("none", "fits")
+        } else {
+            ("blocks", "is too much")
+        };
+        Some(format!(
+            "{name}: keeping all takes about {needed_text} of {available_text}, which {verb}"
+        ))
     }
 
     fn images_per_row(&self, num_image_tokens: usize) -> usize {

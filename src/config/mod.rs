@@ -35,8 +35,8 @@ pub use plan::{DerivedNumbers, RunPlan};
 pub use readme::readme;
 pub use resolve::resolve;
 pub use run::{
-    CheckpointChoice, HeadChoice, JoinedModel, Length, LoraChoice, ModelChoice, NewModel, Part, RunConfig,
-    ScheduleChoice, Shape, SynthChoice, TrainChoice,
+    AutoRecompute, CheckpointChoice, HeadChoice, JoinedModel, Length, LoraChoice, ModelChoice, NewModel,
+    Part, RunConfig, ScheduleChoice, Shape, SynthChoice, TrainChoice,
 };
 
 use crate::fs;

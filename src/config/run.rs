@@ -151,6 +151,8 @@ pub struct TrainChoice {
     pub precision: Precision,
     /// Activations kept.
     pub recompute: Recompute,
+    /// What else may become of [`TrainChoice::recompute`].
+    pub auto_recompute: Option<AutoRecompute>,
     /// Bodies of the models' operations.
     pub ops: Bodies,
     /// Optimizer.
@@ -165,6 +167,13 @@ pub struct TrainChoice {
     pub length: Length,
     /// Learning rate over steps.
     pub schedule: ScheduleChoice,
+}
+
+/// Activations are kept if there is memory for them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct AutoRecompute {
+    /// Bytes of each device, if the user has said.
+    pub memory: Option<u64>,
 }
 
 /// Length of a run.

@@ -65,24 +65,35 @@ fn cpus(probe: &dyn Probe, out: &mut Section<'_>) {
 }
 
 fn memory(probe: &dyn Probe, out: &mut Section<'_>) {
-    let meminfo = probe.text("/proc/meminfo").unwrap_or_default();
-    let of = |name: &str| {
-        let line = meminfo.lines().find_map(|line| line.strip_prefix(name))?;
-        let kib: u64 = line.split_whitespace().next()?.parse().ok()?;
-        Some(kib * 1024)
-    };
     let mut parts = Vec::new();
-    parts.extend(of("MemTotal:").map(readable));
-    parts.extend(of("MemAvailable:").map(|bytes| format!("{} available", readable(bytes))));
-    let limit = smallest(probe, "memory", "memory.max", |text| {
-        let limit = text.trim().parse::<u64>().ok();
-        limit.filter(|&bytes| bytes < NO_LIMIT_BYTES)
-    });
-    parts.extend(limit.map(|bytes| format!("the cgroup allows {}", readable(bytes))));
+    parts.extend(meminfo(probe, "MemTotal:").map(readable));
+    let available = meminfo(probe, "MemAvailable:");
+    parts.extend(available.map(|bytes| format!("{} available", readable(bytes))));
+    parts.extend(memory_limit(probe).map(|bytes| format!("the cgroup allows {}", readable(bytes))));
     match parts.is_empty() {
         true => out.add("memory", State::Absent, "/proc/meminfo is not there".into()),
         false => out.add("memory", State::Found, parts.join("; ")),
     }
+}
+
+/// Bytes of host memory that a program started now may take: what is free, and what its cgroup allows.
+pub fn available_memory(probe: &dyn Probe) -> Option<u64> {
+    let available = meminfo(probe, "MemAvailable:");
+    available.into_iter().chain(memory_limit(probe)).min()
+}
+
+fn meminfo(probe: &dyn Probe, name: &str) -> Option<u64> {
+    let text = probe.text("/proc/meminfo")?;
+    let line = text.lines().find_map(|line| line.strip_prefix(name))?;
+    let kib: u64 = line.split_whitespace().next()?.parse().ok()?;
+    Some(kib * 1024)
+}
+
+fn memory_limit(probe: &dyn Probe) -> Option<u64> {
+    smallest(probe, "memory", "memory.max", |text| {
+        let limit = text.trim().parse::<u64>().ok();
+        limit.filter(|&bytes| bytes < NO_LIMIT_BYTES)
+    })
 }
 
 /// `200000 100000` of `cpu.max` is two CPUs; `max 100000` no limit.

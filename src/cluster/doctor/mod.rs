@@ -11,6 +11,7 @@ mod tests;
 
 use std::{fmt, path::PathBuf};
 
+pub use machine::available_memory;
 pub use probe::{Machine, Probe};
 
 /// What this program was built with.

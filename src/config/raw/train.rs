@@ -40,9 +40,13 @@ pub(in crate::config) struct RawTrain {
     #[serde(default = "defaults::precision")]
     pub precision: RawPrecision,
     /// Whether activations are kept for the backward pass or computed again. Changes memory and time, no
-    /// result.
+    /// result. `auto` goes by an estimate of what a step takes.
     #[serde(default = "defaults::recompute")]
     pub recompute: RawRecompute,
+    /// Memory of each device in GiB, for `recompute: auto`. Left out: on a CPU, what the host has free; on a GPU it must be
+    /// there.
+    #[schemars(extend("exclusiveMinimum" = 0), example = 80)]
+    pub memory_gib: Option<f64>,
     /// Bodies of the operations that models are made of. Losses differ by rounding only.
     #[serde(default = "defaults::ops")]
     pub ops: RawOps,
@@ -80,6 +84,8 @@ pub(in crate::config) enum RawRecompute {
     None,
     /// The inside of each block: a third more time, far less memory.
     Blocks,
+    /// Nothing if a step is then estimated at four fifths of the memory or less, else the inside of each block.
+    Auto,
 }
 
 /// Bodies of the operations.

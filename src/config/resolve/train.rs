@@ -8,7 +8,7 @@ use super::super::{
         RawGroup, RawGroups, RawMode, RawOps, RawOptimizer, RawOptimizerName, RawPrecision, RawRecompute,
         RawSchedule, RawTrain,
     },
-    run::{Length, Part, ScheduleChoice, Shape, TrainChoice},
+    run::{AutoRecompute, Length, Part, ScheduleChoice, Shape, TrainChoice},
     written::Errors,
 };
 use crate::{
@@ -29,6 +29,7 @@ pub(super) fn resolve(raw: RawTrain, world: World, errors: &mut Errors) -> Train
         max_grad_norm,
         precision,
         recompute,
+        memory_gib,
         ops,
     } = raw;
     let optimizer = adamw(optimizer);
@@ -51,8 +52,9 @@ pub(super) fn resolve(raw: RawTrain, world: World, errors: &mut Errors) -> Train
         },
         recompute: match recompute {
             RawRecompute::None => Recompute::None,
-            RawRecompute::Blocks => Recompute::Blocks,
+            RawRecompute::Blocks | RawRecompute::Auto => Recompute::Blocks,
         },
+        auto_recompute: auto_recompute(recompute, memory_gib, errors),
         ops: match ops {
             RawOps::Fused => Bodies::Fused,
             RawOps::Reference => Bodies::Reference,
@@ -64,6 +66,20 @@ pub(super) fn resolve(raw: RawTrain, world: World, errors: &mut Errors) -> Train
         length,
         schedule,
     }
+}
+
+fn auto_recompute(
+    recompute: RawRecompute,
+    memory_gib: Option<f64>,
+    errors: &mut Errors,
+) -> Option<AutoRecompute> {
+    let is_auto = recompute == RawRecompute::Auto;
+    if memory_gib.is_some() && !is_auto {
+        let hint = "set train.recompute to auto, or leave it out";
+        errors.refuse("train.memory_gib", "decides nothing here", Some(hint));
+    }
+    let memory = memory_gib.map(|gib| (gib * f64::from(1 << 30)) as u64);
+    is_auto.then_some(AutoRecompute { memory })
 }
 
 fn length(epochs: Option<f64>, steps: Option<u64>, errors: &mut Errors) -> Length {
