@@ -1,5 +1,7 @@
 //! Which backend runs. With `models::ops` the only place that names backends.
 
+use std::path::Path;
+
 use burn::tensor::{DType, Device};
 use thiserror::Error;
 
@@ -85,6 +87,21 @@ pub fn decide(choice: DeviceChoice) -> Result<DeviceChoice, DeviceError> {
 /// Without the driver's device node CubeCL would panic instead of saying no.
 fn cuda_driver_is_present() -> bool {
     crate::fs::exists(std::path::Path::new("/dev/nvidiactl"))
+}
+
+/// Keeps compiled and tuned kernels of a GPU below a folder of caches, one database for each device of each host. To be
+/// called before the device is opened; CPUs have nothing to keep.
+pub fn keep_kernels(choice: DeviceChoice, cache: Option<&Path>) {
+    let is_gpu = matches!(choice, DeviceChoice::Cuda { .. } | DeviceChoice::Wgpu);
+    let Some(cache) = cache.filter(|_| is_gpu) else {
+        return;
+    };
+    let host = rustix::system::uname().nodename().to_string_lossy().into_owned();
+    let folder = cache.join("kernels").join(host);
+    #[cfg(any(feature = "cuda", feature = "wgpu"))]
+    brazier_models::ops::keep_kernels(folder, &choice.to_string().replace(':', "-"));
+    #[cfg(not(any(feature = "cuda", feature = "wgpu")))]
+    drop(folder);
 }
 
 /// Opens a device for a dtype.

@@ -33,7 +33,7 @@ const ROOMS: &[Room] = &[
     room("device_choice", &[], &[]),
     room("parallel", &[], &[]),
     room("cluster", &["fs", "parallel"], &[]),
-    room("device", &["fs", "device_choice"], &["burn"]),
+    room("device", &["fs", "device_choice"], &["brazier_models", "burn"]),
     room("image_processor", &["fs"], &[]),
     // The YAML is what megatron-energon writes beside its shards.
     room(

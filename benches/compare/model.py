@@ -129,6 +129,29 @@ def build_model(model: dict[str, Any], vocabulary: Vocabulary, attention: str) -
     return llava
 
 
+class LoraLinear(torch.nn.Module):
+    """A frozen linear layer with an adapter, as peft computes it (without dropout)."""
+
+    def __init__(self, base: torch.nn.Linear, rank: int, alpha: float) -> None:
+        super().__init__()
+        self.base, self.scale = base, alpha / rank
+        self.lora_A = torch.nn.Linear(base.in_features, rank, bias=False)
+        self.lora_B = torch.nn.Linear(rank, base.out_features, bias=False)
+        torch.nn.init.zeros_(self.lora_B.weight)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.base(x) + self.lora_B(self.lora_A(x.to(self.lora_A.weight.dtype))) * self.scale
+
+
+def add_adapters(model: PreTrainedModel, lora: dict[str, Any]) -> None:
+    """Adapters on the linear layers of the language model's blocks; only they are trained. Base weights are kept in bf16."""
+    model.to(torch.bfloat16).requires_grad_(False)
+    for name, module in list(model.named_modules()):
+        if isinstance(module, torch.nn.Linear) and ".layers." in name and part_of(name) == "language":
+            parent, _, last = name.rpartition(".")
+            setattr(model.get_submodule(parent), last, LoraLinear(module, lora["r"], lora["alpha"]))
+
+
 def part_of(name: str) -> str:
     """Which part of the model a parameter belongs to."""
     return next((part for part, marker in PARTS.items() if marker and marker in name), "language")

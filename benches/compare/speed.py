@@ -48,33 +48,45 @@ def language(hidden: int, intermediate: int, layers: int, vocabulary: int, posit
 
 VISION = {"hidden_size": 256, "intermediate_size": 1024, "num_hidden_layers": 6, "num_attention_heads": 4,
           "image_size": 112, "patch_size": 14}
-# Name: model, mode, micro-batch, sequence length, words of (question, answer) as ranges.
-JOBS: dict[str, tuple[dict[str, Any], str, int, int, tuple[int, int], tuple[int, int]]] = {
-    "text-5m": ({"language": language(256, 768, 4, 4096, 256)}, "full", 4, 256, (1, 1), (400, 400)),
-    "text-45m": ({"language": language(512, 1536, 9, 32000, 512)}, "full", 2, 512, (1, 1), (800, 800)),
-    "sft": ({"language": language(384, 1152, 6, 8000, 512), "vision": VISION, "vision_feature_layer": -2},
-            "end_to_end", 8, 512, (5, 300), (2, 30)),
+
+
+@dataclass(frozen=True)
+class Job:
+    """What both sides do."""
+
+    model: dict[str, Any]
+    mode: str
+    micro_batch: int
+    length: int  # of a row, in tokens
+    question: tuple[int, int]  # words, at least and at most
+    answer: tuple[int, int]
+
+
+JOBS = {
+    "text-5m": Job({"language": language(256, 768, 4, 4096, 256)}, "full", 4, 256, (1, 1), (400, 400)),
+    "text-45m": Job({"language": language(512, 1536, 9, 32000, 512)}, "full", 2, 512, (1, 1), (800, 800)),
+    "sft": Job({"language": language(384, 1152, 6, 8000, 512), "vision": VISION, "vision_feature_layer": -2},
+               "end_to_end", 8, 512, (5, 300), (2, 30)),
 }
 
 
-def parse_arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+def make_parser(description: str, jobs: dict[str, Job], device: str, precision: str) -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     add = parser.add_argument
     add("--brazier", type=Path, default=Path("target/release/brazier"), help="(default: %(default)s)")
-    add("--device", default="flex", help="device of Brazier; the rival takes cuda for cuda (default: %(default)s)")
-    add("--precision", choices=("f32", "bf16"), default="f32", help="(default: %(default)s)")
+    add("--device", default=device, help="device of Brazier; the rival takes cuda for cuda (default: %(default)s)")
+    add("--precision", choices=("f32", "bf16"), default=precision, help="(default: %(default)s)")
     add("--threads", type=int, default=os.cpu_count(), help="of both sides (default: %(default)s)")
-    add("--job", action="append", choices=list(JOBS), help="only these")
+    add("--job", action="append", choices=list(jobs), help="only these")
     add("--rounds", type=int, default=3, help="(default: %(default)s)")
     add("--steps", type=int, default=40, help="of a run (default: %(default)s)")
     add("--rival", default="", help="switches of the rival")
     add("--json", type=Path, help="file for all figures")
-    return parser.parse_args()
+    return parser
 
 
-def write_job(name: str, data: Path, folder: Path, arguments: argparse.Namespace) -> Path:
+def write_job(job: Job, data: Path, folder: Path, arguments: argparse.Namespace) -> Path:
     """Rows and YAML of a job."""
-    model, mode, micro_batch, length, question, answer = JOBS[name]
     folder.mkdir(parents=True)
     generator = random.Random(0)
     pictures = sorted((data / "images" / "train").iterdir())
@@ -83,20 +95,20 @@ def write_job(name: str, data: Path, folder: Path, arguments: argparse.Namespace
         return " ".join(generator.choice(WORDS) for _ in range(generator.randint(*bounds)))
 
     with (folder / "train.jsonl").open("w") as file:
-        for index in range(micro_batch * arguments.steps):
-            asked: Any = words(question)
+        for index in range(job.micro_batch * arguments.steps):
+            asked: Any = words(job.question)
             row: dict[str, Any] = {}
-            if "vision" in model:
+            if "vision" in job.model:
                 asked = [{"type": "image"}, {"type": "text", "text": asked}]
                 row["images"] = [os.path.relpath(pictures[index % len(pictures)], folder)]
-            row["messages"] = [{"role": "user", "content": asked}, {"role": "assistant", "content": words(answer)}]
+            row["messages"] = [{"role": "user", "content": asked}, {"role": "assistant", "content": words(job.answer)}]
             file.write(json.dumps(row) + "\n")
     config = {
         "output": str(folder / "run"),
-        "model": {**model, "tokenizer": str(data / "tokenizer")},
-        "data": {"train": [{"path": str(folder / "train.jsonl")}], "sequence_length": length, "too_long": "truncate",
+        "model": {**job.model, "tokenizer": str(data / "tokenizer")},
+        "data": {"train": [{"path": str(folder / "train.jsonl")}], "sequence_length": job.length, "too_long": "truncate",
                  "shuffle": False, "workers": 1},
-        "train": {"mode": mode, "steps": arguments.steps, "micro_batch_size": micro_batch,
+        "train": {"mode": job.mode, "steps": arguments.steps, "micro_batch_size": job.micro_batch,
                   "precision": arguments.precision, "optimizer": {"lr": 1e-4, "weight_decay": 0.01}},
         "checkpoint": {"export": False, "every": "never"},
         "track": {"log_every": 1, "tensorboard": False, "console": "none"},
@@ -111,6 +123,7 @@ class Run:
     """A process that wrote one record a step, as seen from outside."""
 
     steps: list[dict[str, Any]]
+    summary: dict[str, Any]  # what the rival says at its end
     arrivals: list[tuple[float, float]]  # of each step's record: seconds since the start, CPU seconds used by then
     peak_bytes: int
 
@@ -125,13 +138,16 @@ def timed(command: list[Any], threads: int, records: Path | None) -> Run:
             process = subprocess.Popen([str(word) for word in command], stdout=out, stderr=err, env=environment)
         steps: list[dict[str, Any]] = []
         arrivals: list[tuple[float, float]] = []
+        summary: dict[str, Any] = {}
         ended, position, peak = False, 0, 0
         while not ended:
             peak = peak_bytes(process.pid) or peak
             pid, status = os.waitpid(process.pid, os.WNOHANG)
             ended = pid != 0
             position, lines = read_lines(records or printed, position)
-            seen = [record for record in map(json.loads, lines) if "grad_norm" in record]
+            read = list(map(json.loads, lines))
+            seen = [record for record in read if "grad_norm" in record]
+            summary = next((record["summary"] for record in read if "summary" in record), summary)
             if seen and not ended:
                 arrivals += [(time.perf_counter() - started, cpu_seconds(process.pid))] * len(seen)
             steps += seen
@@ -139,7 +155,7 @@ def timed(command: list[Any], threads: int, records: Path | None) -> Run:
         process.returncode = os.waitstatus_to_exitcode(status)
         if process.returncode:
             sys.exit(f"{shlex.join(map(str, command))} failed:\n{errors.read_text()}")
-    return Run(steps, arrivals, peak)
+    return Run(steps, summary, arrivals, peak)
 
 
 def read_lines(path: Path, position: int) -> tuple[int, list[str]]:
@@ -173,6 +189,8 @@ def figures(run: Run) -> dict[str, float]:
     keys = ("tokens_per_second", "samples_per_second", "step_seconds")
     result = {key: statistics.median(step[key] for step in steps) for key in keys} | {"peak_bytes": run.peak_bytes}
     (_, before), (_, after) = run.arrivals[SKIP - 1], run.arrivals[-1]
+    of_steps = [step["device_memory_bytes"] for step in steps if step.get("device_memory_bytes")]
+    result["device_bytes"] = run.summary.get("peak_device_bytes") or max(of_steps, default=0)
     result["step_cpu_seconds"] = (after - before) / (len(run.arrivals) - SKIP)
     return result | {"first_step_seconds": run.arrivals[0][0]}
 
@@ -184,10 +202,10 @@ def run_brazier(config: Path, arguments: argparse.Namespace) -> Run:
     return timed(command, arguments.threads, output / "metrics.jsonl")
 
 
-def run_rival(config: Path, arguments: argparse.Namespace) -> Run:
+def run_rival(config: Path, arguments: argparse.Namespace, switches: str) -> Run:
     device = "cuda" if arguments.device.startswith("cuda") else "cpu"
     command = [sys.executable, Path(__file__).with_name("train.py"), "--config", config, "--device", device,
-               "--dtype", arguments.precision, "--threads", arguments.threads, *shlex.split(arguments.rival)]
+               "--dtype", arguments.precision, "--threads", arguments.threads, *shlex.split(switches)]
     return timed(command, arguments.threads, None)
 
 
@@ -202,23 +220,25 @@ def summarise(name: str, ours: list[dict[str, float]], theirs: list[dict[str, fl
 
     for key, scale, unit in (("tokens_per_second", 1, "tokens/s"), ("samples_per_second", 1, "rows/s"),
                              ("step_seconds", 1e3, "ms"), ("step_cpu_seconds", 1e3, "ms"),
-                             ("peak_bytes", 2**-20, "MiB"), ("first_step_seconds", 1, "s")):
-        print(shown(key, scale, unit), flush=True)
+                             ("peak_bytes", 2**-20, "MiB"), ("device_bytes", 2**-20, "MiB"),
+                             ("first_step_seconds", 1, "s")):
+        if theirs[0][key]:
+            print(shown(key, scale, unit), flush=True)
 
 
 def main() -> None:
-    arguments = parse_arguments()
+    arguments = make_parser(__doc__, JOBS, "flex", "f32").parse_args()
     everything = {}
     print(f"{'job':10} {'figure':19} {'Brazier median (range)':>26} {'PyTorch median (range)':>26}")
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
         data = draw_data(arguments.brazier, folder / "data")
         for name in arguments.job or JOBS:
-            config = write_job(name, data, folder / name, arguments)
+            config = write_job(JOBS[name], data, folder / name, arguments)
             ours, theirs = [], []
             for _ in range(arguments.rounds):
                 ours.append(figures(run_brazier(config, arguments)))
-                theirs.append(figures(run_rival(config, arguments)))
+                theirs.append(figures(run_rival(config, arguments, arguments.rival)))
             everything[name] = {"brazier": ours, "pytorch": theirs}
             summarise(name, ours, theirs)
     if arguments.json:

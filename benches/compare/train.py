@@ -26,7 +26,7 @@ from transformers import PreTrainedModel, Trainer, get_scheduler
 from transformers.modeling_layers import GradientCheckpointingLayer
 
 from chat_data import IGNORE, Batch, ChatRows, make_loader
-from model import build_model, freeze, image_tokens, part_of
+from model import add_adapters, build_model, freeze, image_tokens, part_of
 from settings import Settings, load_settings
 
 
@@ -182,10 +182,14 @@ def main() -> None:
     workers = settings.data.get("workers", 2) if arguments.workers is None else arguments.workers
     loader = make_loader(rows, settings, workers, pin=torch.device(arguments.device).type == "cuda")
     total_steps = settings.total_steps(len(rows))
-    model = build_model(settings.model, rows.vocabulary, arguments.attn).train().to(arguments.device)
+    model = build_model(settings.model, rows.vocabulary, arguments.attn).train()
     if arguments.dtype == "bf16-weights":
         model.to(torch.bfloat16)
-    freeze(model, settings.train.get("mode", "full"))
+    if lora := settings.model.get("lora"):
+        add_adapters(model, lora)
+    else:
+        freeze(model, settings.train.get("mode", "full"))
+    model.to(arguments.device)
     if arguments.compile:
         compile_blocks(model)
     print(json.dumps({

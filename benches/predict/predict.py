@@ -85,7 +85,7 @@ def logit_rows(rows: int, vocabulary: int) -> int:
 
 
 def memory(job: Job) -> dict:
-    """Bytes of one GPU by part, and of the host. With one GPU, this is src/config/estimate.rs in bf16, all weights trained."""
+    """Bytes of one GPU by part, and of the host. With one GPU, this is src/config/estimate/ in bf16, all weights trained."""
     model, n = job.model, job.gpus
     p = model.parameters()
     tokens = job.rows * job.length
@@ -256,7 +256,7 @@ def filled(text: str, args) -> str:
 
 
 def check(args) -> None:
-    """`memory.json` is written by a test of the program, from src/config/estimate.rs."""
+    """`memory.json` is written by a test of the program, from src/config/estimate/."""
     for case in json.loads(MEMORY.read_text()):
         job = Job(MODELS[case["model"]], case["rows"], case["length"], 1, case["recompute"])
         assert job.model.parameters() == case["parameters"], (case, job.model.parameters())

@@ -7,6 +7,7 @@ pub mod cache;
 pub mod config;
 pub mod decoder;
 mod dropout;
+pub mod flops;
 pub mod host;
 pub mod init;
 pub mod inputs;

@@ -12,6 +12,7 @@ use serde_json::{Value, json};
 
 use super::{Failure, print};
 use crate::{
+    data::Cache,
     device,
     device_choice::{DeviceChoice, UnknownDevice},
     fs,
@@ -146,6 +147,8 @@ pub(super) fn bench(args: &BenchArgs) -> Result<ExitCode, Failure> {
         .parse()
         .map_err(|error: UnknownDevice| Failure::Input(format!("--device: {error}")))?;
     let choice = device::decide(choice)?;
+    let cache = Cache::of_environment(&|name| std::env::var(name).ok());
+    device::keep_kernels(choice, cache.dir());
     let device = device::open(choice, args.dtype())?;
     print(format_args!("device {choice}, {:?}", args.dtype()));
     let mut answer = json!({

@@ -8,8 +8,8 @@ use clap::Args;
 use super::{Failure, session};
 use crate::{
     data::{
-        ChatTemplate, Conversation, IMAGE_TOKEN, Message, Role, TemplateOptions, Tokenizer, encode_prompt,
-        load_image,
+        Cache, ChatTemplate, Conversation, IMAGE_TOKEN, Message, Role, TemplateOptions, Tokenizer,
+        encode_prompt, load_image,
     },
     device::{self},
     device_choice::DeviceChoice,
@@ -83,9 +83,12 @@ pub(super) fn generate(args: &GenerateArgs) -> Result<ExitCode, Failure> {
         .device
         .parse()
         .map_err(|error| Failure::Input(format!("--device: {error}")))?;
+    let choice = device::decide(choice)?;
     let folder = session::locate(&args.model)?;
     let config = hub::read_config(&folder)?;
     let tokenizer = session::of_model(Tokenizer::load(&folder)?, &config);
+    let cache = Cache::of_environment(&|name| std::env::var(name).ok());
+    device::keep_kernels(choice, cache.dir());
     let device = device::open(choice, DType::F32)?;
     let images = match (&config.vision, args.image.is_empty()) {
         (_, true) => Vec::new(),

@@ -90,10 +90,9 @@ pub(super) fn train(args: &TrainArgs) -> Result<ExitCode, Failure> {
     let device_choice = device::decide(run.device)?;
     ops::choose(run.train.ops);
     run.check_device(device_choice)?;
-    device::open(
-        device_choice.of_rank(launch.local_rank),
-        compute_dtype(run.train.precision),
-    )?;
+    let own = device_choice.of_rank(launch.local_rank);
+    device::keep_kernels(own, run.data.cache.dir());
+    device::open(own, compute_dtype(run.train.precision))?;
     let group = ranks::join(&launch, &run, device_choice)?;
     ranks::first_then_all(&group, || run.synth.as_ref().map_or(Ok(()), session::draw))?;
     let session = group.agree(Session::open(&run))?;

@@ -148,6 +148,7 @@ impl Default for RawTrack {
             console: RawConsole::Auto,
             log_every: 10,
             tensorboard: true,
+            peak_tflops: None,
         }
     }
 }

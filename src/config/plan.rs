@@ -181,6 +181,7 @@ impl RunConfig {
             save_every: self.checkpoint.every,
             eval: self.eval.clone(),
             seed: self.seed,
+            peak_tflops: self.peak_tflops,
         };
         let rank = self.world.rank;
         let batch = BatchPlan {

@@ -48,6 +48,8 @@ pub struct RunConfig {
     pub track: TrackOptions,
     /// Steps between two lines of the log.
     pub log_every: u64,
+    /// Peak of each device in TFLOP/s.
+    pub peak_tflops: Option<f64>,
     /// The ranks of the run, and which of them this is.
     pub world: World,
     /// How the ranks share the run.

@@ -10,6 +10,8 @@ use crate::{
 pub(super) struct Share {
     pub(super) labelled_tokens: u64,
     pub(super) loss_weight: f64,
+    /// Floating-point operations.
+    pub(super) flops: f64,
     pub(super) tokens: u64,
     /// Samples of each micro-batch.
     pub(super) samples: Vec<u64>,
@@ -20,11 +22,12 @@ pub(super) struct Share {
 }
 
 impl Share {
-    pub(super) fn of(batches: &[Batch]) -> Self {
+    pub(super) fn of(batches: &[Batch], flops: f64) -> Self {
         let labelled = || batches.iter().filter(|batch| batch.num_labelled > 0);
         Self {
             labelled_tokens: batches.iter().map(|batch| batch.num_labelled as u64).sum(),
             loss_weight: batches.iter().map(Batch::loss_weight).sum(),
+            flops,
             tokens: batches.iter().map(|batch| batch.num_tokens as u64).sum(),
             samples: batches.iter().map(|batch| batch.samples.len() as u64).collect(),
             rounds: labelled().count() as u64,
@@ -37,6 +40,7 @@ impl Share {
         let numbers = [
             self.labelled_tokens as f64,
             self.loss_weight,
+            self.flops,
             self.tokens as f64,
             self.rounds as f64,
             f64::from(u8::from(self.has_images)),
@@ -49,6 +53,7 @@ impl Share {
         let &[
             labelled_tokens,
             loss_weight,
+            flops,
             tokens,
             rounds,
             has_images,
@@ -60,6 +65,7 @@ impl Share {
         Some(Self {
             labelled_tokens: labelled_tokens as u64,
             loss_weight,
+            flops,
             tokens: tokens as u64,
             samples: samples.iter().map(|&samples| samples as u64).collect(),
             rounds: rounds as u64,
@@ -93,6 +99,10 @@ impl Shares {
     /// By what the summed loss is divided.
     pub(super) fn loss_weight(&self) -> f64 {
         self.0.iter().map(|share| share.loss_weight).sum()
+    }
+
+    pub(super) fn flops(&self) -> f64 {
+        self.0.iter().map(|share| share.flops).sum()
     }
 
     pub(super) fn tokens(&self) -> u64 {
@@ -165,6 +175,7 @@ mod tests {
         let share = |samples: &[u64]| Share {
             labelled_tokens: 3,
             loss_weight: 2.5,
+            flops: 1e12,
             tokens: 7,
             samples: samples.to_vec(),
             rounds: samples.len() as u64,

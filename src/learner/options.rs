@@ -1,5 +1,7 @@
 //! What the learner needs to be told: plain structs, filled by the configuration.
 
+use brazier_models::flops::Passes;
+
 /// Which parts of the model move.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum TrainMode {
@@ -11,6 +13,24 @@ pub enum TrainMode {
     LmOnly,
     /// Everything.
     Full,
+}
+
+impl TrainMode {
+    /// How often the products of each part are made in a step. Weights beside which adapters are trained need no gradient.
+    pub fn passes(self, has_adapters: bool) -> Passes {
+        let trained = if has_adapters { 2.0 } else { 3.0 };
+        let (vision, projector, language) = match self {
+            Self::Alignment => (1.0, 3.0, 2.0),
+            Self::EndToEnd => (1.0, 3.0, trained),
+            Self::LmOnly => (1.0, 1.0, trained),
+            Self::Full => (trained, 3.0, trained),
+        };
+        Passes {
+            vision,
+            projector,
+            language,
+        }
+    }
 }
 
 /// Dtype of parameters and activations. Masters, moments, statistics and the loss are f32 in any case.
@@ -228,4 +248,6 @@ pub struct RunOptions {
     pub eval: EvalConfig,
     /// Seed of everything drawn in the run.
     pub seed: u64,
+    /// What a device could do at most, in TFLOP/s, for its utilisation.
+    pub peak_tflops: Option<f64>,
 }

@@ -176,6 +176,8 @@ impl Run {
             data_seconds,
             step_seconds,
         } = *timed;
+        let ranks_seconds = self.learner.group().world().size as f64 * step_seconds;
+        let tflops = report.flops / ranks_seconds / 1e12;
         log.log_step(&StepRecord {
             step,
             epoch,
@@ -191,6 +193,8 @@ impl Run {
             optimizer_seconds: report.optimizer_seconds,
             tokens_per_second: report.tokens as f64 / step_seconds,
             samples_per_second: report.samples as f64 / step_seconds,
+            tflops,
+            mfu: self.options.peak_tflops.map(|peak| tflops / peak),
             total_tokens: self.state.tokens,
             device_memory_bytes,
             process_memory_bytes,

@@ -3,7 +3,9 @@
 use std::{borrow::Cow, sync::Arc, time::Instant};
 
 use brazier_models::{
-    HostBatch, HostClasses, Segmented, Vlm, VlmInputs, ops,
+    HostBatch, HostClasses, Segmented, Vlm, VlmInputs,
+    flops::{Work, flops},
+    ops,
     params::{self, ParamInfo},
 };
 use burn::{
@@ -48,6 +50,8 @@ pub struct StepReport {
     pub labelled_tokens: u64,
     /// Samples.
     pub samples: u64,
+    /// Floating-point operations that the step cannot do without, on all ranks; see [`brazier_models::flops`].
+    pub flops: f64,
     /// Seconds until the gradient norm was known, of this rank as those below.
     pub forward_backward_seconds: f64,
     /// Seconds of the update.
@@ -249,7 +253,7 @@ impl Learner {
         // Every batch is checked before the first one costs time.
         let uploaded = batches.and_then(|batches| Ok((batches, self.upload_all(batches)?)));
         let (batches, inputs) = self.group.agree(uploaded)?;
-        let shares = Shares::exchange(&self.group, &Share::of(batches))?;
+        let shares = Shares::exchange(&self.group, &Share::of(batches, self.flops(batches)))?;
         if shares.labelled_tokens() == 0 {
             return Err(LearnerError::NoLabelledToken {
                 step: self.finished_steps,
@@ -284,9 +288,25 @@ impl Learner {
             tokens: shares.tokens(),
             labelled_tokens: shares.labelled_tokens(),
             samples: shares.samples(),
+            flops: shares.flops(),
             forward_backward_seconds,
             optimizer_seconds: started.elapsed().as_secs_f64() - forward_backward_seconds,
         })
+    }
+
+    fn flops(&self, batches: &[Batch]) -> f64 {
+        let model = self.model();
+        let passes = self.config.mode.passes(model.lora().is_some());
+        let labelled = batches.iter().filter(|batch| batch.num_labelled > 0);
+        let of = |batch: &Batch| {
+            let work = Work {
+                segments: &batch.segments,
+                labelled: batch.num_labelled,
+                images: batch.images.as_ref().map_or(0, |images| images.num_images),
+            };
+            flops(model.config(), passes, &work)
+        };
+        labelled.map(of).sum()
     }
 
     /// Sums of losses (one for each micro-batch with labels) and of gradients, on the device.

@@ -36,6 +36,11 @@ pub struct StepRecord {
     pub tokens_per_second: f64,
     /// `samples / step_seconds`.
     pub samples_per_second: f64,
+    /// Floating-point operations that the step cannot do without, per device and second, in 10^12.
+    pub tflops: f64,
+    /// `tflops` as a share of `track.peak_tflops`; left out of the line where that is not set.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub mfu: Option<f64>,
     /// Tokens without padding since the first step of the run, resumptions included.
     pub total_tokens: u64,
     /// Memory in use on the device; left out of the line where it is not known.
@@ -111,6 +116,7 @@ mod tests {
     #[test]
     fn step_lines_have_the_documented_names_in_order() {
         let full = StepRecord {
+            mfu: Some(0.5),
             device_memory_bytes: Some(1),
             process_memory_bytes: Some(2),
             ..StepRecord::default()
@@ -119,7 +125,7 @@ mod tests {
         let names: Vec<_> = value.as_object().unwrap().keys().cloned().collect();
         let expected = "step epoch loss lr grad_norm tokens labelled_tokens samples step_seconds data_seconds \
                         forward_backward_seconds optimizer_seconds tokens_per_second samples_per_second \
-                        total_tokens device_memory_bytes process_memory_bytes";
+                        tflops mfu total_tokens device_memory_bytes process_memory_bytes";
         assert_eq!(names.join(" "), expected);
         let bare = serde_json::to_string(&StepRecord::default()).unwrap();
         assert!(!bare.contains("memory"), "{bare}");

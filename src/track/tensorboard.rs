@@ -78,6 +78,7 @@ fn step_scalars(record: &StepRecord) -> Vec<(String, f64)> {
         ("train/total_tokens".to_string(), record.total_tokens as f64),
         ("perf/tokens_per_second".to_string(), record.tokens_per_second),
         ("perf/samples_per_second".to_string(), record.samples_per_second),
+        ("perf/tflops".to_string(), record.tflops),
         ("perf/step_seconds".to_string(), record.step_seconds),
         ("perf/data_seconds".to_string(), record.data_seconds),
         (
@@ -86,6 +87,7 @@ fn step_scalars(record: &StepRecord) -> Vec<(String, f64)> {
         ),
         ("perf/optimizer_seconds".to_string(), record.optimizer_seconds),
     ];
+    scalars.extend(record.mfu.map(|mfu| ("perf/mfu".to_string(), mfu)));
     let memory = [
         ("device", record.device_memory_bytes),
         ("process", record.process_memory_bytes),

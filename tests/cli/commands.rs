@@ -2,6 +2,8 @@
 
 use std::{fs, path::Path};
 
+use serde_json::Value;
+
 use crate::project::Project;
 
 #[test]
@@ -292,4 +294,55 @@ fn data_is_inspected_and_prepared() {
         done.stdout.contains("2 rows in 1 files of the format energon"),
         "{done}"
     );
+}
+
+/// Operations against their definitions, and times, as a table and as JSON.
+#[cfg(feature = "flex")] // ndarray has no bfloat16
+#[test]
+fn bench_checks_and_times_the_operations() {
+    let project = Project::new();
+    let done = project.brazier(&[
+        "bench",
+        "--device",
+        "flex",
+        "--precision",
+        "bf16",
+        "--like",
+        "demo",
+        "--length",
+        "8",
+        "--seconds",
+        "0",
+        "--cases",
+        "1",
+        "--shrink",
+        "8",
+        "--json",
+        "bench.json",
+    ]);
+    done.exits(0);
+    for part in [
+        "device flex, BF16",
+        "attention with segments",
+        "down dw, 8 x 352 x 128",
+        "adamw, 180224",
+    ] {
+        assert!(done.stdout.contains(part), "no {part} in {done}");
+    }
+    let json: Value = serde_json::from_slice(&project.read("bench.json")).unwrap();
+    let errors = json["errors"].as_array().unwrap();
+    assert_eq!(errors.len(), 24);
+    assert!(errors.iter().all(|row| row["fine"] == true));
+    assert!(
+        json["operations"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .all(|row| row["seconds"].as_f64().unwrap() > 0.0)
+    );
+    project
+        .brazier(&["bench", "--device", "tpu"])
+        .exits(2)
+        .says(&["--device: no device is called tpu"]);
+    project.brazier(&["bench", "--seconds", "-1"]).exits(2);
 }

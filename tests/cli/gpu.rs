@@ -2,6 +2,25 @@
 
 use crate::project::Project;
 
+/// Every operation is right, and what was compiled is kept.
+#[test]
+fn bench_finds_no_wrong_operation_on_wgpu() {
+    let project = Project::new();
+    let args = [
+        "bench", "--device", "wgpu", "--only", "errors", "--cases", "1", "--shrink", "16",
+    ];
+    let cache = project.path("cache");
+    let done = project.brazier_with(&args, &[("BRAZIER_CACHE", cache.to_str().unwrap())]);
+    done.exits(0);
+    assert!(done.stdout.contains("linear_cross_entropy"), "{done}");
+    let host = std::fs::read_dir(cache.join("kernels"))
+        .unwrap()
+        .next()
+        .unwrap()
+        .unwrap();
+    assert!(host.path().join("wgpu.db").is_file());
+}
+
 /// A few steps give the losses of the CPU.
 #[test]
 fn a_run_on_wgpu_is_a_run_on_the_cpu() {

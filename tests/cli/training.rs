@@ -257,3 +257,37 @@ fn the_definitions_of_the_operations_give_the_same_losses() {
     // Else the switch switches nothing: sums are added up in another order.
     assert_ne!(fused, reference);
 }
+
+/// Keeping activations or computing them again is decided by the memory given, or by what the host has, and changes no bit.
+#[test]
+fn recompute_goes_by_the_memory() {
+    let train = |sets: &[&str], says: &str| {
+        let project = Project::new();
+        project.train(sets).exits(0).says(&[says]);
+        project.read("run/export/model.safetensors")
+    };
+    let auto = "train.recompute=auto";
+    let little = train(
+        &[auto, "train.memory_gib=0.001"],
+        "recompute        blocks: keeping all takes",
+    );
+    let much = train(
+        &[auto, "train.memory_gib=8"],
+        "recompute        none: keeping all takes",
+    );
+    assert!(little == much);
+    train(&[auto], "GiB, which fits");
+    let project = Project::new();
+    let done = project.train(&["train.memory_gib=8"]);
+    done.exits(2).says(&["train.memory_gib", "train.recompute"]);
+    let done = project.brazier(&[
+        "check",
+        "--config",
+        "run.yaml",
+        "--set",
+        auto,
+        "--set",
+        "train.memory_gib=1",
+    ]);
+    done.exits(0).says(&["recompute        none"]);
+}

@@ -12,6 +12,8 @@ mod expr;
 #[cfg(feature = "flex")]
 mod flex;
 mod generic;
+#[cfg(feature = "cube")]
+mod kept;
 mod kernels;
 pub mod reference;
 mod segments;
@@ -26,6 +28,8 @@ use burn::backend::Dispatch;
 use burn::backend::DispatchDevice;
 use burn::tensor::{DType, Device, Int, Tensor};
 
+#[cfg(feature = "cube")]
+pub use kept::keep_kernels;
 use kernels::ModelOps;
 pub use reference::RopeTable;
 pub use segments::Segments;

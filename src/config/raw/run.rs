@@ -152,6 +152,10 @@ pub(in crate::config) struct RawTrack {
     /// Whether TensorBoard event files are written to `<output>/tensorboard`.
     #[schemars(example = false)]
     pub tensorboard: bool,
+    /// Peak of each device in TFLOP/s, as its data sheet has it for the precision without sparsity (A100 312, H100 989 in
+    /// bf16). Each step then logs its utilisation, `mfu`.
+    #[schemars(extend("exclusiveMinimum" = 0), example = 989)]
+    pub peak_tflops: Option<f64>,
 }
 
 /// What the console shows.

@@ -49,6 +49,7 @@ pub fn resolve(loaded: &Loaded, world: World) -> Result<RunConfig, Vec<ConfigErr
         console,
         log_every,
         tensorboard,
+        peak_tflops,
     } = track;
     let mut errors = Errors::new(written);
 
@@ -84,6 +85,7 @@ pub fn resolve(loaded: &Loaded, world: World) -> Result<RunConfig, Vec<ConfigErr
         },
         output,
         log_every,
+        peak_tflops,
         world,
         parallel,
         raw: raw.clone(),

@@ -1,0 +1,85 @@
+//! A run's estimate, and what it decides by it.
+
+use brazier_models::{LoraConfig, VlmConfig};
+
+use super::memory::{BatchShape, MemoryEstimate, estimate_memory, readable};
+use crate::{
+    config::run::{RunConfig, TrainChoice},
+    data::Grouping,
+    learner::options::{Recompute, Zero},
+};
+
+/// Of the memory there is, what an estimate may fill: the rest is for what the estimate leaves out.
+const SHARE_TO_FILL: f64 = 0.8;
+
+impl RunConfig {
+    /// Memory of a step with the longest rows this run allows, on one of its ranks. Each row has one image, or as many as
+    /// samples that share it may bring.
+    pub fn memory(&self, model: &VlmConfig, lora: Option<&LoraConfig>, logit_rows: usize) -> MemoryEstimate {
+        let rows = self.train.micro_batch_size;
+        let images = model
+            .vision
+            .as_ref()
+            .map_or(0, |vision| rows * self.images_per_row(vision.num_image_tokens()));
+        let shape = BatchShape {
+            rows,
+            length: self.data.padded_length(),
+            images,
+            logit_rows,
+        };
+        estimate_memory(
+            model,
+            lora,
+            self.train.mode,
+            self.train.precision,
+            self.train.recompute,
+            shape,
+        )
+        .of_one_rank(self.world.size as u64, &self.parallel.learner)
+    }
+
+    /// Decides what `train.recompute: auto` leaves open, from the bytes a rank's device has, and says why; nothing where the
+    /// user has decided.
+    pub fn settle_recompute(
+        &mut self,
+        model: &VlmConfig,
+        lora: Option<&LoraConfig>,
+        logit_rows: usize,
+        available: u64,
+    ) -> Option<String> {
+        self.train.auto_recompute?;
+        let keeping = RunConfig {
+            train: TrainChoice {
+                recompute: Recompute::None,
+                ..self.train.clone()
+            },
+            ..self.clone()
+        };
+        let needed = keeping.memory(model, lora, logit_rows).total_bytes();
+        let [needed_text, available_text] = [needed, available].map(readable);
+        // Parameters that come and go with their block must not be held by what the block keeps.
+        if self.parallel.learner.zero == Zero::Parameters && self.world.size > 1 {
+            return Some("blocks, which parallel.zero: 3 needs".to_owned());
+        }
+        let fits = needed as f64 <= SHARE_TO_FILL * available as f64;
+        if fits {
+            self.train.recompute = Recompute::None;
+        }
+        let (name, verb) = if fits {
+            ("none", "fits")
+        } else {
+            ("blocks", "is too much")
+        };
+        Some(format!(
+            "{name}: keeping all takes about {needed_text} of {available_text}, which {verb}"
+        ))
+    }
+
+    fn images_per_row(&self, num_image_tokens: usize) -> usize {
+        let Grouping::Packed { max_images } = self.data.grouping else {
+            return 1;
+        };
+        let fitting = self.data.sequence_length / num_image_tokens.max(1);
+        fitting.min(max_images.unwrap_or(fitting)).max(1)
+    }
+}
