@@ -1,10 +1,10 @@
 //! Several ranks train what one trains: as threads, and, where the feature is on, as processes of `mpirun`.
 
-use std::fs;
+use std::{fs, process::Command};
 
 use serde_json::Value;
 
-use crate::project::Project;
+use crate::project::{Done, Project};
 
 fn ranks<'a>(devices: &'a str, accumulation: &'a str, more: &[&'a str]) -> Vec<&'a str> {
     let mut sets = vec!["train.micro_batch_size=1", devices, accumulation];
@@ -46,17 +46,17 @@ fn assert_same_numbers(what: &str, ranks: &Project, one: &[Vec<(String, f64)>]) 
 }
 
 /// The run of one rank, which accumulates all the rows of a step.
-fn alone(accumulation: &str) -> Vec<Vec<(String, f64)>> {
+fn alone(accumulation: &str, more: &[&str]) -> Vec<Vec<(String, f64)>> {
     let project = Project::new();
     project
-        .train(&["train.micro_batch_size=1", accumulation])
+        .train(&ranks("parallel.devices=1", accumulation, more))
         .exits(0);
     numbers(&project)
 }
 
 #[test]
 fn threads_train_what_one_trains() {
-    let one = alone("train.accumulation=4");
+    let one = alone("train.accumulation=4", &[]);
     for (devices, accumulation, more) in [
         (
             "parallel.devices=2",
@@ -89,10 +89,48 @@ fn threads_train_what_one_trains() {
     }
 }
 
+/// Rows of several samples each, dealt out to ranks, and adapters with dropout on them.
+#[test]
+fn packed_rows_train_what_one_trains() {
+    let packed = [
+        "data.packing=best_fit",
+        "data.sequence_length=128",
+        "train.mode=end_to_end",
+        "model.lora={r: 2, dropout: 0.2}",
+        "checkpoint.export=false",
+    ];
+    let one = alone("train.accumulation=2", &packed);
+    let samples = one.iter().flatten().find(|(name, _)| name == "samples");
+    assert!(samples.unwrap().1 > 2.0, "nothing is packed: {samples:?}");
+    let project = Project::new();
+    let mut sets = ranks("parallel.devices=2", "train.accumulation=1", &["parallel.zero=2"]);
+    sets.extend(packed);
+    project.train(&sets).exits(0);
+    assert_same_numbers("packed", &project, &one);
+}
+
+/// The first rank writes for all: what it cannot write ends all, and room is all it takes to go on.
+#[test]
+fn a_disk_that_is_full_for_one_rank_ends_all() {
+    let project = Project::new();
+    let mut command = Command::new("sh");
+    let limited = "trap '' XFSZ; ulimit -f 128; exec \"$BRAZIER\" train --config run.yaml --devices 2";
+    command
+        .current_dir(project.path("."))
+        .env("BRAZIER", env!("CARGO_BIN_EXE_brazier"))
+        .args(["-c", limited]);
+    let done = Done::of(&mut command);
+    done.exits(1)
+        .says(&["checkpoint of step 3 not written", "hint: free space"]);
+    assert_eq!(project.steps(), [0; 0]);
+    project.train(&["parallel.devices=2"]).exits(0);
+    assert_eq!(project.steps(), [9, 12]);
+}
+
 /// A run of one rank goes on with two, which each hold a part of everything, and the other way round.
 #[test]
 fn another_number_of_ranks_goes_on() {
-    let one = alone("train.accumulation=4");
+    let one = alone("train.accumulation=4", &[]);
     let first = &ranks("parallel.devices=1", "train.accumulation=4", &[])[..];
     let second = &ranks(
         "parallel.devices=2",
@@ -149,18 +187,20 @@ fn processes_need_mpi() {
 #[cfg(feature = "mpi")]
 mod processes {
     use std::{
-        process::{Command, Stdio},
+        process::Stdio,
         time::{Duration, Instant},
     };
 
     use rustix::process::{Pid, Signal, kill_process};
 
     use super::*;
-    use crate::project::Done;
 
     #[test]
     fn processes_train_what_one_trains() {
-        let (four, six) = (alone("train.accumulation=4"), alone("train.accumulation=6"));
+        let (four, six) = (
+            alone("train.accumulation=4", &[]),
+            alone("train.accumulation=6", &[]),
+        );
         for (size, accumulation, zero) in [
             (2, "train.accumulation=2", "parallel.zero=0"),
             (4, "train.accumulation=1", "parallel.zero=1"),
