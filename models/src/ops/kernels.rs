@@ -1,7 +1,8 @@
 //! What a backend can compute: forward and backward of each op.
 //!
 //! Every method has a body for any backend ([`super::generic`]). Flex replaces them with its own kernels; under fusion
-//! the generic bodies are recorded operation by operation, so CubeCL fuses their elementwise parts.
+//! the generic bodies are recorded operation by operation, so CubeCL fuses their elementwise parts. Where that is not enough
+//! CubeCL has a kernel ([`super::cube`]).
 
 #![cfg_attr(
     feature = "ndarray",
@@ -16,6 +17,8 @@ use burn::backend::{
     tensor::{FloatTensor, IntTensor},
 };
 use burn::tensor::DType;
+#[cfg(feature = "cube")]
+use burn::tensor::Shape;
 
 use super::{Activation, AdamwStep, Visible, generic};
 
@@ -199,7 +202,7 @@ pub(crate) trait ModelOps: Backend {
     }
 
     /// Rows added up at their places in a table of `num_rows` rows of zeros, in f32.
-    #[fusion(default)]
+    #[fusion(dtype = dy, shape = Shape::from([*num_rows, dy.dims::<2>()[1]]))]
     fn take_rows_backward(
         dy: FloatTensor<Self>,
         rows: IntTensor<Self>,
@@ -267,4 +270,12 @@ pub(crate) trait ModelOps: Backend {
 impl ModelOps for burn::backend::NdArray {}
 
 #[cfg(feature = "cube")]
-impl ModelOps for burn_cubecl::CubeBackend {}
+impl ModelOps for burn_cubecl::CubeBackend {
+    fn take_rows_backward(
+        dy: FloatTensor<Self>,
+        rows: IntTensor<Self>,
+        num_rows: usize,
+    ) -> FloatTensor<Self> {
+        super::cube::take_rows_backward(dy, rows, num_rows)
+    }
+}

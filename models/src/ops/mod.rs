@@ -8,6 +8,8 @@
 //! a head, `d` hidden width, `n` rows, `v` vocabulary.
 
 mod autodiff;
+#[cfg(feature = "cube")]
+mod cube;
 mod expr;
 #[cfg(feature = "flex")]
 mod flex;

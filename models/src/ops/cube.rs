@@ -1,0 +1,121 @@
+//! CubeCL kernels, for what fusion of elementwise operations cannot make fast.
+
+use burn::backend::{TensorMetadata, cubecl::dtype_to_storage_type};
+use burn::tensor::{DType, Shape};
+use burn_cubecl::{
+    kernel::into_contiguous,
+    ops::numeric::{empty_device_dtype, zeros_client},
+    tensor::CubeTensor,
+};
+use cubecl::{CubeDim, calculate_cube_count_elemwise, prelude::*};
+
+/// For each place of `rows`, the next place with the same row (their number if there is none), and whether it is the first
+/// such place.
+#[cube(launch)]
+fn link_places<I: Int>(
+    rows: &Tensor<I>,
+    next: &mut Tensor<u32>,
+    is_first: &mut Tensor<u32>,
+    num_places: usize,
+    #[define(I)] _dtype: ElemType,
+) {
+    let place = ABSOLUTE_POS;
+    if place >= num_places {
+        terminate!();
+    }
+    let row = rows[place];
+    let mut first = 1u32;
+    let mut following = num_places;
+    for other in 0..num_places {
+        if rows[other] == row {
+            if other < place {
+                first = 0u32;
+            } else if other > place && other < following {
+                following = other;
+            }
+        }
+    }
+    next[place] = following as u32;
+    is_first[place] = first;
+}
+
+/// The first place of each row adds up what all of its places have, in their order and in f32.
+#[cube(launch)]
+fn add_linked<F: Float, I: Int>(
+    dy: &Tensor<F>,
+    rows: &Tensor<I>,
+    next: &Tensor<u32>,
+    is_first: &Tensor<u32>,
+    table: &mut Tensor<F>,
+    num_places: usize,
+    width: usize,
+    #[define(F, I)] _dtypes: [ElemType; 2],
+) {
+    if ABSOLUTE_POS >= num_places * width {
+        terminate!();
+    }
+    let (start, column) = (ABSOLUTE_POS / width, ABSOLUTE_POS % width);
+    if is_first[start] == 0u32 {
+        terminate!();
+    }
+    let mut sum = 0.0f32;
+    let mut place = start;
+    while place < num_places {
+        sum += f32::cast_from(dy[place * width + column]);
+        place = next[place] as usize;
+    }
+    table[usize::cast_from(rows[start]) * width + column] = F::cast_from(sum);
+}
+
+/// See [`super::kernels::ModelOps::take_rows_backward`]. Burn's own kernel goes through all places one after the other for each
+/// column; here a row's places are a list, so that its work is theirs alone, in the same order on every run.
+pub(super) fn take_rows_backward(dy: CubeTensor, rows: CubeTensor, num_rows: usize) -> CubeTensor {
+    let (dy, rows) = (into_contiguous(dy), into_contiguous(rows));
+    let (num_places, width) = (dy.shape()[0], dy.shape()[1]);
+    let (client, device) = (dy.client.clone(), dy.device.clone());
+    let dtypes = [dy.dtype, rows.dtype].map(dtype_to_storage_type);
+    let table = zeros_client(
+        client.clone(),
+        device.clone(),
+        Shape::from([num_rows, width]),
+        dy.dtype,
+    );
+    if num_places == 0 {
+        return table;
+    }
+    let places = || {
+        let shape = Shape::from([num_places]);
+        empty_device_dtype(client.clone(), device.clone(), shape, DType::U32)
+    };
+    let (next, is_first) = (places(), places());
+    let launched = |units: usize| {
+        let cube_dim = CubeDim::new(&client, units);
+        (calculate_cube_count_elemwise(&client, units, cube_dim), cube_dim)
+    };
+    let (count, dim) = launched(num_places);
+    link_places::launch(
+        &client,
+        count,
+        dim,
+        rows.clone().into_tensor_arg(),
+        next.clone().into_tensor_arg(),
+        is_first.clone().into_tensor_arg(),
+        num_places,
+        dtypes[1],
+    );
+    let (count, dim) = launched(num_places * width);
+    add_linked::launch(
+        &client,
+        count,
+        dim,
+        dy.into_tensor_arg(),
+        rows.into_tensor_arg(),
+        next.into_tensor_arg(),
+        is_first.into_tensor_arg(),
+        table.clone().into_tensor_arg(),
+        num_places,
+        width,
+        dtypes,
+    );
+    table
+}
