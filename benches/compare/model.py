@@ -143,9 +143,9 @@ class LoraLinear(torch.nn.Module):
         return self.base(x) + self.lora_B(self.lora_A(x.to(self.lora_A.weight.dtype))) * self.scale
 
 
-def add_adapters(model: PreTrainedModel, lora: dict[str, Any]) -> None:
-    """Adapters on the linear layers of the language model's blocks; only they are trained. Base weights are kept in bf16."""
-    model.to(torch.bfloat16).requires_grad_(False)
+def add_adapters(model: PreTrainedModel, lora: dict[str, Any], base: torch.dtype) -> None:
+    """Adapters on the linear layers of the language model's blocks; only they are trained."""
+    model.to(base).requires_grad_(False)
     for name, module in list(model.named_modules()):
         if isinstance(module, torch.nn.Linear) and ".layers." in name and part_of(name) == "language":
             parent, _, last = name.rpartition(".")

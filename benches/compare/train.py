@@ -143,7 +143,7 @@ def run(model: PreTrainedModel, batches: Iterator[Batch], settings: Settings, to
         samples = sum(len(batch.input_ids) for batch in step_batches)
         yield {
             "step": step, "loss": loss, "lr": lr, "grad_norm": norm, "tokens": tokens,
-            "labelled_tokens": sum(batch.num_labelled for batch in step_batches),
+            "labelled_tokens": sum(batch.num_labelled for batch in step_batches), "samples": samples,
             "tokens_per_second": tokens / seconds, "samples_per_second": samples / seconds,
             "step_seconds": seconds, "data_seconds": fetched - start,
         }
@@ -186,7 +186,7 @@ def main() -> None:
     if arguments.dtype == "bf16-weights":
         model.to(torch.bfloat16)
     if lora := settings.model.get("lora"):
-        add_adapters(model, lora)
+        add_adapters(model, lora, torch.float32 if arguments.dtype == "f32" else torch.bfloat16)
     else:
         freeze(model, settings.train.get("mode", "full"))
     model.to(arguments.device)
