@@ -15,6 +15,10 @@ use brazier::data::{
     Tokenizer, TooLong, inspect,
 };
 
+/// That of the program.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 fn main() -> Result<(), Box<dyn Error>> {
     let Some(folder) = std::env::var_os("BRAZIER_BENCH_DATA") else {
         println!("BRAZIER_BENCH_DATA names no folder; benches/compare/loader.py makes one");
