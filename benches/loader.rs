@@ -15,8 +15,8 @@
 use std::{error::Error, path::Path, sync::Arc, time::Instant};
 
 use brazier::data::{
-    BadRows, Cache, DataOptions, DataSource, Dataset, Grouping, Masks, Split, TemplateOptions, Tokenizer, TooLong,
-    count_rows,
+    BadRows, Cache, DataOptions, DataSource, Dataset, Grouping, Masks, Split, TemplateOptions, Tokenizer,
+    TooLong, count_rows,
 };
 use sha2::{Digest, Sha256};
 
@@ -25,7 +25,10 @@ use sha2::{Digest, Sha256};
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 fn main() -> Result<(), Box<dyn Error>> {
-    let arguments: Vec<String> = std::env::args().skip(1).filter(|argument| argument != "--bench").collect();
+    let arguments: Vec<String> = std::env::args()
+        .skip(1)
+        .filter(|argument| argument != "--bench")
+        .collect();
     let [folder, file, what] = &arguments[..] else {
         println!("see the head of benches/loader.rs for what to write here");
         return Ok(());
@@ -42,7 +45,9 @@ fn main() -> Result<(), Box<dyn Error>> {
         }
         return Ok(());
     }
-    let pool = rayon::ThreadPoolBuilder::new().num_threads(what.parse()?).build()?;
+    let pool = rayon::ThreadPoolBuilder::new()
+        .num_threads(what.parse()?)
+        .build()?;
     let tokenizer = Arc::new(Tokenizer::load(&folder.join("tokenizer"))?);
     let options = options(&path, &folder.join("tokenizer"), &cache);
     let (start, cpu) = (Instant::now(), cpu_seconds()?);
@@ -72,7 +77,11 @@ fn cpu_seconds() -> Result<f64, Box<dyn Error>> {
     const TICKS_PER_SECOND: f64 = 100.0;
     let stat = brazier::fs::read_to_string(Path::new("/proc/self/stat"))?;
     let after_name = stat.rsplit(')').next().unwrap_or_default();
-    let ticks = after_name.split_whitespace().skip(11).take(2).map(str::parse::<f64>);
+    let ticks = after_name
+        .split_whitespace()
+        .skip(11)
+        .take(2)
+        .map(str::parse::<f64>);
     Ok(ticks.sum::<Result<f64, _>>()? / TICKS_PER_SECOND)
 }
 

@@ -201,7 +201,10 @@ fn train(rendered: &mut Rendered, trained: bool, span: &Span, eos: Option<TrainE
 
 /// Takes the marks of `{% generation %}` out.
 pub(super) fn take_blocks(marked: String) -> (String, Vec<Range<usize>>) {
-    if ![GENERATED_START, GENERATED_END].iter().any(|&mark| marked.contains(mark)) {
+    if ![GENERATED_START, GENERATED_END]
+        .iter()
+        .any(|&mark| marked.contains(mark))
+    {
         return (marked, Vec::new());
     }
     let mut text = String::with_capacity(marked.len());

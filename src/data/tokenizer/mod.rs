@@ -22,8 +22,8 @@ mod special;
 #[cfg(test)]
 mod tests;
 
-pub(super) use special::Piece;
 use fast::Fast;
+pub(super) use special::Piece;
 use special::Specials;
 
 /// Tokens with a role, as `tokenizer_config.json` (or `special_tokens_map.json`) names them.
@@ -346,7 +346,9 @@ impl Tokenizer {
     fn ids(&self, text: &str, author: Author) -> Result<Vec<u32>, EncodeError> {
         let mut ids = Vec::with_capacity(tokens_of(text));
         if let Some(fast) = &self.fast
-            && fast.encode(text, author == Author::Row, |id, _| ids.push(id)).is_ok()
+            && fast
+                .encode(text, author == Author::Row, |id, _| ids.push(id))
+                .is_ok()
         {
             return Ok(ids);
         }
@@ -374,7 +376,10 @@ impl Tokenizer {
             .template
             .encode(text, false)
             .map_err(|source| EncodeError::Tokenizer { source })?;
-        let places = encoding.get_offsets().iter().map(|&(start, end)| at + start..at + end);
+        let places = encoding
+            .get_offsets()
+            .iter()
+            .map(|&(start, end)| at + start..at + end);
         let ids = encoding.get_ids().iter();
         pieces.extend(ids.zip(places).map(|(&id, bytes)| Piece { id, bytes }));
         Ok(())

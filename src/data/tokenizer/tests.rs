@@ -189,10 +189,11 @@ fn the_faster_way_changes_nothing() {
     let nfc = |json: &mut Value| json["normalizer"] = serde_json::json!({"type": "NFC"});
     let spaced = |json: &mut Value| json["pre_tokenizer"]["add_prefix_space"] = true.into();
     let plain = |_: &mut Value| {};
-    let changes: [(bool, &dyn Fn(&mut Value)); 3] = [(true, &plain), (true, &nfc), (false, &spaced)];
-    for (is_fast, change) in changes {
+    let taken: [&dyn Fn(&mut Value); 2] = [&plain, &nfc];
+    let declined: [&dyn Fn(&mut Value); 1] = [&spaced];
+    for (place, change) in taken.into_iter().chain(declined).enumerate() {
         let (with, without) = with_and_without_fast(change);
-        assert_eq!(with.fast.is_some(), is_fast);
+        assert_eq!(with.fast.is_some(), place < taken.len());
         for text in [
             "",
             "cd it's  \n\n12",
@@ -200,9 +201,18 @@ fn the_faster_way_changes_nothing() {
             "e\u{301}<image>\u{e9}",
             "a\u{100000}b\u{100001}<|eos|>",
         ] {
-            assert_eq!(with.encode_template(text).unwrap(), without.encode_template(text).unwrap());
-            assert_eq!(with.encode_content(text).unwrap(), without.encode_content(text).unwrap());
-            assert_eq!(with.encode_pieces(text).unwrap(), without.encode_pieces(text).unwrap());
+            assert_eq!(
+                with.encode_template(text).unwrap(),
+                without.encode_template(text).unwrap()
+            );
+            assert_eq!(
+                with.encode_content(text).unwrap(),
+                without.encode_content(text).unwrap()
+            );
+            assert_eq!(
+                with.encode_pieces(text).unwrap(),
+                without.encode_pieces(text).unwrap()
+            );
         }
     }
 }

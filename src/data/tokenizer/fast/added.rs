@@ -101,13 +101,7 @@ impl Finder {
         })
     }
 
-    fn pieces(
-        &self,
-        classes: &Classes,
-        text: &str,
-        special_is_text: bool,
-        each: &mut dyn FnMut(Piece),
-    ) {
+    fn pieces(&self, classes: &Classes, text: &str, special_is_text: bool, each: &mut dyn FnMut(Piece)) {
         let mut done = 0;
         for found in self.texts.find_iter(text) {
             let token = &self.tokens[found.pattern().as_usize()];

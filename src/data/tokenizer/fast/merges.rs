@@ -37,10 +37,7 @@ struct Merged {
 }
 
 impl Merged {
-    const NEVER: Self = Self {
-        rank: NO_RANK,
-        id: 0,
-    };
+    const NEVER: Self = Self { rank: NO_RANK, id: 0 };
 }
 
 impl Merges {
@@ -86,7 +83,10 @@ impl Merges {
         let ids = word.iter().map(|&byte| self.bytes[usize::from(byte)]);
         buffers.ids.extend(ids);
         buffers.merged.clear();
-        let pairs = buffers.ids.windows(2).map(|pair| self.pairs.get(pair[0], pair[1]));
+        let pairs = buffers
+            .ids
+            .windows(2)
+            .map(|pair| self.pairs.get(pair[0], pair[1]));
         buffers.merged.extend(pairs);
         match word.len() {
             0..=FEW_BYTES => self.merge_few(buffers),

@@ -211,9 +211,8 @@ fn merges(tokenizer: &HfTokenizer, file: &[u8]) -> Option<Merges> {
             .collect(),
     };
     let letters = letters();
-    let bytes = |token: &str| -> Option<Box<[u8]>> {
-        token.chars().map(|c| letters.get(&c).copied()).collect()
-    };
+    let bytes =
+        |token: &str| -> Option<Box<[u8]>> { token.chars().map(|c| letters.get(&c).copied()).collect() };
     let vocab: HashMap<Box<[u8]>, u32> = vocab
         .iter()
         .filter_map(|(token, &id)| Some((bytes(token)?, id)))

@@ -112,9 +112,7 @@ fn cut(
     match step {
         Step::Shape(shape) => {
             while at < inside.len() {
-                let end = shape
-                    .end(classes, inside, at)
-                    .map_err(|TooManySpaces| Declined)?;
+                let end = shape.end(classes, inside, at).map_err(|TooManySpaces| Declined)?;
                 next(at, end)?;
                 at = end;
             }

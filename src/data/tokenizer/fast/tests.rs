@@ -1,7 +1,7 @@
 //! The same tokens and the same places as `tokenizers`, on random texts.
 
 use serde_json::{Value, json};
-use tokenizers::{AddedToken, models::bpe::BpeTrainerBuilder, models::TrainerWrapper};
+use tokenizers::{AddedToken, models::TrainerWrapper, models::bpe::BpeTrainerBuilder};
 
 use super::{shapes::*, *};
 
@@ -23,19 +23,79 @@ impl Dice {
 }
 
 const WORDS: [&str; 24] = [
-    "the", "The", "THE", "lesion", "Learning", "iPhone", "HTTPServer", "naïve", "Zürich", "ǅungla", "ʰab",
-    "привет", "Ἀθῆναι", "שלום", "مرحبا", "नमस्ते", "你好世界", "こんにちは", "한국어", "ﬁne", "ſs", "Ωmega", "straße", "x",
+    "the",
+    "The",
+    "THE",
+    "lesion",
+    "Learning",
+    "iPhone",
+    "HTTPServer",
+    "naïve",
+    "Zürich",
+    "ǅungla",
+    "ʰab",
+    "привет",
+    "Ἀθῆναι",
+    "שלום",
+    "مرحبا",
+    "नमस्ते",
+    "你好世界",
+    "こんにちは",
+    "한국어",
+    "ﬁne",
+    "ſs",
+    "Ωmega",
+    "straße",
+    "x",
 ];
 const SIGNS: [&str; 30] = [
-    "'s", "'S", "'ſ", "'t", "'LL", "'re", "'vE", "'m", "'d", "'", "''", "'x", "’s", ".", "...", "!?", "/", "//\n",
-    "=>", "<", "<|", "|>", "_", "\u{301}", "e\u{301}", "👩\u{200d}💻", "🇨🇭", "\u{200b}", "\u{0}", "\u{fffd}",
+    "'s",
+    "'S",
+    "'ſ",
+    "'t",
+    "'LL",
+    "'re",
+    "'vE",
+    "'m",
+    "'d",
+    "'",
+    "''",
+    "'x",
+    "’s",
+    ".",
+    "...",
+    "!?",
+    "/",
+    "//\n",
+    "=>",
+    "<",
+    "<|",
+    "|>",
+    "_",
+    "\u{301}",
+    "e\u{301}",
+    "👩\u{200d}💻",
+    "🇨🇭",
+    "\u{200b}",
+    "\u{0}",
+    "\u{fffd}",
 ];
 const SPACES: [&str; 14] = [
     " ", " ", " ", "  ", "   ", "\n", "\r\n", "\n\n", " \n ", "\t", "\u{a0}", "\u{3000}", "\u{85}", "\u{1c}",
 ];
 const DIGITS: [&str; 10] = ["0", "7", "12", "1234567", "٣٤", "²", "Ⅻ", "½", "१२३", "3.14"];
 const ADDED: [&str; 12] = [
-    "<|im_start|>", "<|im_end|>", "<a>", "<a>b", "<image>", "[left]", "[right]", "[both]", "word", "Zür", " gap",
+    "<|im_start|>",
+    "<|im_end|>",
+    "<a>",
+    "<a>b",
+    "<image>",
+    "[left]",
+    "[right]",
+    "[both]",
+    "word",
+    "Zür",
+    " gap",
     "<|im_",
 ];
 
@@ -68,7 +128,9 @@ fn text(dice: &mut Dice) -> String {
             11 => text.push_str(dice.one(&DIGITS)),
             12 => text.push_str(dice.one(&ADDED)),
             13 => text.extend((0..dice.below(6)).map(|_| char::from(dice.below(128) as u8))),
-            14 => text.extend((0..dice.below(4)).filter_map(|_| char::from_u32(dice.below(0x11_0000) as u32))),
+            14 => {
+                text.extend((0..dice.below(4)).filter_map(|_| char::from_u32(dice.below(0x11_0000) as u32)))
+            }
             _ => text.push_str(&dice.one(&WORDS).repeat(dice.below(40))),
         }
     }
@@ -134,7 +196,10 @@ fn compare(hf: &HfTokenizer, file: &[u8], texts: &[String]) -> usize {
             let expected: Vec<_> = encoding.get_ids().iter().copied().zip(places).collect();
             assert_eq!(found, expected, "{text:?}, {special_is_text}");
             let ids = hf.encode_fast(text.as_str(), false).unwrap();
-            assert!(ids.get_ids().iter().eq(found.iter().map(|(id, _)| id)), "{text:?}");
+            assert!(
+                ids.get_ids().iter().eq(found.iter().map(|(id, _)| id)),
+                "{text:?}"
+            );
         }
     }
     taken / 4
@@ -168,7 +233,13 @@ fn other_ways_of_cutting_give_the_tokens_of_the_crate() {
         sequence(&[split(LLAMA3, "Removed", true)], false),
         sequence(&[digits(true)], true),
         sequence(&[digits(false)], true),
-        sequence(&[split(r"\p{N}{1,3}", "Isolated", false), split("[一-龥]+", "Isolated", false)], true),
+        sequence(
+            &[
+                split(r"\p{N}{1,3}", "Isolated", false),
+                split("[一-龥]+", "Isolated", false),
+            ],
+            true,
+        ),
     ] {
         let (hf, file) = trained(&pre_tokenizer, &Value::Null, false);
         assert_eq!(compare(&hf, &file, &texts), texts.len());
@@ -190,13 +261,16 @@ fn what_is_not_in_nfc_is_left_to_the_crate() {
 #[test]
 fn long_words_and_runs_give_the_tokens_of_the_crate() {
     let mut dice = Dice(10);
-    let mut texts: Vec<String> = [" ", "\n", " \n", "a", "the ", "é", "你", "7", "!", "<a>", "[both] "]
-        .into_iter()
-        .flat_map(|piece| [47, 48, 49, 255, 256, 5000].map(|times| piece.repeat(times)))
-        .collect();
+    let mut texts: Vec<String> = [
+        " ", "\n", " \n", "a", "the ", "é", "你", "7", "!", "<a>", "[both] ",
+    ]
+    .into_iter()
+    .flat_map(|piece| [47, 48, 49, 255, 256, 5000].map(|times| piece.repeat(times)))
+    .collect();
     // Words of one letter's pieces, so that merges compete.
     texts.extend((0..40).map(|_| {
-        let letters = (0..30 + dice.below(400)).map(|_| dice.one(&["th", "e", "le", "s", "i", "on", "é", "Z"]));
+        let letters =
+            (0..30 + dice.below(400)).map(|_| dice.one(&["th", "e", "le", "s", "i", "on", "é", "Z"]));
         letters.collect::<String>()
     }));
     for pattern in [GPT2, O200K] {
@@ -222,7 +296,11 @@ fn more_words_than_are_kept_are_no_matter() {
         let word: String = (0..4).map(letter).collect();
         let found = ids(&word);
         if number % 1000 == 0 {
-            assert_eq!(found, hf.encode_fast(word.as_str(), false).unwrap().get_ids(), "{word}");
+            assert_eq!(
+                found,
+                hf.encode_fast(word.as_str(), false).unwrap().get_ids(),
+                "{word}"
+            );
         }
     }
     assert_eq!(ids(" the lesion"), first);
@@ -248,7 +326,8 @@ fn threads_share_a_tokenizer() {
 
 #[test]
 fn tokenizers_of_files_give_the_tokens_of_the_crate() {
-    let file = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/templates/tokenizer.json");
+    let file =
+        std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/templates/tokenizer.json");
     let file = crate::fs::read(&file).unwrap();
     let mut hf = HfTokenizer::from_bytes(&file).unwrap();
     hf.with_post_processor(None::<tokenizers::PostProcessorWrapper>);
@@ -276,14 +355,26 @@ fn what_is_not_implemented_is_declined() {
     };
     assert!(takes(lines), "merges as lines");
     assert!(takes(|json| json["model"]["end_of_word_suffix"] = "".into()));
-    assert!(takes(|json| json["model"]["unk_token"] = "<a>".into()), "no byte is unknown");
+    assert!(
+        takes(|json| json["model"]["unk_token"] = "<a>".into()),
+        "no byte is unknown"
+    );
     for (key, value) in [
         ("normalizer", json!({"type": "Lowercase"})),
         ("pre_tokenizer", Value::Null),
         ("pre_tokenizer", json!({"type": "Whitespace"})),
-        ("pre_tokenizer", json!({"type": "Metaspace", "replacement": "▁", "prepend_scheme": "always", "split": true})),
-        ("pre_tokenizer", json!({"type": "ByteLevel", "add_prefix_space": true, "trim_offsets": true, "use_regex": true})),
-        ("pre_tokenizer", sequence(&[split(GPT2, "MergedWithNext", false)], false)),
+        (
+            "pre_tokenizer",
+            json!({"type": "Metaspace", "replacement": "▁", "prepend_scheme": "always", "split": true}),
+        ),
+        (
+            "pre_tokenizer",
+            json!({"type": "ByteLevel", "add_prefix_space": true, "trim_offsets": true, "use_regex": true}),
+        ),
+        (
+            "pre_tokenizer",
+            sequence(&[split(GPT2, "MergedWithNext", false)], false),
+        ),
         ("pre_tokenizer", sequence(&[split("x", "Removed", true)], false)),
         ("pre_tokenizer", sequence(&[byte_level(true)], false)),
     ] {
@@ -312,5 +403,8 @@ fn what_is_not_implemented_is_declined() {
 fn more_white_space_than_the_engine_takes_is_declined() {
     let (hf, file) = trained(&byte_level(true), &Value::Null, false);
     let fast = Fast::new(&hf, &file).unwrap();
-    assert_eq!(fast.encode(&" ".repeat(1_000_000), false, |_, _| {}), Err(Declined));
+    assert_eq!(
+        fast.encode(&" ".repeat(1_000_000), false, |_, _| {}),
+        Err(Declined)
+    );
 }
