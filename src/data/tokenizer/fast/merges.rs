@@ -98,11 +98,10 @@ impl Merges {
     fn merge_few(&self, Buffers { ids, merged, .. }: &mut Buffers) {
         loop {
             let lowest = merged.iter().enumerate().min_by_key(|(_, merged)| merged.rank);
-            let Some((place, &Merged { rank, id })) = lowest.filter(|(_, merged)| merged.rank != NO_RANK)
+            let Some((place, &Merged { id, .. })) = lowest.filter(|(_, merged)| merged.rank != NO_RANK)
             else {
                 break;
             };
-            debug_assert_ne!(rank, NO_RANK);
             ids[place] = id;
             ids.remove(place + 1);
             merged.remove(place);

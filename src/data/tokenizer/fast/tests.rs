@@ -48,7 +48,7 @@ const WORDS: [&str; 24] = [
     "straße",
     "x",
 ];
-const SIGNS: [&str; 30] = [
+const SIGNS: [&str; 32] = [
     "'s",
     "'S",
     "'ſ",
@@ -67,6 +67,8 @@ const SIGNS: [&str; 30] = [
     "!?",
     "/",
     "//\n",
+    "!\n/",
+    "*/\r\n//",
     "=>",
     "<",
     "<|",
@@ -137,23 +139,23 @@ fn text(dice: &mut Dice) -> String {
     text
 }
 
-/// A byte-level BPE trained on such texts.
+/// A byte-level BPE trained on such texts as a whole, so that there are tokens across every border that a pre-tokenizer
+/// may draw.
 fn trained(pre_tokenizer: &Value, normalizer: &Value, ignore_merges: bool) -> (HfTokenizer, Vec<u8>) {
-    let json = json!({"version": "1.0", "added_tokens": [], "normalizer": normalizer, "pre_tokenizer": pre_tokenizer,
-        "post_processor": null, "decoder": null,
-        "model": {"type": "BPE", "vocab": {}, "merges": []}});
+    let json = json!({"version": "1.0", "added_tokens": [], "normalizer": null, "pre_tokenizer": byte_level(false),
+        "post_processor": null, "decoder": null, "model": {"type": "BPE", "vocab": {}, "merges": []}});
     let mut tokenizer = HfTokenizer::from_bytes(json.to_string()).unwrap();
     let trainer = BpeTrainerBuilder::new()
-        .vocab_size(700)
+        .vocab_size(900)
         .initial_alphabet(ByteLevel::alphabet().into_iter().collect())
         .build();
-    let mut dice = Dice(1);
-    let texts: Vec<String> = (0..300).map(|_| text(&mut dice)).collect();
     tokenizer
-        .train(&mut TrainerWrapper::from(trainer), texts.into_iter())
+        .train(&mut TrainerWrapper::from(trainer), texts(1, 300).into_iter())
         .unwrap();
     tokenizer.add_tokens(added()).unwrap();
     let mut json: Value = serde_json::from_str(&tokenizer.to_string(false).unwrap()).unwrap();
+    json["normalizer"] = normalizer.clone();
+    json["pre_tokenizer"] = pre_tokenizer.clone();
     json["model"]["ignore_merges"] = ignore_merges.into();
     if ignore_merges {
         // What only the vocabulary knows, no merge leads to.
