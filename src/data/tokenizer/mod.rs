@@ -1,9 +1,6 @@
 //! A Hugging Face tokenizer: text to ids and back, and which tokens have a role.
 
-use std::{
-    ops::Range,
-    path::{Path, PathBuf},
-};
+use std::path::{Path, PathBuf};
 
 use tokenizers::{ModelWrapper, PostProcessorWrapper, Tokenizer as HfTokenizer};
 
@@ -14,6 +11,7 @@ use super::{
 };
 use crate::fs;
 
+mod encode;
 mod fast;
 mod files;
 #[cfg(test)]
@@ -22,6 +20,7 @@ mod special;
 #[cfg(test)]
 mod tests;
 
+use encode::Author;
 use fast::Fast;
 pub(super) use special::Piece;
 use special::Specials;
@@ -37,13 +36,6 @@ pub struct SpecialTokens {
     pub pad: String,
     /// Stands for what cannot be encoded.
     pub unk: Option<String>,
-}
-
-/// Whose text it is: only the template can place special tokens.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Author {
-    Template,
-    Row,
 }
 
 /// Text to ids and back. What the template writes and what a row contains are encoded differently: only the template
@@ -343,55 +335,6 @@ impl Tokenizer {
         Ok([before, &self.encode_template(text)?, after].concat())
     }
 
-    fn ids(&self, text: &str, author: Author) -> Result<Vec<u32>, EncodeError> {
-        let mut ids = Vec::with_capacity(tokens_of(text));
-        if let Some(fast) = &self.fast
-            && fast
-                .encode(text, author == Author::Row, |id, _| ids.push(id))
-                .is_ok()
-        {
-            return Ok(ids);
-        }
-        let encoding = self
-            .as_written_by(author)
-            .encode_fast(text, false)
-            .map_err(|source| EncodeError::Tokenizer { source })?;
-        Ok(encoding.get_ids().to_vec())
-    }
-
-    /// Appends the tokens of a text of the template that stands at `at`.
-    fn append_pieces(&self, text: &str, at: usize, pieces: &mut Vec<Piece>) -> Result<(), EncodeError> {
-        let before = pieces.len();
-        let mut push = |id, bytes: Range<usize>| {
-            let bytes = at + bytes.start..at + bytes.end;
-            pieces.push(Piece { id, bytes });
-        };
-        if let Some(fast) = &self.fast
-            && fast.encode(text, false, &mut push).is_ok()
-        {
-            return Ok(());
-        }
-        pieces.truncate(before);
-        let encoding = self
-            .template
-            .encode(text, false)
-            .map_err(|source| EncodeError::Tokenizer { source })?;
-        let places = encoding
-            .get_offsets()
-            .iter()
-            .map(|&(start, end)| at + start..at + end);
-        let ids = encoding.get_ids().iter();
-        pieces.extend(ids.zip(places).map(|(&id, bytes)| Piece { id, bytes }));
-        Ok(())
-    }
-
-    fn as_written_by(&self, author: Author) -> &HfTokenizer {
-        match author {
-            Author::Template => &self.template,
-            Author::Row => &self.content,
-        }
-    }
-
     /// Text of ids, without special tokens.
     ///
     /// # Errors
@@ -429,11 +372,6 @@ pub fn token_text(folder: &Path, id: u32) -> Result<Option<String>, DataError> {
             reason: error.to_string(),
         }),
     }
-}
-
-/// About as many tokens as a text has, rather more.
-fn tokens_of(text: &str) -> usize {
-    text.len() / 3 + 1
 }
 
 /// What the tokenizer puts around a text.

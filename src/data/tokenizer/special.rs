@@ -4,7 +4,8 @@ use std::{borrow::Cow, ops::Range};
 
 use super::{
     super::{error::EncodeError, rows::IMAGE_TOKEN},
-    Tokenizer, tokens_of,
+    Tokenizer,
+    encode::tokens_of,
 };
 
 /// First of the characters that stand for special tokens that a row writes out.
