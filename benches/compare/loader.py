@@ -1,19 +1,29 @@
-"""Reads and tokenises chat rows with Hugging Face's datasets and tokenizers, beside `cargo bench --bench loader`.
+"""Opening a data set of chat rows: Brazier beside Hugging Face's datasets and transformers, in turn.
 
+    cargo bench --bench loader --no-run                   # prints where the executable is
     python3 benches/compare/loader.py make DIR            # rows.jsonl, rows.parquet and a tokenizer, for both sides
-    python3 benches/compare/loader.py run DIR --threads 1
-    BRAZIER_BENCH_DATA=DIR cargo bench --bench loader     # the same rows, the same tokenizer
+    python3 benches/compare/loader.py compare DIR --brazier target/release/deps/loader-HASH
 
-`run` does what a training script does before its first step: load_dataset, then map of apply_chat_template with
-tokenisation, in batches. It prints samples and tokens per second over both.
+`compare` runs each side as a process of its own, in turn, and prints ratios of medians of wall time and of CPU time, for one
+and for two threads. Neither includes the start of the process and loading the tokenizer. That both sides have the same ids is
+checked in each round.
+
+`run DIR` is the rival by itself. It does what a training script does before its first step: load_dataset, then a batched map
+of apply_chat_template with tokenisation by the fast tokenizer, in as many processes as there are threads. Nothing is found in
+a cache, and no labels are made; Brazier makes them.
 """
 
 import argparse
+import hashlib
 import itertools
 import json
 import os
 import random
+import resource
 import shutil
+import statistics
+import subprocess
+import sys
 import tempfile
 import time
 from pathlib import Path
@@ -23,7 +33,7 @@ TEMPLATE = (
 )
 
 
-def make(folder: Path, num_rows: int) -> None:
+def make(folder: Path, num_rows: int, num_words: int) -> None:
     """Rows of two turns, about 150 tokens each, and a byte-level BPE of 8192 tokens trained on them."""
     import pyarrow as pa
     import pyarrow.parquet as pq
@@ -32,7 +42,7 @@ def make(folder: Path, num_rows: int) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     draw = random.Random(0)
     syllables = [a + b + c for a in "bcdfglmnprst" for b in "aeiou" for c in ("", "n", "s", "r", "t")]
-    words = ["".join(draw.choices(syllables, k=draw.randint(1, 4))) for _ in range(6000)]
+    words = ["".join(draw.choices(syllables, k=draw.randint(1, 4))) for _ in range(num_words)]
     weights = list(itertools.accumulate(1 / (place + 1) for place in range(len(words))))
 
     def text(num_words: int) -> str:
@@ -65,11 +75,18 @@ def make(folder: Path, num_rows: int) -> None:
     (folder / "tokenizer" / "tokenizer_config.json").write_text(json.dumps(config))
 
 
+def cpu_seconds() -> float:
+    """Of this process and of those it has waited for."""
+    used = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
+    return sum(usage.ru_utime + usage.ru_stime for usage in used)
+
+
 def run(folder: Path, name: str, threads: int) -> None:
-    os.environ["TOKENIZERS_PARALLELISM"] = "true" if threads > 1 else "false"
-    os.environ["RAYON_NUM_THREADS"] = str(threads)
+    # With several processes each has one thread.
+    os.environ["TOKENIZERS_PARALLELISM"] = "false"
     os.environ["HF_DATASETS_OFFLINE"] = "1"
     import datasets
+    import numpy as np
     from transformers import PreTrainedTokenizerFast
 
     datasets.disable_progress_bars()
@@ -80,35 +97,69 @@ def run(folder: Path, name: str, threads: int) -> None:
         return {"input_ids": encoded["input_ids"]}
 
     cache = tempfile.mkdtemp()
-    start, cpu = time.perf_counter(), time.process_time()
+    start, cpu = time.perf_counter(), cpu_seconds()
     kind = {".jsonl": "json", ".parquet": "parquet"}[Path(name).suffix]
     loaded = datasets.load_dataset(kind, data_files=str(folder / name), split="train", cache_dir=cache)
-    read = time.perf_counter()
     encoded = loaded.map(
         encode, batched=True, remove_columns=loaded.column_names, num_proc=threads if threads > 1 else None
     )
-    seconds, cpu = time.perf_counter() - start, time.process_time() - cpu
-    tokens = sum(len(ids) for ids in encoded["input_ids"])
-    print(
-        f"datasets {datasets.__version__}, {name}, {threads} threads: {len(encoded) / seconds:.0f} samples/s, "
-        f"{tokens / seconds:.0f} tokens/s; {seconds:.2f} s, of which {read - start:.2f} s to load; "
-        f"{cpu:.2f} s of CPU time in this process"
-    )
+    wall, cpu = time.perf_counter() - start, cpu_seconds() - cpu
+    hash_, tokens = hashlib.sha256(), 0
+    for batch in encoded.with_format("arrow").iter(1000):
+        ids = batch["input_ids"].combine_chunks().flatten().to_numpy(zero_copy_only=False).astype(np.int32)
+        hash_.update(ids.tobytes())
+        tokens += len(ids)
+    result = {"rows": len(encoded), "tokens": tokens, "wall": wall, "cpu": cpu, "digest": hash_.hexdigest()}
+    print(json.dumps(result))
     shutil.rmtree(cache)
+
+
+def compare(folder: Path, name: str, brazier: str, rounds: int) -> None:
+    from importlib.metadata import version
+
+    print(f"{name}, datasets {version('datasets')}, transformers {version('transformers')}, tokenizers {version('tokenizers')}")
+    for threads in (1, 2):
+        commands = {
+            "Brazier": [brazier, str(folder), name, str(threads)],
+            "rival": [sys.executable, __file__, "run", str(folder), "--file", name, "--threads", str(threads)],
+        }
+        results = {side: [] for side in commands}
+        for _ in range(rounds):
+            for side, command in commands.items():
+                found = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+                results[side].append(json.loads(found.splitlines()[-1]))
+        digests = {result["digest"] for side in results.values() for result in side}
+        assert len(digests) == 1, "the sides have different ids"
+        ours, theirs = results["Brazier"], results["rival"]
+        rows = ours[0]["rows"]
+        for what in ("wall", "cpu"):
+            values = [[result[what] for result in side] for side in (ours, theirs)]
+            medians = [statistics.median(side) for side in values]
+            ratio = medians[1] / medians[0]
+            rates = ", ".join(f"{rows / median:.0f}" for median in medians)
+            spread = ", ".join(f"{min(side):.2f} to {max(side):.2f} s" for side in values)
+            print(f"{threads} threads, {what}: {rates} rows/s; {ratio:.1f} times; {spread}", flush=True)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("command", choices=["make", "run"])
+    parser.add_argument("command", choices=["make", "compare", "run"])
     parser.add_argument("folder", type=Path)
-    parser.add_argument("--rows", type=int, default=100_000)
+    parser.add_argument("--rows", type=int, default=40_000, help="make: how many")
+    parser.add_argument("--words", type=int, default=6000, help="make: how many different words there are")
     parser.add_argument("--file", default="rows.jsonl")
+    parser.add_argument("--brazier", help="compare: executable of `cargo bench --bench loader --no-run`")
+    parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--threads", type=int, default=1)
     args = parser.parse_args()
     if args.command == "make":
-        make(args.folder, args.rows)
-    else:
+        make(args.folder, args.rows, args.words)
+    elif args.command == "run":
         run(args.folder, args.file, args.threads)
+    elif args.brazier is None:
+        parser.error("compare needs --brazier")
+    else:
+        compare(args.folder, args.file, args.brazier, args.rounds)
 
 
 if __name__ == "__main__":

@@ -146,7 +146,7 @@ impl Finder<'_> {
     pub(super) fn prefix(&self, turns: usize, prompt: bool) -> Option<usize> {
         let messages = &self.turns.messages[..turns];
         let rendered = self.template.render(messages, &self.turns.tools, prompt).ok()?;
-        let (prefix, _) = take_blocks(&rendered);
+        let (prefix, _) = take_blocks(rendered);
         self.text.starts_with(&prefix).then_some(prefix.len())
     }
 
@@ -164,7 +164,7 @@ impl Finder<'_> {
         let mut messages = self.turns.messages.clone();
         messages[turn] = self.template.turn(marked, self.tokenizer);
         let rendered = self.template.render(&messages, &self.turns.tools, false).ok()?;
-        let (rendered, _) = take_blocks(&rendered);
+        let (rendered, _) = take_blocks(rendered);
         let (before, rest) = rendered.split_once(CONTENT_START)?;
         let (content, after) = rest.split_once(CONTENT_END)?;
         let same = before.len() + content.len() + after.len() == self.text.len()

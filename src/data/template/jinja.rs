@@ -203,9 +203,12 @@ fn turn(message: &Message, as_parts: bool, clean: &dyn Fn(&str) -> String) -> Ji
         Jinja::from_object(Record(entries))
     };
     // Placeholders are the template's business, so they survive.
-    let text = |text: &str| {
-        let pieces: Vec<String> = text.split(IMAGE_TOKEN).map(clean).collect();
-        pieces.join(IMAGE_TOKEN)
+    let text = |text: &str| match text.contains(IMAGE_TOKEN) {
+        true => {
+            let pieces: Vec<String> = text.split(IMAGE_TOKEN).map(clean).collect();
+            pieces.join(IMAGE_TOKEN)
+        }
+        false => clean(text),
     };
     let content = match (&message.parts, as_parts) {
         (_, false) => Jinja::from(text(&message.content)),

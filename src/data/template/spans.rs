@@ -41,8 +41,8 @@ pub(super) fn render(
     let whole = template
         .render(&turns.messages, &turns.tools, false)
         .map_err(|error| problem(&error))?;
-    let (text, blocks) = take_blocks(&whole);
     check_tools(template, tokenizer, conversation, &turns, &whole)?;
+    let (text, blocks) = take_blocks(whole);
     if takes_blocks_as_they_are(template, conversation, masks, &blocks) {
         return Ok(Rendered {
             text,
@@ -103,7 +103,7 @@ pub(super) fn prompt(
     let text = template
         .render(&turns.messages, &turns.tools, true)
         .map_err(|error| problem(&error))?;
-    Ok(take_blocks(&text).0)
+    Ok(take_blocks(text).0)
 }
 
 /// The special token that ends an answer, as text, and whether it is trained where nobody says otherwise.
@@ -153,7 +153,7 @@ pub(super) fn is_headless(template: &JinjaTemplate, tokenizer: &Tokenizer) -> bo
     let Ok(whole) = template.render(&turns.messages, &turns.tools, false) else {
         return false;
     };
-    let (text, blocks) = take_blocks(&whole);
+    let (text, blocks) = take_blocks(whole);
     let finder = Finder {
         template,
         tokenizer,
@@ -200,7 +200,13 @@ fn train(rendered: &mut Rendered, trained: bool, span: &Span, eos: Option<TrainE
 }
 
 /// Takes the marks of `{% generation %}` out.
-pub(super) fn take_blocks(marked: &str) -> (String, Vec<Range<usize>>) {
+pub(super) fn take_blocks(marked: String) -> (String, Vec<Range<usize>>) {
+    if ![GENERATED_START, GENERATED_END]
+        .iter()
+        .any(|&mark| marked.contains(mark))
+    {
+        return (marked, Vec::new());
+    }
     let mut text = String::with_capacity(marked.len());
     let (mut blocks, mut open) = (Vec::new(), None);
     for piece in marked.split_inclusive([GENERATED_START, GENERATED_END]) {

@@ -5,6 +5,7 @@ use std::{borrow::Cow, ops::Range};
 use super::{
     super::{error::EncodeError, rows::IMAGE_TOKEN},
     Tokenizer,
+    encode::tokens_of,
 };
 
 /// First of the characters that stand for special tokens that a row writes out.
@@ -182,7 +183,7 @@ impl Tokenizer {
     pub(in crate::data) fn encode_pieces(&self, text: &str) -> Result<Vec<Piece>, EncodeError> {
         let placed = self.place_images(text);
         let text = placed.text.as_ref();
-        let mut pieces: Vec<Piece> = Vec::new();
+        let mut pieces: Vec<Piece> = Vec::with_capacity(tokens_of(text));
         let mut at = 0;
         while at < text.len() {
             let rest = &text[at..];
@@ -194,21 +195,7 @@ impl Tokenizer {
             };
             let plain = stand_in.map_or(rest, |(place, ..)| &rest[..place]);
             if !plain.is_empty() {
-                let encoding = self
-                    .template
-                    .encode(plain, false)
-                    .map_err(|source| EncodeError::Tokenizer { source })?;
-                let offsets = encoding.get_offsets().iter();
-                pieces.extend(
-                    encoding
-                        .get_ids()
-                        .iter()
-                        .zip(offsets)
-                        .map(|(&id, &(start, end))| Piece {
-                            id,
-                            bytes: at + start..at + end,
-                        }),
-                );
+                self.append_pieces(plain, at, &mut pieces)?;
             }
             at += plain.len();
             if let Some((_, c, special)) = stand_in {

@@ -173,6 +173,50 @@ fn the_image_token_of_a_model_is_a_special_token() {
     }
 }
 
+/// A tokenizer as its file says it, and the same without its faster way.
+fn with_and_without_fast(change: impl Fn(&mut Value)) -> (Tokenizer, Tokenizer) {
+    let (dir, tokenizer) = fixtures::tokenizer();
+    let mut json: Value = serde_json::from_slice(&fs::read(tokenizer.path()).unwrap()).unwrap();
+    change(&mut json);
+    fs::write_durable(tokenizer.path(), json.to_string().as_bytes()).unwrap();
+    let mut without = Tokenizer::load(dir.path()).unwrap();
+    without.fast = None;
+    (Tokenizer::load(dir.path()).unwrap(), without)
+}
+
+#[test]
+fn the_faster_way_changes_nothing() {
+    let nfc = |json: &mut Value| json["normalizer"] = serde_json::json!({"type": "NFC"});
+    let spaced = |json: &mut Value| json["pre_tokenizer"]["add_prefix_space"] = true.into();
+    let plain = |_: &mut Value| {};
+    let taken: [&dyn Fn(&mut Value); 2] = [&plain, &nfc];
+    let declined: [&dyn Fn(&mut Value); 1] = [&spaced];
+    for (place, change) in taken.into_iter().chain(declined).enumerate() {
+        let (with, without) = with_and_without_fast(change);
+        assert_eq!(with.fast.is_some(), place < taken.len());
+        for text in [
+            "",
+            "cd it's  \n\n12",
+            "<|im_start|>user\nZoë cdit<|im_end|>\n",
+            "e\u{301}<image>\u{e9}",
+            "a\u{100000}b\u{100001}<|eos|>",
+        ] {
+            assert_eq!(
+                with.encode_template(text).unwrap(),
+                without.encode_template(text).unwrap()
+            );
+            assert_eq!(
+                with.encode_content(text).unwrap(),
+                without.encode_content(text).unwrap()
+            );
+            assert_eq!(
+                with.encode_pieces(text).unwrap(),
+                without.encode_pieces(text).unwrap()
+            );
+        }
+    }
+}
+
 #[test]
 fn random_tokens_are_refused() {
     let (dir, tokenizer) = fixtures::tokenizer();
