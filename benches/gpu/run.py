@@ -21,6 +21,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import statistics
 import subprocess
 import sys
@@ -29,9 +30,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import torch
+from transformers import LlamaForCausalLM
+
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "compare"))
 
 from jobs import draw_data
+from model import text_config
 from speed import SKIP, Job, figures, make_parser, run_brazier, run_rival, write_job
 
 # https://www.nvidia.com/en-us/data-center/: dense bf16, TFLOP/s.
@@ -92,6 +97,21 @@ def step_flops(job: Job, step: dict[str, Any]) -> float:
     return products + attention
 
 
+def with_base(job: Job, data: Path, folder: Path) -> Job:
+    """Adapters are for a model that is there: a folder with random weights in bf16."""
+    if "lora" not in job.model:
+        return job
+    config = text_config(job.model["language"], 0)
+    torch.set_default_dtype(torch.bfloat16)
+    with torch.device("cuda" if torch.cuda.is_available() else "cpu"):
+        model = LlamaForCausalLM(config)
+    torch.set_default_dtype(torch.float32)
+    model.save_pretrained(folder)
+    for file in (data / "tokenizer").iterdir():
+        shutil.copy(file, folder)
+    return replace(job, model={"from": str(folder), "tokenizer": str(data / "tokenizer"), "lora": job.model["lora"]})
+
+
 def device_name() -> str:
     command = ["nvidia-smi", "--query-gpu=name,driver_version", "--format=csv,noheader"]
     return subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines()[0]
@@ -115,7 +135,7 @@ def bench(brazier: Path, folder: Path, *words: str) -> tuple[dict[str, Any], boo
 
 def train(name: str, job: Job, data: Path, folder: Path, arguments: Any, peak: float | None) -> dict[str, Any]:
     """All sides of a job, in turn; prints a row for each."""
-    config = write_job(job, data, folder / name, arguments)
+    config = write_job(with_base(job, data, folder / f"{name}-base"), data, folder / name, arguments)
     sides = {"brazier": lambda: run_brazier(config, arguments)}
     sides |= {side: (lambda switches=switches: run_rival(config, arguments, switches)) for side, switches in RIVALS.items()}
     runs: dict[str, list[Any]] = {side: [] for side in sides}
