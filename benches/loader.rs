@@ -11,7 +11,7 @@
 use std::{error::Error, path::Path, sync::Arc, time::Instant};
 
 use brazier::data::{
-    BadRows, Cache, DataOptions, DataSource, Dataset, Grouping, Masks, Selection, Split, TemplateOptions,
+    BadRows, Cache, DataOptions, DataSource, Dataset, Grouping, Masks, PaddingSide, Selection, Split, TemplateOptions,
     Tokenizer, TooLong, inspect,
 };
 
@@ -59,8 +59,10 @@ fn options(rows: &Path, tokenizer: &Path, cache: &Cache) -> DataOptions {
         bad_rows: BadRows::Error,
         sequence_length: 4096,
         too_long: TooLong::Error,
+        random_truncation: false,
         grouping: Grouping::Alone,
         pad_to_multiple_of: None,
+        padding_side: PaddingSide::Right,
         shuffle: true,
         seed: 0,
         workers: 0,

@@ -24,8 +24,19 @@ use layout::{Span, spans};
 /// Label of a token that is not trained, as in PyTorch.
 pub const IGNORE_INDEX: i32 = -100;
 
+/// At which end of a row its padding is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum PaddingSide {
+    /// Before its tokens.
+    Left,
+    /// Behind its tokens.
+    #[default]
+    Right,
+}
+
 /// A batch in host memory. A row holds one or several segments, sequences that know nothing of each other, and padding behind
-/// them. What stands in the padding says nothing.
+/// or before them. What stands in the padding says nothing, and on which side it is changes nothing: on the device, every
+/// row begins with its tokens.
 #[derive(Debug, Clone, Copy)]
 pub struct HostBatch<'a> {
     /// Number of rows.
@@ -36,7 +47,9 @@ pub struct HostBatch<'a> {
     pub input_ids: &'a [i32],
     /// `rows * length` labels at the tokens' own places (not shifted), [`IGNORE_INDEX`] where nothing is trained.
     pub labels: &'a [i32],
-    /// For each row the token counts of its segments, one after the other from the row's beginning.
+    /// Where each row's padding is.
+    pub padding_side: PaddingSide,
+    /// For each row the token counts of its segments, one after the other without a gap.
     pub segments: &'a [Vec<usize>],
     /// `num_images * 3 * size * size` normalised pixels, images in the order of their tokens.
     pub pixels: &'a [f32],
@@ -276,6 +289,7 @@ mod tests {
             length: input_ids.len() / segments.len(),
             input_ids,
             labels,
+            padding_side: PaddingSide::Right,
             segments,
             pixels: &[],
             num_images: 0,

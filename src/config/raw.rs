@@ -21,7 +21,7 @@ mod train;
 pub(super) use self::{
     data::{
         RawBadRows, RawData, RawFields, RawFormat, RawMasks, RawPacking, RawRole, RawRowKind, RawRows,
-        RawScalar, RawSynth, RawTooLong, RawTrainEos,
+        RawPaddingSide, RawScalar, RawSynth, RawTooLong, RawTrainEos,
     },
     model::{
         RawFeatureSelect, RawHead, RawLanguage, RawLora, RawLoraParts, RawModel, RawModelType, RawProjector,

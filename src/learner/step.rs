@@ -3,7 +3,7 @@
 use std::{borrow::Cow, sync::Arc, time::Instant};
 
 use brazier_models::{
-    HostBatch, HostClasses, Segmented, Vlm, VlmInputs, ops,
+    HostBatch, HostClasses, PaddingSide, Segmented, Vlm, VlmInputs, ops,
     params::{self, ParamInfo},
 };
 use burn::{
@@ -25,7 +25,7 @@ use super::{
     trainable::Trainable,
 };
 use crate::{
-    data::Batch,
+    data::{self, Batch},
     device::host_memory,
     parallel::{CollectiveError, Group},
 };
@@ -442,6 +442,10 @@ fn to_host_batch(batch: &Batch) -> HostBatch<'_> {
         length: batch.length,
         input_ids: &batch.input_ids,
         labels: &batch.labels,
+        padding_side: match batch.padding_side {
+            data::PaddingSide::Left => PaddingSide::Left,
+            data::PaddingSide::Right => PaddingSide::Right,
+        },
         segments: &batch.segments,
         pixels,
         num_images,

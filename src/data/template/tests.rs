@@ -406,6 +406,21 @@ fn exchange() -> Vec<Message> {
 }
 
 #[test]
+fn a_template_cannot_take_the_process_with_it() {
+    let deep = format!("{{% for {}a in messages %}}{{% endfor %}}", "(".repeat(20_000));
+    let message = from_source(&deep).err().unwrap().to_string();
+    assert!(message.contains("brackets nested more than 100 deep"), "{message}");
+
+    let many = "{% for a in range(9999) %}{% for b in range(9999) %}{% set c = a %}{% endfor %}{% endfor %}";
+    let message = refusal(many, exchange());
+    assert!(message.contains("takes more than 20000000 steps"), "{message}");
+
+    let long = "{% set x = 'x' * 1000000 %}{% for a in range(1000) %}{{ x }}{% endfor %}";
+    let message = refusal(long, exchange());
+    assert!(message.contains("renders to more than 256 MiB"), "{message}");
+}
+
+#[test]
 fn what_cannot_be_told_is_refused() {
     // Every text twice: nothing says which of them is the answer.
     let twice = "{% for m in messages %}{{ m.role }}: {{ m.content }} {{ m.content }}<|im_end|>{% endfor %}";
