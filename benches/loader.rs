@@ -11,8 +11,8 @@
 use std::{error::Error, path::Path, sync::Arc, time::Instant};
 
 use brazier::data::{
-    BadRows, Cache, DataOptions, DataSource, Dataset, Grouping, Masks, PaddingSide, Selection, Split, TemplateOptions,
-    Tokenizer, TooLong, inspect,
+    BadRows, Cache, DataOptions, DataSource, Dataset, Grouping, Masks, PaddingSide, Selection, Split,
+    TemplateOptions, Tokenizer, TooLong, inspect,
 };
 
 fn main() -> Result<(), Box<dyn Error>> {

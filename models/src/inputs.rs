@@ -336,4 +336,35 @@ mod tests {
         assert_eq!(distances(&laid_out(&batch, Layout::Rows), 8), [2, 2, 4]);
         assert_eq!(distances(&laid_out(&batch, Layout::Flat), 6), [2, 1, 3]);
     }
+
+    #[test]
+    fn on_the_device_rows_begin_with_their_tokens() {
+        let segments = [vec![2, 1], vec![3], vec![4]];
+        let (ids, labels) = (
+            [5, 6, 7, 0, 8, 9, 4, 0, 9, 2, 2, 9],
+            [5, 6, 7, -100, -100, 9, 4, -100, 9, 2, 2, 9],
+        );
+        let right = batch(&ids, &labels, &segments);
+        let (ids, labels) = (
+            [0, 5, 6, 7, 0, 8, 9, 4, 9, 2, 2, 9],
+            [-100, 5, 6, 7, -100, -100, 9, 4, 9, 2, 2, 9],
+        );
+        let left = HostBatch {
+            padding_side: PaddingSide::Left,
+            ..batch(&ids, &labels, &segments)
+        };
+        for layout in [Layout::Rows, Layout::Flat] {
+            let [left, right] = [&left, &right].map(|batch| {
+                let spans = laid_out(batch, layout);
+                let num_places = layout.shape(batch).iter().product();
+                (
+                    layout.tokens(batch),
+                    shifted_labels(batch, &spans),
+                    splice_sources(batch, &spans, num_places, 9),
+                    distances(&spans, num_places),
+                )
+            });
+            assert_eq!(left, right, "{layout:?}");
+        }
+    }
 }

@@ -4,8 +4,8 @@ use std::path::PathBuf;
 
 use super::raw::{
     RawBadRows, RawBest, RawCheckpoint, RawConsole, RawEval, RawEvery, RawFormat, RawKeep, RawMetric,
-    RawMode, RawOps, RawOptimizerName, RawPacking, RawPaddingSide, RawParallel, RawPrecision, RawRecompute, RawRole,
-    RawRowKind, RawTooLong, RawTrack, RawVisionModelType,
+    RawMode, RawOps, RawOptimizerName, RawPacking, RawPaddingSide, RawParallel, RawPrecision, RawRecompute,
+    RawRole, RawRowKind, RawTooLong, RawTrack, RawVisionModelType,
 };
 use crate::learner::options::ParallelConfig;
 

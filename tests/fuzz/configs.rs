@@ -11,11 +11,72 @@ use brazier::{
 use crate::harness::Target;
 
 const WORDS: &[&str] = &[
-    ":", "- ", "\n", "\n  ", "#", "&a", "*a", "<<: *a", "!!str", "!!binary", "|", ">-", "'", "\"", "{", "}", "[", "]", "---", "...", "? ", "null",
-    "~", "true", "no", "yes", "0x10", "0o17", "1_000", "1e-4", ".nan", ".inf", "-.inf", "1.0e400", "auto", "${HOME}", "$HOME", "${A",
-    "\u{feff}", "\t", "null: null", "train:", "model:", "data:", "parallel:", "checkpoint:", "eval:", "steps", "epochs",
-    "micro_batch_size", "accumulation", "sequence_length", "packing: best_fit", "pad_to_multiple_of", "vocab_size", "hidden_size",
-    "num_hidden_layers", "devices", "zero: 3", "every", "keep", "warmup_ratio", "prefetch", "workers", "optimizer", "schedule",
+    ":",
+    "- ",
+    "\n",
+    "\n  ",
+    "#",
+    "&a",
+    "*a",
+    "<<: *a",
+    "!!str",
+    "!!binary",
+    "|",
+    ">-",
+    "'",
+    "\"",
+    "{",
+    "}",
+    "[",
+    "]",
+    "---",
+    "...",
+    "? ",
+    "null",
+    "~",
+    "true",
+    "no",
+    "yes",
+    "0x10",
+    "0o17",
+    "1_000",
+    "1e-4",
+    ".nan",
+    ".inf",
+    "-.inf",
+    "1.0e400",
+    "auto",
+    "${HOME}",
+    "$HOME",
+    "${A",
+    "\u{feff}",
+    "\t",
+    "null: null",
+    "train:",
+    "model:",
+    "data:",
+    "parallel:",
+    "checkpoint:",
+    "eval:",
+    "steps",
+    "epochs",
+    "micro_batch_size",
+    "accumulation",
+    "sequence_length",
+    "packing: best_fit",
+    "pad_to_multiple_of",
+    "vocab_size",
+    "hidden_size",
+    "num_hidden_layers",
+    "devices",
+    "zero: 3",
+    "every",
+    "keep",
+    "warmup_ratio",
+    "prefetch",
+    "workers",
+    "optimizer",
+    "schedule",
 ];
 /// Aliases of aliases: little text that stands for much.
 const LAUGHS: &str = "a: &a [x,x,x,x,x,x,x,x,x]\nb: &b [*a,*a,*a,*a,*a,*a,*a,*a,*a]\nc: &c [*b,*b,*b,*b,*b,*b,*b,*b,*b]\nd: &d \
@@ -35,7 +96,10 @@ fn check(name: &str, text: &str, dialect: Dialect, home: &str) -> String {
     // Where the configurations look for data, models and runs.
     let env = |name: &str| (name != "HF_HUB_CACHE").then(|| home.to_owned());
     let reading = read_text(name, text, request, &env);
-    let report = reading.report.map(|report| report.to_string()).unwrap_or_default();
+    let report = reading
+        .report
+        .map(|report| report.to_string())
+        .unwrap_or_default();
     let listed = |errors: Vec<brazier::config::ConfigError>| {
         errors.iter().map(ToString::to_string).collect::<String>()
     };
@@ -63,11 +127,26 @@ fn check(name: &str, text: &str, dialect: Dialect, home: &str) -> String {
 }
 
 pub(crate) fn native(_: &Path) -> Target {
-    let names = ["demo", "debug", "alignment", "apertus", "classifier", "lora", "visual-instructions"];
-    let mut seeds: Vec<Vec<u8>> = names.map(|name| repository(&format!("configs/{name}.yaml"))).into();
+    let names = [
+        "demo",
+        "debug",
+        "alignment",
+        "apertus",
+        "classifier",
+        "lora",
+        "visual-instructions",
+    ];
+    let mut seeds: Vec<Vec<u8>> = names
+        .map(|name| repository(&format!("configs/{name}.yaml")))
+        .into();
     seeds.push(LAUGHS.into());
     Target::new(seeds, WORDS, |bytes| {
-        check("config.yaml", &String::from_utf8_lossy(bytes), Dialect::Native, "/nowhere")
+        check(
+            "config.yaml",
+            &String::from_utf8_lossy(bytes),
+            Dialect::Native,
+            "/nowhere",
+        )
     })
 }
 
@@ -77,9 +156,17 @@ fn furnish(dir: &Path) {
     for name in ["conversations.jsonl", "pretrain.jsonl", "images/a.jsonl"] {
         fs::write(dir.join(name), "{}\n").unwrap();
     }
-    for name in ["Qwen--Qwen3-8B", "openai--clip-vit-large-patch14", "swiss-ai--Apertus-8B-Instruct-2509"] {
+    for name in [
+        "Qwen--Qwen3-8B",
+        "openai--clip-vit-large-patch14",
+        "swiss-ai--Apertus-8B-Instruct-2509",
+    ] {
         let model = dir.join(format!("hub/models--{name}"));
-        for (name, text) in [("refs/main", "abc"), ("snapshots/abc/config.json", "{}"), ("snapshots/abc/tokenizer.json", "{}")] {
+        for (name, text) in [
+            ("refs/main", "abc"),
+            ("snapshots/abc/config.json", "{}"),
+            ("snapshots/abc/tokenizer.json", "{}"),
+        ] {
             let path = model.join(name);
             fs::create_dir_all(path.parent().unwrap()).unwrap();
             fs::write(path, text).unwrap();
@@ -98,9 +185,17 @@ pub(crate) fn foreign(dir: &Path) -> Target {
     ];
     let dir = dir.to_owned();
     furnish(&dir);
-    fs::write(dir.join("deepspeed.json"), repository("tests/fixtures/dialects/deepspeed.json")).unwrap();
+    fs::write(
+        dir.join("deepspeed.json"),
+        repository("tests/fixtures/dialects/deepspeed.json"),
+    )
+    .unwrap();
     let seeds = FILES.iter().zip(0_u8..).map(|((name, _), number)| {
-        [&[number], &repository(&format!("tests/fixtures/dialects/{name}"))[..]].concat()
+        [
+            &[number],
+            &repository(&format!("tests/fixtures/dialects/{name}"))[..],
+        ]
+        .concat()
     });
     let mut seeds: Vec<Vec<u8>> = seeds.collect();
     seeds.extend([0, 1, 2].map(|number| [&[number], LAUGHS.as_bytes()].concat()));
@@ -123,27 +218,61 @@ pub(crate) fn foreign(dir: &Path) -> Target {
 /// DeepSpeed's file, beside a configuration of transformers'.
 pub(crate) fn deepspeed(dir: &Path) -> Target {
     furnish(dir);
-    let (home, beside, yaml) = (dir.to_owned(), dir.join("deepspeed.json"), dir.join("config.yaml"));
+    let (home, beside, yaml) = (
+        dir.to_owned(),
+        dir.join("deepspeed.json"),
+        dir.join("config.yaml"),
+    );
     let seeds = vec![repository("tests/fixtures/dialects/deepspeed.json")];
     let multimeditron = String::from_utf8(repository("tests/fixtures/dialects/multimeditron.yaml")).unwrap();
     Target::new(seeds, WORDS, move |bytes| {
         fs::write(&beside, bytes).unwrap();
-        check(&yaml.to_string_lossy(), &multimeditron, Dialect::MultiMeditron, &home.to_string_lossy())
+        check(
+            &yaml.to_string_lossy(),
+            &multimeditron,
+            Dialect::MultiMeditron,
+            &home.to_string_lossy(),
+        )
     })
 }
 
 /// SLURM's list of nodes, and the variables of launchers.
 pub(crate) fn environment(_: &Path) -> Target {
     const WORDS: &[&str] = &[
-        "[", "]", "-", ",", "gpu[001-004,9],login1", "[0-99999999999999999999]", "[00000000000000000000-1]", "[3-1]", "node", "0",
-        "SLURM_PROCID=", "SLURM_NTASKS=", "SLURM_LOCALID=", "SLURM_JOB_NODELIST=", "SLURM_JOB_ID=", "SLURM_NNODES=", "RANK=",
-        "WORLD_SIZE=", "LOCAL_RANK=", "MASTER_ADDR=", "MASTER_PORT=", "OMPI_COMM_WORLD_RANK=", "OMPI_COMM_WORLD_SIZE=", "\n",
-        "SLURM_STEP_NUM_TASKS=", "SLURM_STEP_NODELIST=", "SLURM_TASKS_PER_NODE=4(x2),3", "é",
+        "[",
+        "]",
+        "-",
+        ",",
+        "gpu[001-004,9],login1",
+        "[0-99999999999999999999]",
+        "[00000000000000000000-1]",
+        "[3-1]",
+        "node",
+        "0",
+        "SLURM_PROCID=",
+        "SLURM_NTASKS=",
+        "SLURM_LOCALID=",
+        "SLURM_JOB_NODELIST=",
+        "SLURM_JOB_ID=",
+        "SLURM_NNODES=",
+        "RANK=",
+        "WORLD_SIZE=",
+        "LOCAL_RANK=",
+        "MASTER_ADDR=",
+        "MASTER_PORT=",
+        "OMPI_COMM_WORLD_RANK=",
+        "OMPI_COMM_WORLD_SIZE=",
+        "\n",
+        "SLURM_STEP_NUM_TASKS=",
+        "SLURM_STEP_NODELIST=",
+        "SLURM_TASKS_PER_NODE=4(x2),3",
+        "é",
     ];
     let seeds = vec![
         b"\0gpu[001-004,9],login1".to_vec(),
         b"\0a[1-2]b[3-4],c".to_vec(),
-        b"\x01SLURM_PROCID=1\nSLURM_NTASKS=4\nSLURM_LOCALID=0\nSLURM_JOB_NODELIST=n[1-2]\nSLURM_JOB_ID=77\n".to_vec(),
+        b"\x01SLURM_PROCID=1\nSLURM_NTASKS=4\nSLURM_LOCALID=0\nSLURM_JOB_NODELIST=n[1-2]\nSLURM_JOB_ID=77\n"
+            .to_vec(),
         b"\x01RANK=0\nWORLD_SIZE=2\nLOCAL_RANK=0\nMASTER_ADDR=a\nMASTER_PORT=6000\n".to_vec(),
         b"\x01OMPI_COMM_WORLD_RANK=0\nOMPI_COMM_WORLD_SIZE=2\nOMPI_COMM_WORLD_LOCAL_RANK=0\n".to_vec(),
     ];

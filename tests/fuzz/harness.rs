@@ -33,6 +33,8 @@ const TOLD_BY: usize = 400;
 /// Most findings of one run; more of them have one cause, as a rule.
 const MAX_FINDINGS: usize = 20;
 
+type Feed = dyn Fn(&[u8]) -> String + Send + Sync;
+
 /// A parser, and what to feed it.
 pub(crate) struct Target {
     /// Inputs that are right, or nearly.
@@ -42,13 +44,13 @@ pub(crate) struct Target {
     /// Words of the format; without any, it is a binary one.
     pub(crate) words: &'static [&'static str],
     /// Makes checksums and lengths right again, in half of the cases.
-    pub(crate) repair: Option<fn(&mut Vec<u8>)>,
+    pub(crate) repair: Option<fn(&mut [u8])>,
     /// Cases of a short run.
     pub(crate) rounds: u64,
     /// Bytes that a case may take.
     pub(crate) max_memory: usize,
     /// Feeds it; what comes back tells outcomes apart.
-    pub(crate) run: Box<dyn Fn(&[u8]) -> String + Send + Sync>,
+    pub(crate) run: Box<Feed>,
 }
 
 impl Target {
@@ -87,9 +89,15 @@ static PANICS: Mutex<Vec<String>> = Mutex::new(Vec::new());
 /// possible: each case is a file or two.
 fn folder(name: &str) -> PathBuf {
     let memory = Path::new("/dev/shm");
-    let usual = if memory.is_dir() { memory.to_owned() } else { env::temp_dir() };
+    let usual = if memory.is_dir() {
+        memory.to_owned()
+    } else {
+        env::temp_dir()
+    };
     let usual = || usual.join(format!("brazier-fuzz-{}", std::process::id()));
-    let folder = env::var_os("BRAZIER_FUZZ_DIR").map_or_else(usual, PathBuf::from).join(name);
+    let folder = env::var_os("BRAZIER_FUZZ_DIR")
+        .map_or_else(usual, PathBuf::from)
+        .join(name);
     fs::create_dir_all(folder.join("files")).unwrap();
     folder
 }
@@ -146,7 +154,9 @@ pub(crate) fn fuzz(name: &'static str, target: fn(&Path) -> Target) {
     );
     if seconds.is_some() {
         // Past the capture of the tests' output: whoever waits for minutes wants to see it.
-        writeln!(std::io::stderr(), "{line}").unwrap();
+        std::io::stderr()
+            .write_all(format!("{line}\n").as_bytes())
+            .unwrap();
     }
     assert!(run.findings.is_empty(), "{line}\n{}", run.findings.join("\n"));
     drop(target);
@@ -185,14 +195,19 @@ impl Run<'_> {
             }
         }
         if seen.bytes > self.target.max_memory {
-            seen.finding.get_or_insert(format!("{} bytes of memory", seen.bytes));
+            seen.finding
+                .get_or_insert(format!("{} bytes of memory", seen.bytes));
         }
         if let Some(finding) = seen.finding {
             // One case of each is enough.
             if self.outcomes.insert(hash(&told_by(&finding))) {
                 let place = self.folder.join(format!("{:016x}.case", hash(&case)));
                 fs::write(&place, &case).unwrap();
-                self.findings.push(format!("{}: {finding}\n  BRAZIER_FUZZ_CASE={}", self.name, place.display()));
+                self.findings.push(format!(
+                    "{}: {finding}\n  BRAZIER_FUZZ_CASE={}",
+                    self.name,
+                    place.display()
+                ));
             }
             return;
         }
@@ -214,7 +229,9 @@ fn try_case(target: &Target, pool: &ThreadPool, case: &[u8]) -> Seen {
     RUNNING.store(0, Relaxed);
     // Readers of others may panic where that is caught; our own code never.
     let panics = locked(&PANICS);
-    let ours = panics.iter().find(|panic| panic.starts_with("src/") || panic.starts_with("models/"));
+    let ours = panics
+        .iter()
+        .find(|panic| panic.starts_with("src/") || panic.starts_with("models/"));
     let finding = match (ours, &result) {
         (Some(ours), _) => Some(ours.clone()),
         (None, Err(_)) => Some(panics.first().cloned().unwrap_or_default()),

@@ -18,18 +18,88 @@ use sha2::{Digest, Sha256};
 use crate::{harness::Target, repair};
 
 const WORDS: &[&str] = &[
-    "{", "}", "[", "]", "\"", ",", ":", "null", "true", "model_type", "llama", "qwen3", "apertus", "llava", "multimodal",
-    "clip_vision_model", "siglip_vision_model", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads",
-    "num_key_value_heads", "head_dim", "vocab_size", "max_position_embeddings", "rope_parameters", "rope_scaling", "rope_theta",
-    "rope_type", "yarn", "llama3", "factor", "low_freq_factor", "original_max_position_embeddings", "sliding_window", "text_config",
-    "vision_config", "image_size", "patch_size", "projection_dim", "quantization_config", "tie_word_embeddings", "dtype", "shape",
-    "data_offsets", "F32", "BF16", "F16", "I64", "F8_E4M3", "__metadata__", "weight_map", "metadata", "size", "crop_size",
-    "shortest_edge", "height", "resample", "image_mean", "do_resize", "peft_type", "LORA", "lora_alpha", "eos_token_id", "-1",
-    "../model.safetensors", "sha256", "size_bytes", "num_tensors", "files", "state", "step", "version",
+    "{",
+    "}",
+    "[",
+    "]",
+    "\"",
+    ",",
+    ":",
+    "null",
+    "true",
+    "model_type",
+    "llama",
+    "qwen3",
+    "apertus",
+    "llava",
+    "multimodal",
+    "clip_vision_model",
+    "siglip_vision_model",
+    "hidden_size",
+    "intermediate_size",
+    "num_hidden_layers",
+    "num_attention_heads",
+    "num_key_value_heads",
+    "head_dim",
+    "vocab_size",
+    "max_position_embeddings",
+    "rope_parameters",
+    "rope_scaling",
+    "rope_theta",
+    "rope_type",
+    "yarn",
+    "llama3",
+    "factor",
+    "low_freq_factor",
+    "original_max_position_embeddings",
+    "sliding_window",
+    "text_config",
+    "vision_config",
+    "image_size",
+    "patch_size",
+    "projection_dim",
+    "quantization_config",
+    "tie_word_embeddings",
+    "dtype",
+    "shape",
+    "data_offsets",
+    "F32",
+    "BF16",
+    "F16",
+    "I64",
+    "F8_E4M3",
+    "__metadata__",
+    "weight_map",
+    "metadata",
+    "size",
+    "crop_size",
+    "shortest_edge",
+    "height",
+    "resample",
+    "image_mean",
+    "do_resize",
+    "peft_type",
+    "LORA",
+    "lora_alpha",
+    "eos_token_id",
+    "-1",
+    "../model.safetensors",
+    "sha256",
+    "size_bytes",
+    "num_tensors",
+    "files",
+    "state",
+    "step",
+    "version",
 ];
 
 fn fixture(name: &str) -> Vec<u8> {
-    fs::read(Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures").join(name)).unwrap()
+    fs::read(
+        Path::new(env!("CARGO_MANIFEST_DIR"))
+            .join("tests/fixtures")
+            .join(name),
+    )
+    .unwrap()
 }
 
 /// The model of `pickled.safetensors`.
@@ -52,7 +122,11 @@ fn expected() -> Vec<(String, Vec<usize>)> {
     let bytes = fixture("pickled.safetensors");
     let length = u64::from_le_bytes(bytes[..8].try_into().unwrap()) as usize;
     let header: Value = serde_json::from_slice(&bytes[8..8 + length]).unwrap();
-    let tensors = header.as_object().unwrap().iter().filter(|(name, _)| *name != "__metadata__");
+    let tensors = header
+        .as_object()
+        .unwrap()
+        .iter()
+        .filter(|(name, _)| *name != "__metadata__");
     let shape = |form: &Value| {
         let extents = form["shape"].as_array().unwrap().iter();
         extents.map(|extent| extent.as_u64().unwrap() as usize).collect()
@@ -91,7 +165,12 @@ pub(crate) fn model_folder(dir: &Path) -> Target {
     let header = json!({format!("{name}A.weight"): {"dtype": "F32", "shape": [2, 8], "data_offsets": [0, 64]},
         format!("{name}B.weight"): {"dtype": "F32", "shape": [24, 2], "data_offsets": [64, 256]}});
     let header = header.to_string();
-    let tensors = [&(header.len() as u64).to_le_bytes()[..], header.as_bytes(), &[0; 256]].concat();
+    let tensors = [
+        &(header.len() as u64).to_le_bytes()[..],
+        header.as_bytes(),
+        &[0; 256],
+    ]
+    .concat();
     let whole: [Vec<u8>; 5] = [
         language().to_string().into(),
         processor.to_string().into(),
@@ -177,9 +256,7 @@ pub(crate) fn weights(dir: &Path) -> Target {
     Target {
         repair: Some(|case| {
             if case.first() == Some(&0) {
-                let mut file = case.split_off(1);
-                repair::safetensors(&mut file);
-                case.extend(file);
+                repair::safetensors(&mut case[1..]);
             }
         }),
         ..weights_in(dir, &["a.safetensors", "model.safetensors.index.json"], seeds)
@@ -189,7 +266,10 @@ pub(crate) fn weights(dir: &Path) -> Target {
 /// What `torch.save` writes.
 pub(crate) fn pickled_weights(dir: &Path) -> Target {
     let seeds = ["pickled_1.bin", "pickled_2.bin", "pickled_index.json"].map(fixture);
-    let seeds = seeds.iter().zip(0_u8..).map(|(bytes, number)| [&[number], &bytes[..]].concat());
+    let seeds = seeds
+        .iter()
+        .zip(0_u8..)
+        .map(|(bytes, number)| [&[number], &bytes[..]].concat());
     let names = &[
         "pytorch_model-00001-of-00002.bin",
         "pytorch_model-00002-of-00002.bin",
@@ -226,10 +306,16 @@ pub(crate) fn checkpoint(dir: &Path) -> Target {
         tensors: vec![tensor("a", HostDtype::F32), tensor("b", HostDtype::Bf16)],
         state,
     };
-    let written = CheckpointStore::open(&root).unwrap().commit(&snapshot, None).unwrap();
+    let written = CheckpointStore::open(&root)
+        .unwrap()
+        .commit(&snapshot, None)
+        .unwrap();
     let places: [PathBuf; 2] = ["manifest.json", &written.files[0].name].map(|name| written.path.join(name));
     let whole = places.each_ref().map(|place| fs::read(place).unwrap());
-    let seeds = whole.iter().zip(0_u8..).map(|(bytes, number)| [&[number], &bytes[..]].concat());
+    let seeds = whole
+        .iter()
+        .zip(0_u8..)
+        .map(|(bytes, number)| [&[number], &bytes[..]].concat());
     let manifest: Value = serde_json::from_slice(&whole[0]).unwrap();
     let target = Target::new(seeds.collect(), WORDS, move |case| {
         let (number, bytes) = (usize::from(case[0]), &case[1..]);
@@ -253,9 +339,7 @@ pub(crate) fn checkpoint(dir: &Path) -> Target {
         head: 1,
         repair: Some(|case| {
             if case.first() == Some(&1) {
-                let mut file = case.split_off(1);
-                repair::safetensors(&mut file);
-                case.extend(file);
+                repair::safetensors(&mut case[1..]);
             }
         }),
         ..target

@@ -27,11 +27,28 @@ const NUMBERS: [u64; 16] = [
 ];
 /// The same as text, and others that only text can say.
 const WRITTEN: [&str; 18] = [
-    "0", "-1", "1", "255", "65536", "2147483647", "2147483648", "4294967296", "1099511627776",
-    "9223372036854775807", "9223372036854775808", "18446744073709551615", "18446744073709551616", "1e308", "1e-320",
-    "NaN", "-0", "0.5",
+    "0",
+    "-1",
+    "1",
+    "255",
+    "65536",
+    "2147483647",
+    "2147483648",
+    "4294967296",
+    "1099511627776",
+    "9223372036854775807",
+    "9223372036854775808",
+    "18446744073709551615",
+    "18446744073709551616",
+    "1e308",
+    "1e-320",
+    "NaN",
+    "-0",
+    "0.5",
 ];
-const BYTES: [u8; 12] = [0, 0xff, 0x7f, 0x80, b'"', b'\n', b'{', b'}', b'[', b',', b'\\', b' '];
+const BYTES: [u8; 12] = [
+    0, 0xff, 0x7f, 0x80, b'"', b'\n', b'{', b'}', b'[', b',', b'\\', b' ',
+];
 
 /// A case made of one or two of the corpus.
 pub(crate) fn mutated(corpus: &[Vec<u8>], target: &Target, random: &mut ChaCha8Rng) -> Vec<u8> {
@@ -141,7 +158,8 @@ impl Draw<'_> {
             }
             3 => {
                 let number = *self.one_of(&WRITTEN);
-                self.replace_token(body, number.as_bytes());
+                let range = self.number(body);
+                body.splice(range, number.bytes());
             }
             4 | 5 => {
                 let other = *self.one_of(others);
@@ -166,9 +184,25 @@ impl Draw<'_> {
         if !text.get(at).is_some_and(is_word) {
             return at..text.len().min(at + 1);
         }
-        let start = text[..at].iter().rposition(|byte| !is_word(byte)).map_or(0, |before| before + 1);
+        let start = text[..at]
+            .iter()
+            .rposition(|byte| !is_word(byte))
+            .map_or(0, |before| before + 1);
         let length = text[at..].iter().position(|byte| !is_word(byte));
         start..length.map_or(text.len(), |length| at + length)
+    }
+
+    /// A number of the text, if it has some.
+    fn number(&mut self, text: &[u8]) -> Range<usize> {
+        let is_digit = |at: usize| text.get(at).is_some_and(u8::is_ascii_digit);
+        let starts: Vec<usize> = (0..text.len())
+            .filter(|&at| is_digit(at) && (at == 0 || !is_digit(at - 1)))
+            .collect();
+        if starts.is_empty() {
+            return self.token(text);
+        }
+        let start = *self.one_of(&starts);
+        start..(start..=text.len()).find(|&at| !is_digit(at)).unwrap_or(start)
     }
 
     fn replace_token(&mut self, body: &mut Vec<u8>, by: &[u8]) {

@@ -9,8 +9,9 @@ use std::{
 
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use brazier::data::{
-    BadRows, Cache, ClassOptions, DataOptions, Date, DataSource, Dataset, Grouping, ImageOptions, Masks, NamedTemplate, PaddingSide,
-    RowKind, Split, TemplateChoice, TemplateOptions, Tokenizer, TooLong, decode_image,
+    BadRows, Cache, ClassOptions, DataOptions, DataSource, Dataset, Date, Grouping, ImageOptions, Masks,
+    NamedTemplate, PaddingSide, RowKind, Split, TemplateChoice, TemplateOptions, Tokenizer, TooLong,
+    decode_image,
 };
 use image::{DynamicImage, ImageFormat, Rgb, RgbImage};
 use serde_json::json;
@@ -76,7 +77,10 @@ pub(crate) fn read(options: &DataOptions, tokenizer: &Arc<Tokenizer>) -> String 
 }
 
 fn png() -> Vec<u8> {
-    written(&RgbImage::from_pixel(5, 4, Rgb([9, 99, 199])).into(), ImageFormat::Png)
+    written(
+        &RgbImage::from_pixel(5, 4, Rgb([9, 99, 199])).into(),
+        ImageFormat::Png,
+    )
 }
 
 fn written(image: &DynamicImage, format: ImageFormat) -> Vec<u8> {
@@ -88,11 +92,56 @@ fn written(image: &DynamicImage, format: ImageFormat) -> Vec<u8> {
 /// Rows of every kind, read as every kind and with several templates.
 pub(crate) fn row_kinds(dir: &Path) -> Target {
     const WORDS: &[&str] = &[
-        "messages", "conversations", "role", "from", "content", "value", "user", "assistant", "system", "tool",
-        "developer", "images", "modalities", "image", "type", "text", "input_ids", "prompt", "completion", "instruction",
-        "input", "output", "question", "answer", "answers", "label", "train", "weight", "tools", "tool_calls", "null",
-        "true", "{", "}", "[", "]", "\"", "<image>", "<|im_end|>", "<|eot_id|>", "../../a.png", "bytes", "path", "",
-        "\\u0000", "\u{10fffd}", "\u{100000}", "\n", "thinking", "data:image/png;base64,",
+        "messages",
+        "conversations",
+        "role",
+        "from",
+        "content",
+        "value",
+        "user",
+        "assistant",
+        "system",
+        "tool",
+        "developer",
+        "images",
+        "modalities",
+        "image",
+        "type",
+        "text",
+        "input_ids",
+        "prompt",
+        "completion",
+        "instruction",
+        "input",
+        "output",
+        "question",
+        "answer",
+        "answers",
+        "label",
+        "train",
+        "weight",
+        "tools",
+        "tool_calls",
+        "null",
+        "true",
+        "{",
+        "}",
+        "[",
+        "]",
+        "\"",
+        "<image>",
+        "<|im_end|>",
+        "<|eot_id|>",
+        "../../a.png",
+        "bytes",
+        "path",
+        "",
+        "\\u0000",
+        "\u{10fffd}",
+        "\u{100000}",
+        "\n",
+        "thinking",
+        "data:image/png;base64,",
     ];
     let image = json!({"bytes": STANDARD.encode(png()), "path": null});
     let turns = json!([{"role": "system", "content": "s"},
@@ -117,7 +166,14 @@ pub(crate) fn row_kinds(dir: &Path) -> Target {
     let mut seeds = Vec::new();
     for (number, row) in rows.iter().enumerate() {
         for kind in [0, (number % KINDS.len()) as u8, 6] {
-            seeds.push([&[kind + 7 * (number % 4) as u8], row.to_string().as_bytes(), b"\n"].concat());
+            seeds.push(
+                [
+                    &[kind + 7 * (number % 4) as u8],
+                    row.to_string().as_bytes(),
+                    b"\n",
+                ]
+                .concat(),
+            );
         }
     }
     fs::write(dir.join("a.png"), png()).unwrap();
@@ -183,18 +239,103 @@ pub(crate) fn images(_: &Path) -> Target {
 /// Chat templates, as a tokenizer brings them.
 pub(crate) fn templates(dir: &Path) -> Target {
     const WORDS: &[&str] = &[
-        "{{", "}}", "{%", "%}", "{#", "#}", "{%-", "-%}", "for m in messages", "endfor", "if", "elif", "else", "endif", "set",
-        "endset", "macro", "endmacro", "call", "endcall", "filter", "endfilter", "generation", "endgeneration", "break",
-        "continue", "recursive", "loop(", "loop.index0", "loop.previtem", "namespace(a=1)", "messages", "m.role",
-        "m['content']", "tools", "add_generation_prompt", "eos_token", "bos_token", "raise_exception('x')",
-        "strftime_now('%Y-%-d %q')", "range(100000)", "range(-9223372036854775808, 9223372036854775807, 1)", "| tojson",
-        "| tojson(indent=999999999)", "| indent(999999999)", "| center(999999999)", "| join(',')", "| replace('', 'xx')",
-        "| batch(0)", "| slice(0)", "| round(400)", "| int", "| float", "| list", "| sort", "| unique", "| items",
-        "| length", "| trim", "| string", "| format", "| default(x, true)", "| selectattr('a')", "| map('upper')",
-        "| groupby('a')", "~", "**", "//", "%", "-9223372036854775808", "9223372036854775807", "* 9999999999", "'x' * 99999",
-        "[1] * 99999999", "[::-1]", "[-1:9999999999999]", "[::0]", ".split('')", ".strip('\\u0000')", ".startswith(",
-        ".items()", ".format(1)", ".replace('a', 'bb', -1)", ".get('a')", "is defined", "is iterable", "is divisibleby 0",
-        "in", "not in", "self", "super()", "none", "lipsum()", "cycler(", "joiner(", "dict(a=1)", "debug()",
+        "{{",
+        "}}",
+        "{%",
+        "%}",
+        "{#",
+        "#}",
+        "{%-",
+        "-%}",
+        "for m in messages",
+        "endfor",
+        "if",
+        "elif",
+        "else",
+        "endif",
+        "set",
+        "endset",
+        "macro",
+        "endmacro",
+        "call",
+        "endcall",
+        "filter",
+        "endfilter",
+        "generation",
+        "endgeneration",
+        "break",
+        "continue",
+        "recursive",
+        "loop(",
+        "loop.index0",
+        "loop.previtem",
+        "namespace(a=1)",
+        "messages",
+        "m.role",
+        "m['content']",
+        "tools",
+        "add_generation_prompt",
+        "eos_token",
+        "bos_token",
+        "raise_exception('x')",
+        "strftime_now('%Y-%-d %q')",
+        "range(100000)",
+        "range(-9223372036854775808, 9223372036854775807, 1)",
+        "| tojson",
+        "| tojson(indent=999999999)",
+        "| indent(999999999)",
+        "| center(999999999)",
+        "| join(',')",
+        "| replace('', 'xx')",
+        "| batch(0)",
+        "| slice(0)",
+        "| round(400)",
+        "| int",
+        "| float",
+        "| list",
+        "| sort",
+        "| unique",
+        "| items",
+        "| length",
+        "| trim",
+        "| string",
+        "| format",
+        "| default(x, true)",
+        "| selectattr('a')",
+        "| map('upper')",
+        "| groupby('a')",
+        "~",
+        "**",
+        "//",
+        "%",
+        "-9223372036854775808",
+        "9223372036854775807",
+        "* 9999999999",
+        "'x' * 99999",
+        "[1] * 99999999",
+        "[::-1]",
+        "[-1:9999999999999]",
+        "[::0]",
+        ".split('')",
+        ".strip('\\u0000')",
+        ".startswith(",
+        ".items()",
+        ".format(1)",
+        ".replace('a', 'bb', -1)",
+        ".get('a')",
+        "is defined",
+        "is iterable",
+        "is divisibleby 0",
+        "in",
+        "not in",
+        "self",
+        "super()",
+        "none",
+        "lipsum()",
+        "cycler(",
+        "joiner(",
+        "dict(a=1)",
+        "debug()",
         "{% macro f(x) %}{{ f(x) }}{% endmacro %}{{ f(1) }}",
         "{% for a in range(9999) %}{% for b in range(9999) %}{% for c in range(9999) %}x{% endfor %}{% endfor %}{% endfor %}",
     ];
@@ -213,7 +354,8 @@ pub(crate) fn templates(dir: &Path) -> Target {
         {"role": "assistant", "content": "It.", "thinking": "t"}, {"role": "user", "content": "And?"},
         {"role": "assistant", "content": "One.", "tool_calls": [{"function": {"name": "f", "arguments": {"a": 1}}}]},
         {"role": "tool", "content": "1"}, {"role": "assistant", "content": "Two."}]);
-    let row = json!({"messages": turns, "images": [{"bytes": STANDARD.encode(png())}], "tools": [{"name": "f"}]});
+    let row =
+        json!({"messages": turns, "images": [{"bytes": STANDARD.encode(png())}], "tools": [{"name": "f"}]});
     fs::write(&rows, row.to_string()).unwrap();
     let tokenizer = Arc::new(Tokenizer::load(dir).unwrap());
     let place = dir.join("template.jinja");

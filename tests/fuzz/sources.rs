@@ -11,8 +11,25 @@ use brazier::data::{Cache, Format, Selection, inspect};
 use crate::{harness::Target, repair};
 
 const JSON: &[&str] = &[
-    "{", "}", "[", "]", ":", ",", "\"", "\\u0000", "\\ud800", "\\", "null", "true", "1e400", "\u{feff}", "\r\n", "\n",
-    "\"a\":", "[[[[", "\u{1F600}",
+    "{",
+    "}",
+    "[",
+    "]",
+    ":",
+    ",",
+    "\"",
+    "\\u0000",
+    "\\ud800",
+    "\\",
+    "null",
+    "true",
+    "1e400",
+    "\u{feff}",
+    "\r\n",
+    "\n",
+    "\"a\":",
+    "[[[[",
+    "\u{1F600}",
 ];
 const CELLS: &[&str] = &[
     ",", "\t", "\"", "\"\"", "\n", "\r", "\r\n", "\u{feff}", "NaN", "inf", "a", "\",\"", "true",
@@ -58,7 +75,10 @@ fn file(
 }
 
 pub(crate) fn jsonl(dir: &Path) -> Target {
-    let seeds = vec![fixture("rows.jsonl"), b"{\"a\": [1, {\"b\": null}], \"c\": -1.5e3}\n\n{}\n".to_vec()];
+    let seeds = vec![
+        fixture("rows.jsonl"),
+        b"{\"a\": [1, {\"b\": null}], \"c\": -1.5e3}\n\n{}\n".to_vec(),
+    ];
     file(dir, "a.jsonl", Format::Auto, seeds, JSON)
 }
 
@@ -72,12 +92,21 @@ pub(crate) fn lists(dir: &Path) -> Target {
 }
 
 pub(crate) fn csv(dir: &Path) -> Target {
-    let seeds = vec![b"a,b\n1,\"x\ny\"\n2,z\n".to_vec(), b"\xef\xbb\xbfa;b,a\r\n\"\"\"\",-1e3\r\n".to_vec()];
+    let seeds = vec![
+        b"a,b\n1,\"x\ny\"\n2,z\n".to_vec(),
+        b"\xef\xbb\xbfa;b,a\r\n\"\"\"\",-1e3\r\n".to_vec(),
+    ];
     file(dir, "a.csv", Format::Auto, seeds, CELLS)
 }
 
 pub(crate) fn tsv(dir: &Path) -> Target {
-    file(dir, "a.tsv", Format::Auto, vec![b"a\tb\n1\tx y\n2\t\"z\"\n".to_vec()], CELLS)
+    file(
+        dir,
+        "a.tsv",
+        Format::Auto,
+        vec![b"a\tb\n1\tx y\n2\t\"z\"\n".to_vec()],
+        CELLS,
+    )
 }
 
 /// A document in a file, or in each line of it.
@@ -104,7 +133,11 @@ fn bomb() -> Vec<u8> {
 
 pub(crate) fn gzip(dir: &Path) -> Target {
     let rows = fixture("rows.jsonl");
-    let seeds = vec![compressed(&rows), [compressed(&rows), compressed(b"{}\n")].concat(), compressed(&bomb())];
+    let seeds = vec![
+        compressed(&rows),
+        [compressed(&rows), compressed(b"{}\n")].concat(),
+        compressed(&bomb()),
+    ];
     file(dir, "a.jsonl.gz", Format::Auto, seeds, &[])
 }
 
@@ -116,19 +149,37 @@ pub(crate) fn zstd(dir: &Path) -> Target {
 }
 
 pub(crate) fn parquet(dir: &Path) -> Target {
-    let seeds = vec![fixture("rows.parquet"), fixture("timelines.parquet")];
+    let seeds = vec![
+        fixture("rows.parquet"),
+        fixture("timelines.parquet"),
+        b"PAR1PAR1\0\0\0\0PAR1".to_vec(),
+    ];
     file(dir, "a.parquet", Format::Auto, seeds, &[])
 }
 
 pub(crate) fn arrow(dir: &Path) -> Target {
-    let seeds = ["rows.arrow", "rows.feather", "saved/test/data-00000-of-00001.arrow"].map(fixture);
-    file(dir, "a.arrow", Format::Auto, seeds.into(), &[])
+    let seeds = [
+        "rows.arrow",
+        "rows.feather",
+        "saved/test/data-00000-of-00001.arrow",
+    ]
+    .map(fixture);
+    let seeds = seeds
+        .into_iter()
+        .chain([b"ARROW1\0\0\0\0\0\0\0\0\0\0ARROW1".to_vec()]);
+    file(dir, "a.arrow", Format::Auto, seeds.collect(), &[])
 }
 
 pub(crate) fn webdataset(dir: &Path) -> Target {
     Target {
         repair: Some(repair::tar),
-        ..file(dir, "a.tar", Format::Auto, vec![fixture("shard.tar"), fixture("energon/000000.tar")], &[])
+        ..file(
+            dir,
+            "a.tar",
+            Format::Auto,
+            vec![fixture("shard.tar"), fixture("energon/000000.tar")],
+            &[],
+        )
     }
 }
 
@@ -151,10 +202,31 @@ pub(crate) fn sidecars(dir: &Path) -> Target {
     copy(&fixtures().join("saved"), &dir.join("saved"));
     fs::write(dir.join("blend.yaml"), BLEND).unwrap();
     let whole = FILES.map(|name| fs::read(dir.join(name)).unwrap());
-    let seeds = whole.iter().zip(0_u8..).map(|(bytes, number)| [&[number], &bytes[..]].concat());
+    let seeds = whole
+        .iter()
+        .zip(0_u8..)
+        .map(|(bytes, number)| [&[number], &bytes[..]].concat());
     let words = &[
-        "sample_type:", "__class__:", "field_map:", "subflavors:", "split_parts:", "000001.tar", "../", "*a", "&a", "- ",
-        "weight:", "{", "}", "[", "null", "shard_counts", "exclude", "_data_files", "filename", "splits",
+        "sample_type:",
+        "__class__:",
+        "field_map:",
+        "subflavors:",
+        "split_parts:",
+        "000001.tar",
+        "../",
+        "*a",
+        "&a",
+        "- ",
+        "weight:",
+        "{",
+        "}",
+        "[",
+        "null",
+        "shard_counts",
+        "exclude",
+        "_data_files",
+        "filename",
+        "splits",
     ];
     let target = Target::new(seeds.collect(), words, move |case| {
         let number = usize::from(case[0]);

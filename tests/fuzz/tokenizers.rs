@@ -16,14 +16,85 @@ const FILES: [&str; 4] = [
     "chat_template.jinja",
 ];
 const WORDS: &[&str] = &[
-    "{", "}", "[", "]", "\"", ",", ":", "null", "true", "false", "added_tokens", "id", "content", "special", "lstrip", "rstrip",
-    "normalized", "single_word", "model", "type", "BPE", "Unigram", "WordPiece", "WordLevel", "vocab", "merges", "dropout",
-    "unk_token", "unk_id", "byte_fallback", "fuse_unk", "continuing_subword_prefix", "max_input_chars_per_word",
-    "pre_tokenizer", "normalizer", "decoder", "post_processor", "Sequence", "ByteLevel", "Metaspace", "Split", "Regex",
-    "(a+)+$", "(?:", "\\\\p{L}", "(?=", "behavior", "Isolated", "Precompiled", "precompiled_charsmap", "AAAA",
-    "TemplateProcessing", "single", "pair", "special_tokens", "ids", "tokens", "Replace", "Prepend", "Strip", "Fuse", "CTC",
-    "truncation", "max_length", "stride", "padding", "strategy", "Fixed", "pad_token", "eos_token", "bos_token",
-    "extra_special_tokens", "additional_special_tokens", "chat_template", "add_bos_token", "", " ", "\\u0000", "<image>",
+    "{",
+    "}",
+    "[",
+    "]",
+    "\"",
+    ",",
+    ":",
+    "null",
+    "true",
+    "false",
+    "added_tokens",
+    "id",
+    "content",
+    "special",
+    "lstrip",
+    "rstrip",
+    "normalized",
+    "single_word",
+    "model",
+    "type",
+    "BPE",
+    "Unigram",
+    "WordPiece",
+    "WordLevel",
+    "vocab",
+    "merges",
+    "dropout",
+    "unk_token",
+    "unk_id",
+    "byte_fallback",
+    "fuse_unk",
+    "continuing_subword_prefix",
+    "max_input_chars_per_word",
+    "pre_tokenizer",
+    "normalizer",
+    "decoder",
+    "post_processor",
+    "Sequence",
+    "ByteLevel",
+    "Metaspace",
+    "Split",
+    "Regex",
+    "(a+)+$",
+    "(?:",
+    "\\\\p{L}",
+    "(?=",
+    "behavior",
+    "Isolated",
+    "Precompiled",
+    "precompiled_charsmap",
+    "AAAA",
+    "TemplateProcessing",
+    "single",
+    "pair",
+    "special_tokens",
+    "ids",
+    "tokens",
+    "Replace",
+    "Prepend",
+    "Strip",
+    "Fuse",
+    "CTC",
+    "truncation",
+    "max_length",
+    "stride",
+    "padding",
+    "strategy",
+    "Fixed",
+    "pad_token",
+    "eos_token",
+    "bos_token",
+    "extra_special_tokens",
+    "additional_special_tokens",
+    "chat_template",
+    "add_bos_token",
+    "",
+    " ",
+    "\\u0000",
+    "<image>",
 ];
 
 /// The small models that are not in the fixture.
@@ -52,9 +123,17 @@ pub(crate) fn tokenizer(dir: &Path) -> Target {
     tokenizer_folder(&dir);
     let special = r#"{"pad_token": {"content": "<|pad|>"}, "eos_token": "<|endoftext|>"}"#;
     fs::write(dir.join(FILES[2]), special).unwrap();
-    fs::write(dir.join(FILES[3]), "{% for m in messages %}{{ m.content }}{% endfor %}").unwrap();
+    fs::write(
+        dir.join(FILES[3]),
+        "{% for m in messages %}{{ m.content }}{% endfor %}",
+    )
+    .unwrap();
     let rows = dir.join("rows.jsonl");
-    fs::write(&rows, "{\"text\": \"a b ab 12345 ☃ <|pad|> <|im_end|>\"}\n{\"prompt\": \"a\", \"completion\": \"b\"}\n").unwrap();
+    fs::write(
+        &rows,
+        "{\"text\": \"a b ab 12345 ☃ <|pad|> <|im_end|>\"}\n{\"prompt\": \"a\", \"completion\": \"b\"}\n",
+    )
+    .unwrap();
     let whole = FILES.map(|name| fs::read(dir.join(name)).unwrap());
     let mut seeds: Vec<Vec<u8>> = whole
         .iter()

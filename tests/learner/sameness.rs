@@ -139,8 +139,13 @@ fn the_side_of_the_padding_changes_no_bit() {
             };
             let [left, right] = [PaddingSide::Left, PaddingSide::Right].map(|side| {
                 let mut learner = learner(&config, 1, device);
-                let reports: Vec<_> = (0..2).map(|step| learner.step(&batch(step, side)).unwrap()).collect();
-                let losses: Vec<_> = reports.iter().map(|report| (report.loss, report.grad_norm)).collect();
+                let reports: Vec<_> = (0..2)
+                    .map(|step| learner.step(&batch(step, side)).unwrap())
+                    .collect();
+                let losses: Vec<_> = reports
+                    .iter()
+                    .map(|report| (report.loss, report.grad_norm))
+                    .collect();
                 (losses, snapshot(&learner))
             });
             assert_eq!(left.0, right.0, "{precision:?}, {samples} samples in a row");

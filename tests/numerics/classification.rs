@@ -1,7 +1,8 @@
 //! Classification heads against transformers, and what they refuse.
 
 use brazier_models::{
-    Head, HostBatch, HostClasses, InputError, PaddingSide, ProjectorKind, Segmented, Vlm, VlmConfig, VlmInputs,
+    Head, HostBatch, HostClasses, InputError, PaddingSide, ProjectorKind, Segmented, Vlm, VlmConfig,
+    VlmInputs,
 };
 use burn::tensor::{DType, Device};
 

@@ -1,6 +1,8 @@
 //! Gradients against finite differences of the loss, for the parts and options that no fixture has.
 
-use brazier_models::{HostBatch, HostTensor, IGNORE_INDEX, PaddingSide, Segmented, Vlm, VlmInputs, params::load_params};
+use brazier_models::{
+    HostBatch, HostTensor, IGNORE_INDEX, PaddingSide, Segmented, Vlm, VlmInputs, params::load_params,
+};
 use burn::tensor::{DType, Device};
 
 use crate::{

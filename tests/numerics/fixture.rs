@@ -6,8 +6,8 @@ use std::{
 };
 
 use brazier_models::{
-    DecoderConfig, FeatureSelect, Head, HostBatch, HostDtype, HostTensor, LoraConfig, PaddingSide, ProjectorKind,
-    VisionActivation, VisionConfig, VisionLanguageConfig, VisionModelType, Vlm, VlmConfig,
+    DecoderConfig, FeatureSelect, Head, HostBatch, HostDtype, HostTensor, LoraConfig, PaddingSide,
+    ProjectorKind, VisionActivation, VisionConfig, VisionLanguageConfig, VisionModelType, Vlm, VlmConfig,
     params::load_params,
 };
 use burn::tensor::{DType, Device, Tensor, TensorData};

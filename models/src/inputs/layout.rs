@@ -36,11 +36,13 @@ impl Span {
 pub(super) fn spans(batch: &HostBatch, layout: Layout) -> impl Iterator<Item = Span> {
     let cells = batch.segments.iter().enumerate().flat_map(move |(row, lengths)| {
         let before = padding_before(batch, row);
-        lengths.iter().scan(row * batch.length + before, move |next, &len| {
-            let cell = *next;
-            *next += len;
-            Some((cell, cell - before, len))
-        })
+        lengths
+            .iter()
+            .scan(row * batch.length + before, move |next, &len| {
+                let cell = *next;
+                *next += len;
+                Some((cell, cell - before, len))
+            })
     });
     cells.scan(0, move |next, (cell, in_row, len)| {
         let place = match layout {

@@ -13,7 +13,8 @@ use super::{
 };
 use crate::{
     data::{
-        BadRows, Cache, DataOptions, DataSource, Grouping, PaddingSide, Selection, TooLong, synth::SynthOptions,
+        BadRows, Cache, DataOptions, DataSource, Grouping, PaddingSide, Selection, TooLong,
+        synth::SynthOptions,
     },
     fs,
 };

@@ -2,8 +2,8 @@
 
 use super::*;
 use crate::data::{
-    BadRows, Date, Fields, Grouping, Masks, NamedTemplate, PaddingSide, Role, RowKind, RowOptions, TemplateChoice,
-    TemplateOptions, TooLong, TrainEos, Value,
+    BadRows, Date, Fields, Grouping, Masks, NamedTemplate, PaddingSide, Role, RowKind, RowOptions,
+    TemplateChoice, TemplateOptions, TooLong, TrainEos, Value,
 };
 
 #[test]
@@ -131,7 +131,10 @@ fn how_samples_share_rows() {
          hint: keep one of them; --set data.packing=null takes that one out",
     );
     let cut = resolved(&["data.random_truncation=true", "data.padding_side=left"]);
-    assert_eq!((cut.random_truncation, cut.padding_side), (true, PaddingSide::Left));
+    assert_eq!(
+        (cut.random_truncation, cut.padding_side),
+        (true, PaddingSide::Left)
+    );
     check(
         &["data.packing=best_fit", "data.random_truncation=true"],
         "--set: data.random_truncation = true: contradicts data.packing = best_fit (--set)\n  \

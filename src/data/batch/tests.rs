@@ -74,7 +74,10 @@ fn samples_share_rows_as_segments() {
 #[test]
 fn rows_are_padded_on_the_side_that_is_asked_for() {
     let rows = [
-        vec![example(1, &[5, 6], &[-100, 6], &[0.25]), example(2, &[7], &[7], &[])],
+        vec![
+            example(1, &[5, 6], &[-100, 6], &[0.25]),
+            example(2, &[7], &[7], &[]),
+        ],
         vec![example(3, &[9, 9, 7, 8], &[-100, -100, 7, 8], &[0.5, 0.75])],
     ];
     let [left, right] = [PaddingSide::Left, PaddingSide::Right].map(|side| {

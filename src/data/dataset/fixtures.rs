@@ -7,8 +7,8 @@ use tempfile::TempDir;
 
 use super::{
     super::{
-        Cache, DataOptions, DataSource, Grouping, ImageOptions, Masks, PaddingSide, Split, TemplateOptions, Tokenizer,
-        TooLong, error::DataError, options::BadRows, tokenizer,
+        Cache, DataOptions, DataSource, Grouping, ImageOptions, Masks, PaddingSide, Split, TemplateOptions,
+        Tokenizer, TooLong, error::DataError, options::BadRows, tokenizer,
     },
     Dataset,
 };

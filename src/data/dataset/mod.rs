@@ -166,9 +166,8 @@ impl Dataset {
             shuffle: options.shuffle && split == Split::Train,
             mixture,
         };
-        let scissors = (options.random_truncation && split == Split::Train).then_some(Scissors {
-            seed: options.seed,
-        });
+        let scissors =
+            (options.random_truncation && split == Split::Train).then_some(Scissors { seed: options.seed });
         if scissors.is_some() {
             let is_cut = |row: &&Row| encoder.shortest(row) < row.length;
             report.cut_at_random = rows.iter().filter(is_cut).count();

@@ -67,16 +67,20 @@ mod tests {
             counts[scissors.length(2, row, 1..10)] += 1;
         }
         assert_eq!(counts[0], 0);
-        assert!(counts[1..].iter().all(|&count| (1000..1230).contains(&count)), "{counts:?}");
+        assert!(
+            counts[1..].iter().all(|&count| (1000..1230).contains(&count)),
+            "{counts:?}"
+        );
         assert_eq!(scissors.length(0, 0, 1..1), 1);
-        assert_eq!(scissors.length(0, 0, 7..5), 5);
     }
 
     #[test]
     fn lengths_are_a_function_of_seed_epoch_and_row() {
         let draw = |seed, epoch| {
             let scissors = Scissors { seed };
-            (0..50).map(|row| scissors.length(epoch, row, 1..1000)).collect::<Vec<_>>()
+            (0..50)
+                .map(|row| scissors.length(epoch, row, 1..1000))
+                .collect::<Vec<_>>()
         };
         assert_eq!(draw(1, 0), draw(1, 0));
         assert_ne!(draw(1, 0), draw(1, 1));

@@ -301,7 +301,12 @@ fn rows_are_cut_at_random_and_the_same_way_again() {
     let report = dataset.report();
     // The answers of one digit are a label and the end of a turn.
     assert_eq!(report.cut_at_random, NUM_ROWS);
-    assert!(report.to_string().ends_with("; 11 rows cut at a random length in each epoch"), "{report}");
+    assert!(
+        report
+            .to_string()
+            .ends_with("; 11 rows cut at a random length in each epoch"),
+        "{report}"
+    );
 
     let plan = plan(0, 1, 1, 3);
     let steps = run(&dataset, plan, 0, 0);
@@ -325,7 +330,11 @@ fn rows_are_cut_at_random_and_the_same_way_again() {
         assert!(batch.num_labelled >= batch.rows);
     }
     assert!(lengths[1..].iter().all(|lengths| lengths.len() == 3));
-    assert!(lengths.iter().any(|lengths| lengths.iter().any(|length| *length != lengths[0])));
+    assert!(
+        lengths
+            .iter()
+            .any(|lengths| lengths.iter().any(|length| *length != lengths[0]))
+    );
 }
 
 /// Held-out rows are judged as they are.
@@ -334,8 +343,16 @@ fn held_out_rows_are_not_cut_at_random() {
     let mut folder = folder();
     folder.options.random_truncation = true;
     let images = crate::data::ImageOptions::clip(2, crate::data::dataset::fixtures::COPIES);
-    let eval = Dataset::open(crate::data::Split::Eval, &folder.options, Some(images), folder.tokenizer.clone());
+    let eval = Dataset::open(
+        crate::data::Split::Eval,
+        &folder.options,
+        Some(images),
+        folder.tokenizer.clone(),
+    );
     let eval = eval.unwrap();
     assert_eq!(eval.report().cut_at_random, 0);
-    assert_eq!(eval.example_in(3, 5).unwrap().input_ids, eval.example(5).unwrap().input_ids);
+    assert_eq!(
+        eval.example_in(3, 5).unwrap().input_ids,
+        eval.example(5).unwrap().input_ids
+    );
 }

@@ -327,7 +327,11 @@ mod tests {
             marked,
             "{# {% generation %} #}{%- if x -%}{% filter generation_ %}a{%- endfilter -%}{% endif %}{{ '%}' }}"
         );
-        for plain in ["{% for x in y %}{{ x }}{% endfor %} {% broken", "a {%} b %} {#}", "{%}"] {
+        for plain in [
+            "{% for x in y %}{{ x }}{% endfor %} {% broken",
+            "a {%} b %} {#}",
+            "{%}",
+        ] {
             assert_eq!(mark_generation(plain), (plain.to_owned(), false));
         }
     }

@@ -6,12 +6,19 @@
 
 use std::io::{self, Write};
 
-use minijinja::{Environment, Error, ErrorKind};
+use minijinja::{
+    Environment, Error, ErrorKind, State,
+    value::{Rest, Value},
+};
 
-/// Instructions of one rendering: some seconds. Turns take some hundreds each.
-const MAX_STEPS: u64 = 20_000_000;
+/// Instructions of one rendering: about a second. Turns take some hundreds each.
+const MAX_STEPS: u64 = 5_000_000;
 /// Bytes of one rendering.
-const MAX_BYTES: usize = 256 << 20;
+const MAX_BYTES: usize = 16 << 20;
+/// Spaces of one level of an indentation.
+const MAX_INDENT: usize = 64;
+/// What minijinja calls `indent`.
+const INDENT: &str = "indent_";
 /// Brackets inside brackets, in one tag.
 const MAX_DEPTH: usize = 100;
 /// Operators of one tag.
@@ -24,6 +31,28 @@ const MAX_ELIFS: usize = 500;
 /// Bounds what a template of this environment may compute.
 pub(super) fn bound(environment: &mut Environment) {
     environment.set_fuel(Some(MAX_STEPS));
+    environment.add_filter(INDENT, minijinja::filters::indent);
+    environment.add_filter("indent", indent);
+}
+
+/// minijinja's filter, which takes any width.
+fn indent(state: &mut State, arguments: Rest<Value>) -> Result<Value, Error> {
+    let named = arguments.last().filter(|last| last.is_kwargs());
+    let placed = arguments.get(1).filter(|width| !width.is_kwargs());
+    let width = placed.cloned().or_else(|| named?.get_attr("width").ok());
+    check_indent(width.and_then(|width| width.as_usize()))?;
+    state.apply_filter(INDENT, &arguments)
+}
+
+/// Refuses an indentation that only takes memory.
+pub(super) fn check_indent(width: Option<usize>) -> Result<(), Error> {
+    match width {
+        Some(width) if width > MAX_INDENT => {
+            let reason = format!("an indentation of {width} spaces is more than {MAX_INDENT}");
+            Err(Error::new(ErrorKind::InvalidOperation, reason))
+        }
+        _ => Ok(()),
+    }
 }
 
 /// Refuses a source that would be too deep for the compiler. A broken one may pass: the compiler says more about it.
@@ -64,7 +93,9 @@ fn check_tag(inside: &str) -> Result<&str, String> {
             (Some(open), c) if open == c => quote = None,
             (Some(_), _) => {}
             (None, '"' | '\'') => quote = Some(c),
-            (None, '%' | '}') if depth == 0 && inside[at + 1..].starts_with('}') => return Ok(&inside[at + 2..]),
+            (None, '%' | '}') if depth == 0 && inside[at + 1..].starts_with('}') => {
+                return Ok(&inside[at + 2..]);
+            }
             (None, '(' | '[' | '{') => {
                 depth += 1;
                 operators += 1;
@@ -90,7 +121,9 @@ fn check_tag(inside: &str) -> Result<&str, String> {
 }
 
 fn is_operator(text: &str) -> bool {
-    let end = text.find(|c: char| !c.is_alphanumeric() && c != '_').unwrap_or(text.len());
+    let end = text
+        .find(|c: char| !c.is_alphanumeric() && c != '_')
+        .unwrap_or(text.len());
     ["and", "or", "not", "in", "is", "if", "else"].contains(&&text[..end])
 }
 
@@ -113,7 +146,9 @@ impl Bounded {
         let reason = match error.kind() {
             _ if self.is_full => format!("it renders to more than {} MiB", MAX_BYTES >> 20),
             ErrorKind::OutOfFuel => {
-                format!("it takes more than {MAX_STEPS} steps: does it loop far more often than there are turns?")
+                format!(
+                    "it takes more than {MAX_STEPS} steps: does it loop far more often than there are turns?"
+                )
             }
             _ => return error,
         };
@@ -148,7 +183,10 @@ mod tests {
             (format!("{{{{ a{} }}}}", ".a".repeat(4000)), "operators"),
             (format!("{{{{ {}a }}}}", "not ".repeat(4000)), "operators"),
             (format!("{{{{ a{} }}}}", "|a".repeat(4000)), "operators"),
-            (format!("{{% if a %}}{}{{% endif %}}", "{% elif a %}".repeat(4000)), "elif"),
+            (
+                format!("{{% if a %}}{}{{% endif %}}", "{% elif a %}".repeat(4000)),
+                "elif",
+            ),
             ("a".repeat(70_000), "line"),
         ] {
             let message = check_source(&source).unwrap_err();
