@@ -20,10 +20,12 @@ use rayon::{ThreadPool, ThreadPoolBuilder};
 
 use crate::{memory::most_bytes, mutate::mutated};
 
-/// A case may take so long, on a machine that does other things as well.
+/// A case may take so much of a processor's time.
 const MAX_TIME: Duration = Duration::from_secs(10);
 /// After this the process ends: nothing else stops a case that never returns.
 const PATIENCE: Duration = Duration::from_secs(120);
+/// The same by the clock, which goes on while other processes have the machine.
+const CLOCK_PATIENCE: Duration = Duration::from_secs(3600);
 /// Bytes of the largest case.
 pub(crate) const MAX_CASE: usize = 256 << 10;
 /// Cases that are kept for their outcomes.
@@ -80,8 +82,8 @@ struct Seen {
     finding: Option<String>,
 }
 
-/// Seconds from the process's start at which the running case began; 0 is none.
-static RUNNING: AtomicU64 = AtomicU64::new(0);
+/// When the running case began, in seconds of [`busy`] and of the clock; 0 is none.
+static RUNNING: [AtomicU64; 2] = [AtomicU64::new(0), AtomicU64::new(0)];
 /// Places and words of the panics since the case began.
 static PANICS: Mutex<Vec<String>> = Mutex::new(Vec::new());
 
@@ -221,12 +223,14 @@ impl Run<'_> {
 
 fn try_case(target: &Target, pool: &ThreadPool, case: &[u8]) -> Seen {
     locked(&PANICS).clear();
-    RUNNING.store(since_start().as_secs().max(1), Relaxed);
-    let started = Instant::now();
+    let started = busy();
+    for (running, now) in RUNNING.iter().zip([started, since_start()]) {
+        running.store(now.as_secs().max(1), Relaxed);
+    }
     let run = || catch_unwind(AssertUnwindSafe(|| pool.install(|| (target.run)(case))));
     let (result, bytes) = most_bytes(run);
-    let time = started.elapsed();
-    RUNNING.store(0, Relaxed);
+    let time = busy().saturating_sub(started);
+    RUNNING[0].store(0, Relaxed);
     // Readers of others may panic where that is caught; our own code never.
     let panics = locked(&PANICS);
     let ours = panics
@@ -262,14 +266,28 @@ fn listen() {
         thread::spawn(|| {
             loop {
                 thread::sleep(Duration::from_secs(1));
-                let began = RUNNING.load(Relaxed);
-                if began > 0 && since_start().as_secs() > began + PATIENCE.as_secs() {
+                let [began, by_clock] = RUNNING.each_ref().map(|running| running.load(Relaxed));
+                let is_over = busy().as_secs() > began + PATIENCE.as_secs()
+                    || since_start().as_secs() > by_clock + CLOCK_PATIENCE.as_secs();
+                if began > 0 && is_over {
                     eprintln!("a case does not end; it is the file `running` of its target");
                     std::process::abort();
                 }
             }
         });
     });
+}
+
+/// What the process has used of processors, in steps of 10 ms; where no one says, the clock.
+fn busy() -> Duration {
+    let used = fs::read_to_string("/proc/self/stat").ok().and_then(|stat| {
+        // After the name in brackets: the state, ten other fields, ticks in the program and in the system.
+        let (_, fields) = stat.rsplit_once(')')?;
+        let ticks = fields.split_whitespace().skip(11).take(2);
+        let ticks: Vec<u64> = ticks.flat_map(str::parse).collect();
+        Some(Duration::from_millis(10 * ticks.iter().sum::<u64>()))
+    });
+    used.unwrap_or_else(since_start)
 }
 
 fn since_start() -> Duration {

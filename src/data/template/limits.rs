@@ -8,7 +8,7 @@ use std::io::{self, Write};
 
 use minijinja::{
     Environment, Error, ErrorKind, State,
-    value::{Rest, Value},
+    value::{Kwargs, Value},
 };
 
 /// Instructions of one rendering: about a second. Turns take some hundreds each.
@@ -36,12 +36,21 @@ pub(super) fn bound(environment: &mut Environment) {
 }
 
 /// minijinja's filter, which takes any width.
-fn indent(state: &mut State, arguments: Rest<Value>) -> Result<Value, Error> {
-    let named = arguments.last().filter(|last| last.is_kwargs());
-    let placed = arguments.get(1).filter(|width| !width.is_kwargs());
-    let width = placed.cloned().or_else(|| named?.get_attr("width").ok());
-    check_indent(width.and_then(|width| width.as_usize()))?;
-    state.apply_filter(INDENT, &arguments)
+fn indent(
+    state: &mut State,
+    text: Value,
+    width: Option<usize>,
+    first: Option<bool>,
+    blank: Option<bool>,
+    named: Kwargs,
+) -> Result<Value, Error> {
+    let width = width.or(named.get("width")?);
+    let first = first.or(named.get("first")?).unwrap_or(false);
+    let blank = blank.or(named.get("blank")?).unwrap_or(false);
+    named.assert_all_used()?;
+    check_indent(width)?;
+    let width = Value::from(width.unwrap_or(4));
+    state.apply_filter(INDENT, &[text, width, first.into(), blank.into()])
 }
 
 /// Refuses an indentation that only takes memory.
