@@ -8,7 +8,7 @@ use std::io::{self, Write};
 
 use minijinja::{
     Environment, Error, ErrorKind, State,
-    value::{Kwargs, Value},
+    value::{Kwargs, Rest, Value, from_args},
 };
 
 /// Instructions of one rendering: about a second. Turns take some hundreds each.
@@ -36,14 +36,9 @@ pub(super) fn bound(environment: &mut Environment) {
 }
 
 /// minijinja's filter, which takes any width.
-fn indent(
-    state: &mut State,
-    text: Value,
-    width: Option<usize>,
-    first: Option<bool>,
-    blank: Option<bool>,
-    named: Kwargs,
-) -> Result<Value, Error> {
+fn indent(state: &mut State, arguments: Rest<Value>) -> Result<Value, Error> {
+    type Arguments = (Value, Option<usize>, Option<bool>, Option<bool>, Kwargs);
+    let (text, width, first, blank, named): Arguments = from_args(&arguments)?;
     let width = width.or(named.get("width")?);
     let first = first.or(named.get("first")?).unwrap_or(false);
     let blank = blank.or(named.get("blank")?).unwrap_or(false);
