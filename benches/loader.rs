@@ -15,8 +15,8 @@
 use std::{error::Error, path::Path, sync::Arc, time::Instant};
 
 use brazier::data::{
-    BadRows, Cache, DataOptions, DataSource, Dataset, Grouping, Masks, Split, TemplateOptions, Tokenizer,
-    TooLong, count_rows,
+    BadRows, Cache, DataOptions, DataSource, Dataset, Grouping, Masks, PaddingSide, Split, TemplateOptions,
+    Tokenizer, TooLong, count_rows,
 };
 use sha2::{Digest, Sha256};
 
@@ -97,8 +97,10 @@ fn options(rows: &Path, tokenizer: &Path, cache: &Cache) -> DataOptions {
         bad_rows: BadRows::Error,
         sequence_length: 4096,
         too_long: TooLong::Error,
+        random_truncation: false,
         grouping: Grouping::Alone,
         pad_to_multiple_of: None,
+        padding_side: PaddingSide::Right,
         shuffle: true,
         seed: 0,
         workers: 0,

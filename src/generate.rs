@@ -1,6 +1,6 @@
 //! Text from a model: greedy or sampled, with a KV cache.
 
-use brazier_models::{HostBatch, IGNORE_INDEX, InputError, KvCache, Vlm, VlmInputs};
+use brazier_models::{HostBatch, IGNORE_INDEX, InputError, KvCache, PaddingSide, Vlm, VlmInputs};
 use burn::tensor::{DType, Device, Int, Tensor, TensorData};
 use rand_chacha::{
     ChaCha8Rng,
@@ -127,6 +127,7 @@ fn upload(
         length,
         labels: &vec![IGNORE_INDEX; input_ids.len()],
         input_ids: &input_ids,
+        padding_side: PaddingSide::Right,
         segments: &segments,
         pixels: &pixels,
         num_images: images.len(),

@@ -144,25 +144,33 @@ pub struct DecoderConfig {
     pub initializer_range: f64,
 }
 
+/// Refuses a size of a model that is 0, or beyond all that can be computed with: products of sizes have to be counted.
+pub(crate) fn check_size(key: &str, value: usize, most: usize) -> Result<(), ModelConfigError> {
+    match value {
+        0 => Err(refuse(key, value, "must be at least 1")),
+        _ if value > most => Err(refuse(key, value, format!("must be at most {most}"))),
+        _ => Ok(()),
+    }
+}
+
 impl DecoderConfig {
+    /// Most blocks of a model.
+    pub const MAX_LAYERS: usize = 1 << 12;
+
     /// Checks what [`crate::CausalLm::init`] takes for granted.
     pub fn validate(&self) -> Result<(), ModelConfigError> {
-        for (key, value) in [
-            ("text_config.vocab_size", self.vocab_size),
-            ("text_config.hidden_size", self.hidden_size),
-            ("text_config.intermediate_size", self.intermediate_size),
-            ("text_config.num_hidden_layers", self.num_hidden_layers),
-            ("text_config.num_attention_heads", self.num_attention_heads),
-            ("text_config.num_key_value_heads", self.num_key_value_heads),
-            ("text_config.head_dim", self.head_dim),
-            (
-                "text_config.max_position_embeddings",
-                self.max_position_embeddings,
-            ),
+        for (key, value, most) in [
+            // Not known yet where a configuration leaves it out.
+            ("vocab_size", self.vocab_size, usize::MAX),
+            ("hidden_size", self.hidden_size, 1 << 20),
+            ("intermediate_size", self.intermediate_size, 1 << 22),
+            ("num_hidden_layers", self.num_hidden_layers, Self::MAX_LAYERS),
+            ("num_attention_heads", self.num_attention_heads, 1 << 12),
+            ("num_key_value_heads", self.num_key_value_heads, 1 << 12),
+            ("head_dim", self.head_dim, 1 << 12),
+            ("max_position_embeddings", self.max_position_embeddings, 1 << 30),
         ] {
-            if value == 0 {
-                return Err(refuse(key, value, "must be at least 1"));
-            }
+            check_size(&format!("text_config.{key}"), value, most)?;
         }
         if !self.num_attention_heads.is_multiple_of(self.num_key_value_heads) {
             return Err(refuse(

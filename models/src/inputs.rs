@@ -24,8 +24,19 @@ use layout::{Span, spans};
 /// Label of a token that is not trained, as in PyTorch.
 pub const IGNORE_INDEX: i32 = -100;
 
+/// At which end of a row its padding is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum PaddingSide {
+    /// Before its tokens.
+    Left,
+    /// Behind its tokens.
+    #[default]
+    Right,
+}
+
 /// A batch in host memory. A row holds one or several segments, sequences that know nothing of each other, and padding behind
-/// them. What stands in the padding says nothing.
+/// or before them. What stands in the padding says nothing, and on which side it is changes nothing: on the device, every
+/// row begins with its tokens.
 #[derive(Debug, Clone, Copy)]
 pub struct HostBatch<'a> {
     /// Number of rows.
@@ -36,7 +47,9 @@ pub struct HostBatch<'a> {
     pub input_ids: &'a [i32],
     /// `rows * length` labels at the tokens' own places (not shifted), [`IGNORE_INDEX`] where nothing is trained.
     pub labels: &'a [i32],
-    /// For each row the token counts of its segments, one after the other from the row's beginning.
+    /// Where each row's padding is.
+    pub padding_side: PaddingSide,
+    /// For each row the token counts of its segments, one after the other without a gap.
     pub segments: &'a [Vec<usize>],
     /// `num_images * 3 * size * size` normalised pixels, images in the order of their tokens.
     pub pixels: &'a [f32],
@@ -276,6 +289,7 @@ mod tests {
             length: input_ids.len() / segments.len(),
             input_ids,
             labels,
+            padding_side: PaddingSide::Right,
             segments,
             pixels: &[],
             num_images: 0,
@@ -321,5 +335,36 @@ mod tests {
         let batch = batch(&ids, &ids, &segments);
         assert_eq!(distances(&laid_out(&batch, Layout::Rows), 8), [2, 2, 4]);
         assert_eq!(distances(&laid_out(&batch, Layout::Flat), 6), [2, 1, 3]);
+    }
+
+    #[test]
+    fn on_the_device_rows_begin_with_their_tokens() {
+        let segments = [vec![2, 1], vec![3], vec![4]];
+        let (ids, labels) = (
+            [5, 6, 7, 0, 8, 9, 4, 0, 9, 2, 2, 9],
+            [5, 6, 7, -100, -100, 9, 4, -100, 9, 2, 2, 9],
+        );
+        let right = batch(&ids, &labels, &segments);
+        let (ids, labels) = (
+            [0, 5, 6, 7, 0, 8, 9, 4, 9, 2, 2, 9],
+            [-100, 5, 6, 7, -100, -100, 9, 4, 9, 2, 2, 9],
+        );
+        let left = HostBatch {
+            padding_side: PaddingSide::Left,
+            ..batch(&ids, &labels, &segments)
+        };
+        for layout in [Layout::Rows, Layout::Flat] {
+            let [left, right] = [&left, &right].map(|batch| {
+                let spans = laid_out(batch, layout);
+                let num_places = layout.shape(batch).iter().product();
+                (
+                    layout.tokens(batch),
+                    shifted_labels(batch, &spans),
+                    splice_sources(batch, &spans, num_places, 9),
+                    distances(&spans, num_places),
+                )
+            });
+            assert_eq!(left, right, "{layout:?}");
+        }
     }
 }

@@ -82,6 +82,9 @@ impl Session {
         .map(|(key, value)| (key.to_owned(), value))
         .collect();
         order.extend(grouping(&run.data));
+        if run.data.random_truncation {
+            order.insert("data.random_truncation".to_owned(), true.to_string());
+        }
         let image_token = run.image_token.clone();
         order.extend(image_token.map(|token| ("model.image_token".to_owned(), token)));
         order

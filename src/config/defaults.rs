@@ -4,8 +4,8 @@ use std::path::PathBuf;
 
 use super::raw::{
     RawBadRows, RawBest, RawCheckpoint, RawConsole, RawEval, RawEvery, RawFormat, RawKeep, RawMetric,
-    RawMode, RawOps, RawOptimizerName, RawPacking, RawParallel, RawPrecision, RawRecompute, RawRole,
-    RawRowKind, RawTooLong, RawTrack, RawVisionModelType,
+    RawMode, RawOps, RawOptimizerName, RawPacking, RawPaddingSide, RawParallel, RawPrecision, RawRecompute,
+    RawRole, RawRowKind, RawTooLong, RawTrack, RawVisionModelType,
 };
 use crate::learner::options::ParallelConfig;
 
@@ -61,6 +61,8 @@ defaults! {
     eval_images: usize = 200;
     synth_seed: u64 = 0;
     too_long: RawTooLong = RawTooLong::Error;
+    random_truncation: bool = false;
+    padding_side: RawPaddingSide = RawPaddingSide::Right;
     packing: RawPacking = RawPacking::None;
     group_by_length: bool = false;
     bad_rows: RawBadRows = RawBadRows::Error;

@@ -132,7 +132,17 @@ impl RunConfig {
             ..
         } = self.train;
         let world_size = self.world.size;
-        let rows_per_step = micro_batch_size * accumulation * world_size;
+        let rows_per_step = [accumulation, world_size]
+            .into_iter()
+            .try_fold(micro_batch_size, usize::checked_mul)
+            .filter(|rows| u32::try_from(*rows).is_ok());
+        let Some(rows_per_step) = rows_per_step else {
+            let reason = format!(
+                "{micro_batch_size} rows in a micro-batch x {accumulation} x {world_size} ranks are more than a step can have"
+            );
+            errors.refuse("train.accumulation", &reason, Some("lower them"));
+            return Err(errors.list);
+        };
         let (total_steps, total_rows) = match length {
             Length::Steps(steps) => (steps, None),
             Length::Epochs(epochs) => {

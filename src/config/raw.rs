@@ -20,8 +20,8 @@ mod train;
 
 pub(super) use self::{
     data::{
-        RawBadRows, RawData, RawFields, RawFormat, RawMasks, RawPacking, RawRole, RawRowKind, RawRows,
-        RawScalar, RawSynth, RawTooLong, RawTrainEos,
+        RawBadRows, RawData, RawFields, RawFormat, RawMasks, RawPacking, RawPaddingSide, RawRole, RawRowKind,
+        RawRows, RawScalar, RawSynth, RawTooLong, RawTrainEos,
     },
     model::{
         RawFeatureSelect, RawHead, RawLanguage, RawLora, RawLoraParts, RawModel, RawModelType, RawProjector,

@@ -13,6 +13,9 @@ use super::{
     tree::{Node, Value, join},
 };
 
+/// Most of anything that is counted: counts are multiplied with each other.
+const MAX_COUNT: f64 = u32::MAX as f64;
+
 /// The native schema with every type in place, so that nothing needs `$ref`.
 pub(super) static SCHEMA: LazyLock<Json> = LazyLock::new(schema_of::<RawConfig>);
 
@@ -204,6 +207,10 @@ impl Walk {
     }
 
     fn bounds(&mut self, schema: &Json, node: &Node, path: &str, value: f64) {
+        if schema["format"] == "uint" && value > MAX_COUNT {
+            let reason = format!("must be at most {MAX_COUNT}");
+            self.refuse(&node.at, path, node.text(), reason, None);
+        }
         for (word, holds) in [
             ("minimum", (|value, bound| value >= bound) as fn(f64, f64) -> bool),
             ("maximum", |value, bound| value <= bound),

@@ -13,6 +13,8 @@ use super::{
 
 /// Aliases copy what they name; a file that grows beyond this is an attack or a mistake.
 const MAX_NODES: usize = 100_000;
+/// Lists and mappings inside each other; what reads them calls itself.
+const MAX_DEPTH: usize = 64;
 
 /// What stops the reading is boxed, since the value beside it is small.
 type Result<T> = std::result::Result<T, Box<ConfigError>>;
@@ -48,6 +50,7 @@ pub(super) fn read(
         locate,
         anchors: HashMap::new(),
         num_nodes: 0,
+        depth: 0,
         errors: Vec::new(),
     };
     let document = builder.document();
@@ -67,6 +70,8 @@ struct Builder<'a, 'input> {
     locate: &'a dyn Fn(Span) -> Location,
     anchors: HashMap<usize, Node>,
     num_nodes: usize,
+    /// Lists and mappings around what is being read.
+    depth: usize,
     /// What is wrong but does not stop the reading.
     errors: Vec<ConfigError>,
 }
@@ -119,11 +124,12 @@ impl<'input> Builder<'_, 'input> {
                 let node = node.ok_or_else(|| error(&at, path, "an alias inside what it names"))?;
                 self.num_nodes += size(&node);
                 self.check_size(&at)?;
+                check_depth(self.depth + height(&node), &at)?;
                 return Ok(node);
             }
             Event::Scalar(text, style, anchor, _) => (self.scalar(&text, style, &at, path), anchor),
-            Event::SequenceStart(anchor, _) => (self.list(path)?, anchor),
-            Event::MappingStart(anchor, _) => (self.map(path)?, anchor),
+            Event::SequenceStart(anchor, _) => (self.inside(&at, |this| this.list(path))?, anchor),
+            Event::MappingStart(anchor, _) => (self.inside(&at, |this| this.map(path))?, anchor),
             _ => return Err(error(&at, path, "no value")),
         };
         self.num_nodes += 1;
@@ -133,6 +139,15 @@ impl<'input> Builder<'_, 'input> {
             self.anchors.insert(anchor, node.clone());
         }
         Ok(node)
+    }
+
+    /// Reads what is one level further in.
+    fn inside(&mut self, at: &Location, read: impl FnOnce(&mut Self) -> Result<Value>) -> Result<Value> {
+        self.depth += 1;
+        check_depth(self.depth, at)?;
+        let value = read(self)?;
+        self.depth -= 1;
+        Ok(value)
     }
 
     fn check_size(&self, at: &Location) -> Result<()> {
@@ -239,6 +254,26 @@ fn size(node: &Node) -> usize {
         Value::List(items) => items.iter().map(size).sum(),
         Value::Map(entries) => entries.iter().map(|entry| size(&entry.node)).sum(),
         _ => 0,
+    }
+}
+
+/// Lists and mappings inside each other, itself included.
+fn height(node: &Node) -> usize {
+    match &node.value {
+        Value::List(items) => 1 + items.iter().map(height).max().unwrap_or(0),
+        Value::Map(entries) => 1 + entries.iter().map(|entry| height(&entry.node)).max().unwrap_or(0),
+        _ => 0,
+    }
+}
+
+fn check_depth(depth: usize, at: &Location) -> Result<()> {
+    match depth > MAX_DEPTH {
+        true => Err(error(
+            at,
+            "",
+            &format!("lists and mappings are nested more than {MAX_DEPTH} levels deep"),
+        )),
+        false => Ok(()),
     }
 }
 

@@ -1,8 +1,8 @@
-//! What the learner uploads: rows of token ids and labels, padded on the right, and the pixels of their images.
+//! What the learner uploads: rows of token ids and labels, padded, and the pixels of their images.
 
 use std::{path::Path, sync::Arc};
 
-use super::error::DataError;
+use super::{error::DataError, options::PaddingSide};
 
 /// Label of a position that is not trained; PyTorch's and Hugging Face's `ignore_index`.
 pub const IGNORE_LABEL: i32 = -100;
@@ -74,13 +74,15 @@ pub struct ImageBatch {
 pub struct Batch {
     /// Number of rows.
     pub rows: usize,
-    /// Tokens of a row; shorter ones are padded on the right.
+    /// Tokens of a row; shorter ones are padded.
     pub length: usize,
     /// `[rows, length]`.
     pub input_ids: Vec<i32>,
     /// `[rows, length]`, not shifted (Hugging Face's convention); [`IGNORE_LABEL`] where nothing is trained.
     pub labels: Vec<i32>,
-    /// For each row the token counts of its segments, one after the other from the row's beginning; what follows is
+    /// Where the padding is.
+    pub padding_side: PaddingSide,
+    /// For each row the token counts of its segments, one after the other without a gap; what is before or behind them is
     /// padding. A segment is one sample: attention and positions begin anew with it.
     pub segments: Vec<Vec<usize>>,
     /// `None` if no row has an image.
@@ -117,13 +119,15 @@ impl Batch {
     }
 }
 
-/// What is put behind the tokens of rows.
+/// What fills rows up.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Padding {
     /// Token of the padding.
     pub id: u32,
     /// A batch is as long as the next multiple of it; 1 is as long as its longest row.
     pub multiple_of: usize,
+    /// Where it is put.
+    pub side: PaddingSide,
 }
 
 /// Joins samples into one batch, each a row. Either all of them have a class or none.
@@ -132,6 +136,7 @@ pub fn collate(examples: &[Example], pad_id: u32) -> Batch {
     let padding = Padding {
         id: pad_id,
         multiple_of: 1,
+        side: PaddingSide::Right,
     };
     collate_rows(&rows, padding)
 }
@@ -145,6 +150,11 @@ pub fn collate_rows(rows: &[impl AsRef<[Example]>], padding: Padding) -> Batch {
     let mut labels = Vec::with_capacity(rows.len() * length);
     for row in rows {
         let end = input_ids.len() + length;
+        if padding.side == PaddingSide::Left {
+            let start = end - num_tokens(row.as_ref());
+            input_ids.resize(start, padding.id as i32);
+            labels.resize(start, IGNORE_LABEL);
+        }
         for example in row.as_ref() {
             input_ids.extend_from_slice(&example.input_ids);
             labels.extend_from_slice(&example.labels);
@@ -160,6 +170,7 @@ pub fn collate_rows(rows: &[impl AsRef<[Example]>], padding: Padding) -> Batch {
         length,
         input_ids,
         labels,
+        padding_side: padding.side,
         segments: rows.iter().map(|row| segments(row.as_ref())).collect(),
         images: collate_images(&examples),
         samples: examples.iter().map(|example| example.sample.clone()).collect(),
@@ -220,7 +231,12 @@ impl Batch {
             .iter()
             .zip(self.input_ids.chunks(self.length.max(1)))
         {
-            let (mut rest, last) = (row, segments.len().saturating_sub(1));
+            let last = segments.len().saturating_sub(1);
+            let (mut rest, padding) = (row, row.len().saturating_sub(segments.iter().sum()));
+            let padded = match self.padding_side {
+                PaddingSide::Left => 0,
+                PaddingSide::Right => last,
+            };
             for (number, (segment, sample)) in segments.iter().zip(&mut samples).enumerate() {
                 let refuse = |reason| {
                     Err(DataError::Batch {
@@ -236,7 +252,8 @@ impl Batch {
                     ));
                 }
                 // The padding is looked up as well.
-                let (ids, behind) = rest.split_at(if number == last { rest.len() } else { *segment });
+                let num_ids = segment + if number == padded { padding } else { 0 };
+                let (ids, behind) = rest.split_at(num_ids.min(rest.len()));
                 rest = behind;
                 if let Some(id) = ids.iter().find(|&&id| id < 0 || id as usize >= limits.vocab_size) {
                     return refuse(format!(

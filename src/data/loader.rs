@@ -200,17 +200,20 @@ fn jobs(plan: &BatchPlan, step: u64) -> impl Iterator<Item = Job> + use<> {
 }
 
 fn micro_batch(dataset: &Dataset, plan: &BatchPlan, (step, micro): Job) -> Result<Batch, DataError> {
-    let rows: Vec<Vec<usize>> = plan
+    let rows: Vec<(u64, Vec<usize>)> = plan
         .positions(step, micro)
-        .map(|position| dataset.stream().at(position).1)
+        .map(|position| dataset.stream().at(position))
         .collect();
-    let decode = |row: &Vec<usize>| row.iter().map(|&sample| dataset.example(sample)).collect();
+    let decode = |(epoch, row): &(u64, Vec<usize>)| {
+        let samples = row.iter().map(|&sample| dataset.example_in(*epoch, sample));
+        samples.collect()
+    };
     let decoded = caught(|| rows.iter().map(decode).collect::<Result<Vec<Vec<Example>>, _>>());
     match decoded {
         Ok(rows) => Ok(collate_rows(&rows?, dataset.padding())),
         Err(message) => Err(DataError::Panicked {
             step,
-            sample: dataset.sample(rows[0][0]),
+            sample: dataset.sample(rows[0].1[0]),
             message,
         }),
     }

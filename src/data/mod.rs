@@ -33,7 +33,9 @@ pub use error::{DataError, EncodeError, RowError, RowProblem};
 pub use inspect::{Inspection, inspect};
 pub use loader::Loader;
 pub use mixture::Mixture;
-pub use options::{BadRows, BatchPlan, DataOptions, DataSource, Grouping, ImageOptions, Split, TooLong};
+pub use options::{
+    BadRows, BatchPlan, DataOptions, DataSource, Grouping, ImageOptions, PaddingSide, Split, TooLong,
+};
 pub use order::Order;
 pub use rows::{Conversation, Fields, IMAGE_TOKEN, Message, Part, Role, RowKind, RowOptions};
 pub use source::{Cache, Format, PrepareOptions, Prepared, Selection, SplitChoice, prepare};

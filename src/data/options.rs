@@ -41,6 +41,16 @@ pub enum TooLong {
     Error,
 }
 
+/// At which end of a row its padding is. No result depends on it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum PaddingSide {
+    /// Before its tokens.
+    Left,
+    /// Behind its tokens.
+    #[default]
+    Right,
+}
+
 /// How samples share the rows of batches.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Grouping {
@@ -159,10 +169,15 @@ pub struct DataOptions {
     pub sequence_length: usize,
     /// What becomes of longer rows.
     pub too_long: TooLong,
+    /// Whether a row for training is cut anew in each epoch, at a length drawn between 1 and its own (`unif_rand_trunc` of
+    /// fms-ehrs); see [`crate::data::Dataset::example_in`].
+    pub random_truncation: bool,
     /// How samples share rows and batches.
     pub grouping: Grouping,
     /// Batches are as long as the next multiple of it; `None` is as long as their longest row.
     pub pad_to_multiple_of: Option<usize>,
+    /// Where rows are padded.
+    pub padding_side: PaddingSide,
     /// Whether each epoch visits the training rows in another order.
     pub shuffle: bool,
     /// Seed of the order.

@@ -51,8 +51,10 @@ impl<'a> Section<'a> {
     }
 
     pub(super) fn size(&self, key: &str) -> Option<usize> {
-        self.typed(key, "a number that is not negative", |value| {
-            usize::try_from(value.as_u64()?).ok()
+        // What is counted is multiplied with what else is counted.
+        self.typed(key, "a number from 0 to 4294967295", |value| {
+            let size = u32::try_from(value.as_u64()?).ok()?;
+            usize::try_from(size).ok()
         })
     }
 

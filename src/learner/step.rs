@@ -3,7 +3,7 @@
 use std::{borrow::Cow, sync::Arc, time::Instant};
 
 use brazier_models::{
-    HostBatch, HostClasses, Segmented, Vlm, VlmInputs,
+    HostBatch, HostClasses, PaddingSide, Segmented, Vlm, VlmInputs,
     flops::{Work, flops},
     ops,
     params::{self, ParamInfo},
@@ -27,7 +27,7 @@ use super::{
     trainable::Trainable,
 };
 use crate::{
-    data::Batch,
+    data::{self, Batch},
     device::host_memory,
     parallel::{CollectiveError, Group},
 };
@@ -462,6 +462,10 @@ fn to_host_batch(batch: &Batch) -> HostBatch<'_> {
         length: batch.length,
         input_ids: &batch.input_ids,
         labels: &batch.labels,
+        padding_side: match batch.padding_side {
+            data::PaddingSide::Left => PaddingSide::Left,
+            data::PaddingSide::Right => PaddingSide::Right,
+        },
         segments: &batch.segments,
         pixels,
         num_images,

@@ -1,13 +1,16 @@
 //! What must not change the result.
 
-use brazier::learner::{
-    Learner,
-    options::{Recompute, StepConfig, TrainMode},
+use brazier::{
+    data::{Batch, Padding, PaddingSide, collate_rows},
+    learner::{
+        Learner,
+        options::{Recompute, StepConfig, TrainMode},
+    },
 };
 use burn::tensor::Device;
 
 use crate::{
-    all_weights, assert_same, batches, devices_by_precision, learner, snapshot,
+    all_weights, assert_same, batches, devices_by_precision, learner, rows, snapshot,
     support::{devices, f32s, plain_step},
 };
 
@@ -111,5 +114,43 @@ fn two_runs_agree_bit_for_bit() {
         };
         let [one, two] = [0, 1].map(|_| snapshot(&trained(&config, 4, device)));
         assert_same(&format!("{precision:?}"), &one.tensors, &two.tensors);
+    }
+}
+
+/// S4.B2: padding on the left is not seen and moves no position. Rows stand alone or share a row, images or none.
+#[test]
+fn the_side_of_the_padding_changes_no_bit() {
+    let config = config(TrainMode::Full);
+    for (precision, device) in &devices_by_precision() {
+        let config = StepConfig {
+            precision: *precision,
+            ..config.clone()
+        };
+        for samples in [1, 3] {
+            let batch = |step, side| -> Vec<Batch> {
+                let padding = Padding {
+                    id: 0,
+                    multiple_of: 16,
+                    side,
+                };
+                let rows = rows(step);
+                let rows: Vec<_> = rows.chunks(samples).collect();
+                rows.chunks(2).map(|rows| collate_rows(rows, padding)).collect()
+            };
+            let [left, right] = [PaddingSide::Left, PaddingSide::Right].map(|side| {
+                let mut learner = learner(&config, 1, device);
+                let reports: Vec<_> = (0..2)
+                    .map(|step| learner.step(&batch(step, side)).unwrap())
+                    .collect();
+                let losses: Vec<_> = reports
+                    .iter()
+                    .map(|report| (report.loss, report.grad_norm))
+                    .collect();
+                (losses, snapshot(&learner))
+            });
+            assert_eq!(left.0, right.0, "{precision:?}, {samples} samples in a row");
+            let what = format!("{precision:?}, {samples} samples in a row");
+            assert_same(&what, &left.1.tensors, &right.1.tensors);
+        }
     }
 }

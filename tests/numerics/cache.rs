@@ -1,6 +1,6 @@
 //! The key-value cache changes no logits.
 
-use brazier_models::{HostBatch, IGNORE_INDEX, Vlm, VlmConfig, VlmInputs};
+use brazier_models::{HostBatch, IGNORE_INDEX, PaddingSide, Vlm, VlmConfig, VlmInputs};
 use burn::tensor::{DType, Device, Int, Tensor, TensorData};
 
 use crate::{
@@ -39,6 +39,7 @@ pub(crate) fn check_cache(model: &Vlm, rows: &Rows, prefixes: &[usize], device: 
             length: prefix,
             input_ids: &input_ids,
             labels: &labels,
+            padding_side: PaddingSide::Right,
             segments: &vec![vec![prefix]; b],
             ..rows.batch()
         };

@@ -1,7 +1,8 @@
 //! Classification heads against transformers, and what they refuse.
 
 use brazier_models::{
-    Head, HostBatch, HostClasses, InputError, ProjectorKind, Segmented, Vlm, VlmConfig, VlmInputs,
+    Head, HostBatch, HostClasses, InputError, PaddingSide, ProjectorKind, Segmented, Vlm, VlmConfig,
+    VlmInputs,
 };
 use burn::tensor::{DType, Device};
 
@@ -53,6 +54,7 @@ impl Rows {
             length: self.shape[1],
             input_ids: &self.input_ids,
             labels: &self.labels,
+            padding_side: PaddingSide::Right,
             segments: &self.segments,
             pixels: &[],
             num_images: 0,

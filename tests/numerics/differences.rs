@@ -1,6 +1,8 @@
 //! Gradients against finite differences of the loss, for the parts and options that no fixture has.
 
-use brazier_models::{HostBatch, HostTensor, IGNORE_INDEX, Segmented, Vlm, VlmInputs, params::load_params};
+use brazier_models::{
+    HostBatch, HostTensor, IGNORE_INDEX, PaddingSide, Segmented, Vlm, VlmInputs, params::load_params,
+};
 use burn::tensor::{DType, Device};
 
 use crate::{
@@ -75,6 +77,7 @@ fn check_every_parameter(device: &Device) {
         length: 10,
         input_ids: &input_ids,
         labels: &labels,
+        padding_side: PaddingSide::Right,
         segments: &[vec![10], vec![7]],
         pixels: &pixels,
         num_images: 1,

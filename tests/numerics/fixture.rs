@@ -6,8 +6,8 @@ use std::{
 };
 
 use brazier_models::{
-    DecoderConfig, FeatureSelect, Head, HostBatch, HostDtype, HostTensor, LoraConfig, ProjectorKind,
-    VisionActivation, VisionConfig, VisionLanguageConfig, VisionModelType, Vlm, VlmConfig,
+    DecoderConfig, FeatureSelect, Head, HostBatch, HostDtype, HostTensor, LoraConfig, PaddingSide,
+    ProjectorKind, VisionActivation, VisionConfig, VisionLanguageConfig, VisionModelType, Vlm, VlmConfig,
     params::load_params,
 };
 use burn::tensor::{DType, Device, Tensor, TensorData};
@@ -249,6 +249,7 @@ impl Rows {
             length: self.length,
             input_ids: &self.input_ids,
             labels: &self.labels,
+            padding_side: PaddingSide::Right,
             segments: &self.segments,
             pixels: &self.pixels,
             num_images: self.num_images,

@@ -6,7 +6,7 @@ use std::{
 };
 
 use brazier::{
-    data::Batch,
+    data::{Batch, PaddingSide},
     fs,
     hub::{self, Adapter},
     learner::{
@@ -150,6 +150,7 @@ fn recorded_batch(fixture: &Fixture) -> Batch {
         num_labelled: fixture.number("num_labelled") as usize,
         input_ids: rows.input_ids,
         labels: rows.labels,
+        padding_side: PaddingSide::Right,
         segments: vec![vec![rows.length]; rows.rows],
         images: None,
         classes: None,

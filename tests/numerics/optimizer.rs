@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use brazier::{
-    data::{Batch, ImageBatch},
+    data::{Batch, ImageBatch, PaddingSide},
     learner::{
         Learner, lr_factor,
         options::{OptimizerConfig, ScheduleConfig, ScheduleKind, StepConfig, TrainMode},
@@ -160,6 +160,7 @@ fn recorded_batches(fixture: &Fixture, step: usize) -> Vec<Batch> {
         Batch {
             rows,
             length,
+            padding_side: PaddingSide::Right,
             segments: mask.chunks(length).map(tokens).collect(),
             input_ids: fixture.i32s(&name("input_ids")),
             images: images.map(|images| ImageBatch {

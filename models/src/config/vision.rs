@@ -1,6 +1,6 @@
 //! Shapes and kinds of vision towers and of what joins them to a decoder.
 
-use super::{ModelConfigError, refuse};
+use super::{DecoderConfig, ModelConfigError, check_size, refuse};
 
 /// Families of vision towers. All of them are a ViT of pre-norm blocks over patches with learned positions; what differs
 /// follows from the family.
@@ -125,17 +125,19 @@ impl VisionConfig {
 
     /// Checks what [`crate::VisionTower::init`] takes for granted.
     pub fn validate(&self) -> Result<(), ModelConfigError> {
-        for (key, value) in [
-            ("vision_config.hidden_size", self.hidden_size),
-            ("vision_config.intermediate_size", self.intermediate_size),
-            ("vision_config.num_hidden_layers", self.num_hidden_layers),
-            ("vision_config.num_attention_heads", self.num_attention_heads),
-            ("vision_config.image_size", self.image_size),
-            ("vision_config.patch_size", self.patch_size),
+        for (key, value, most) in [
+            ("hidden_size", self.hidden_size, 1 << 20),
+            ("intermediate_size", self.intermediate_size, 1 << 22),
+            (
+                "num_hidden_layers",
+                self.num_hidden_layers,
+                DecoderConfig::MAX_LAYERS,
+            ),
+            ("num_attention_heads", self.num_attention_heads, 1 << 12),
+            ("image_size", self.image_size, 1 << 16),
+            ("patch_size", self.patch_size, 1 << 16),
         ] {
-            if value == 0 {
-                return Err(refuse(key, value, "must be at least 1"));
-            }
+            check_size(&format!("vision_config.{key}"), value, most)?;
         }
         if !self.hidden_size.is_multiple_of(self.num_attention_heads) {
             return Err(refuse(

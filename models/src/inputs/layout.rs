@@ -2,13 +2,13 @@
 
 use burn::tensor::Device;
 
-use super::HostBatch;
+use super::{HostBatch, PaddingSide};
 use crate::ops::{self, Segments};
 
 /// How the tokens of a batch lie on the device.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Layout {
-    /// In the rows of the host, padding included: `[b, t]`.
+    /// In the rows of the host, padding included and behind the tokens: `[b, t]`.
     Rows,
     /// All segments one after the other in a single row without padding: `[1, n]`. Nothing is computed for padding.
     Flat,
@@ -35,20 +35,31 @@ impl Span {
 /// The segments of a batch, row after row.
 pub(super) fn spans(batch: &HostBatch, layout: Layout) -> impl Iterator<Item = Span> {
     let cells = batch.segments.iter().enumerate().flat_map(move |(row, lengths)| {
-        lengths.iter().scan(row * batch.length, |next, &len| {
-            let cell = *next;
-            *next += len;
-            Some((cell, len))
-        })
+        let before = padding_before(batch, row);
+        lengths
+            .iter()
+            .scan(row * batch.length + before, move |next, &len| {
+                let cell = *next;
+                *next += len;
+                Some((cell, cell - before, len))
+            })
     });
-    cells.scan(0, move |next, (cell, len)| {
+    cells.scan(0, move |next, (cell, in_row, len)| {
         let place = match layout {
-            Layout::Rows => cell,
+            Layout::Rows => in_row,
             Layout::Flat => *next,
         };
         *next += len;
         Some(Span { cell, place, len })
     })
+}
+
+/// Tokens of the padding before a row's tokens.
+fn padding_before(batch: &HostBatch, row: usize) -> usize {
+    match batch.padding_side {
+        PaddingSide::Left => batch.length - batch.segments[row].iter().sum::<usize>(),
+        PaddingSide::Right => 0,
+    }
 }
 
 impl Layout {
@@ -74,7 +85,13 @@ impl Layout {
     /// Token ids in their order on the device.
     pub(super) fn tokens(self, batch: &HostBatch) -> Vec<i32> {
         match self {
-            Layout::Rows => batch.input_ids.to_vec(),
+            Layout::Rows => {
+                let mut tokens = batch.input_ids.to_vec();
+                for (row, tokens) in tokens.chunks_mut(batch.length.max(1)).enumerate() {
+                    tokens.rotate_left(padding_before(batch, row));
+                }
+                tokens
+            }
             Layout::Flat => spans(batch, self)
                 .flat_map(|span| span.of(batch.input_ids))
                 .copied()

@@ -25,6 +25,12 @@ pub(in crate::config) struct RawData {
     /// What happens to a sample longer than `sequence_length`.
     #[serde(default = "defaults::too_long")]
     pub too_long: RawTooLong,
+    /// Whether each sample for training is cut anew in each epoch, at a length drawn uniformly between 1 and its own; all of its
+    /// images and one trained token stay. For models that have to judge what is not over yet. Not with `packing`. Held-out
+    /// samples stay whole.
+    #[serde(default = "defaults::random_truncation")]
+    #[schemars(example = true)]
+    pub random_truncation: bool,
     /// Whether several samples share a row of `sequence_length` tokens. Each stays a sequence of its own: no attention from one
     /// to another, positions from 0, the same loss. `train.micro_batch_size` then counts rows. Held-out samples are packed as
     /// well.
@@ -42,6 +48,10 @@ pub(in crate::config) struct RawData {
     /// longest row. Changes no result.
     #[schemars(range(min = 1), example = 64)]
     pub pad_to_multiple_of: Option<usize>,
+    /// At which end batches are padded. Padding is never seen, and positions count from a sample's first token. Changes no
+    /// result.
+    #[serde(default = "defaults::padding_side")]
+    pub padding_side: RawPaddingSide,
     /// What happens to a sample that something is wrong with.
     #[serde(default = "defaults::bad_rows")]
     pub bad_rows: RawBadRows,
@@ -372,6 +382,16 @@ pub(in crate::config) enum RawPacking {
     /// Best-fit-decreasing (<https://arxiv.org/abs/2404.10830>): rows are nearly full, no sample is cut, and each comes as often
     /// as without packing.
     BestFit,
+}
+
+/// At which end of a row its padding is.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub(in crate::config) enum RawPaddingSide {
+    /// Before the tokens.
+    Left,
+    /// Behind them.
+    Right,
 }
 
 /// What happens to a sample that is too long.

@@ -5,14 +5,17 @@ use std::path::{Path, PathBuf};
 use super::{
     super::{
         defaults,
-        raw::{RawBadRows, RawData, RawModel, RawPacking, RawRows, RawSynth, RawTooLong},
+        raw::{RawBadRows, RawData, RawModel, RawPacking, RawPaddingSide, RawRows, RawSynth, RawTooLong},
         run::SynthChoice,
         written::Errors,
     },
     rows,
 };
 use crate::{
-    data::{BadRows, Cache, DataOptions, DataSource, Grouping, Selection, TooLong, synth::SynthOptions},
+    data::{
+        BadRows, Cache, DataOptions, DataSource, Grouping, PaddingSide, Selection, TooLong,
+        synth::SynthOptions,
+    },
     fs,
 };
 
@@ -65,10 +68,12 @@ pub(super) fn resolve(
         eval,
         sequence_length,
         too_long,
+        random_truncation,
         packing,
         max_images_per_row,
         group_by_length,
         pad_to_multiple_of,
+        padding_side,
         bad_rows,
         max_bad_rows,
         template,
@@ -120,6 +125,9 @@ pub(super) fn resolve(
             Some("hold samples out in a file of their own"),
         );
     }
+    if random_truncation && packing == RawPacking::BestFit {
+        errors.exclusive("data.packing", "data.random_truncation");
+    }
     DataOptions {
         train,
         eval,
@@ -137,6 +145,7 @@ pub(super) fn resolve(
             RawTooLong::TruncateTurns => TooLong::TruncateTurns,
             RawTooLong::Error => TooLong::Error,
         },
+        random_truncation,
         grouping: grouping(
             packing,
             max_images_per_row,
@@ -145,6 +154,10 @@ pub(super) fn resolve(
             errors,
         ),
         pad_to_multiple_of,
+        padding_side: match padding_side {
+            RawPaddingSide::Left => PaddingSide::Left,
+            RawPaddingSide::Right => PaddingSide::Right,
+        },
         bad_rows: bad_row_policy(bad_rows, max_bad_rows, errors),
         template: rows::template(template, template_options, template_date, errors),
         masks: masks.map(rows::masks).unwrap_or_default(),

@@ -131,6 +131,26 @@ fn aliases_cannot_explode() {
 }
 
 #[test]
+fn nesting_has_an_end() {
+    let parse = |text: &str| yaml::parse(&"x".into(), text, &no_env);
+    let nested = |depth: usize| format!("a:\n  {}1\n", "- ".repeat(depth - 1));
+    assert!(parse(&nested(64)).is_ok());
+    // Blocks, which the parser itself does not count, and aliases that add up.
+    let mut chain = "a0: &a0 [x]\n".to_owned();
+    for level in 1..1000 {
+        chain.push_str(&format!("a{level}: &a{level} [*a{}]\n", level - 1));
+    }
+    for text in [nested(65), nested(50_000), chain] {
+        let errors = parse(&text).unwrap_err();
+        assert!(
+            words(&errors).ends_with("lists and mappings are nested more than 64 levels deep"),
+            "{}",
+            words(&errors)
+        );
+    }
+}
+
+#[test]
 fn set_changes_adds_and_removes() {
     let run = resolve_base(&[
         "train.steps=null",

@@ -160,3 +160,49 @@ fn no_clipping_at_zero() {
         Some(0.5)
     );
 }
+
+#[test]
+fn numbers_that_cannot_be_multiplied_are_refused() {
+    for (sets, expected) in [
+        (
+            &[
+                "train.micro_batch_size=4294967295",
+                "train.accumulation=4294967295",
+            ][..],
+            "more than a step can have",
+        ),
+        (
+            &["parallel.devices=4294967295", "train.micro_batch_size=2"],
+            "more than a step can have",
+        ),
+        (&["train.accumulation=4294967296"], "must be at most 4294967295"),
+        (
+            &["model.vision.image_size=9223372036854775807"],
+            "must be at most 4294967295",
+        ),
+        (
+            &["model.vision.num_hidden_layers=9223372036854775807"],
+            "must be at most 4294967295",
+        ),
+        (
+            &["model.language.hidden_size=4294967294"],
+            "must be at most 1048576",
+        ),
+        (
+            &[
+                "model.language.num_hidden_layers=4294967295",
+                "model.language.sliding_window=8",
+            ],
+            "must be at most 4096",
+        ),
+    ] {
+        let errors = match resolve_base(sets) {
+            Ok(run) => match run.plan(&Stream::of_samples(10)) {
+                Ok(_) => run.model_config(300, Some(3)).unwrap_err(),
+                Err(errors) => errors,
+            },
+            Err(errors) => errors,
+        };
+        assert!(words(&errors).contains(expected), "{sets:?}: {}", words(&errors));
+    }
+}

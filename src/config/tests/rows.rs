@@ -2,8 +2,8 @@
 
 use super::*;
 use crate::data::{
-    BadRows, Date, Fields, Grouping, Masks, NamedTemplate, Role, RowKind, RowOptions, TemplateChoice,
-    TemplateOptions, TooLong, TrainEos, Value,
+    BadRows, Date, Fields, Grouping, Masks, NamedTemplate, PaddingSide, Role, RowKind, RowOptions,
+    TemplateChoice, TemplateOptions, TooLong, TrainEos, Value,
 };
 
 #[test]
@@ -128,6 +128,16 @@ fn how_samples_share_rows() {
     check(
         &["data.packing=best_fit", "data.group_by_length=true"],
         "--set: data.group_by_length = true: contradicts data.packing = best_fit (--set)\n  \
+         hint: keep one of them; --set data.packing=null takes that one out",
+    );
+    let cut = resolved(&["data.random_truncation=true", "data.padding_side=left"]);
+    assert_eq!(
+        (cut.random_truncation, cut.padding_side),
+        (true, PaddingSide::Left)
+    );
+    check(
+        &["data.packing=best_fit", "data.random_truncation=true"],
+        "--set: data.random_truncation = true: contradicts data.packing = best_fit (--set)\n  \
          hint: keep one of them; --set data.packing=null takes that one out",
     );
     check(

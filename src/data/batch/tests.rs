@@ -55,6 +55,7 @@ fn samples_share_rows_as_segments() {
     let padding = Padding {
         id: 3,
         multiple_of: 4,
+        side: PaddingSide::Right,
     };
     let batch = collate_rows(&rows, padding);
     assert_eq!((batch.rows, batch.length), (2, 8));
@@ -69,13 +70,54 @@ fn samples_share_rows_as_segments() {
     assert_eq!((batch.num_tokens, batch.num_labelled), (9, 4));
 }
 
+/// S4.8: padding goes to the left, and rows that have none stay as they are (S4.B1).
+#[test]
+fn rows_are_padded_on_the_side_that_is_asked_for() {
+    let rows = [
+        vec![
+            example(1, &[5, 6], &[-100, 6], &[0.25]),
+            example(2, &[7], &[7], &[]),
+        ],
+        vec![example(3, &[9, 9, 7, 8], &[-100, -100, 7, 8], &[0.5, 0.75])],
+    ];
+    let [left, right] = [PaddingSide::Left, PaddingSide::Right].map(|side| {
+        let padding = Padding {
+            id: 12,
+            multiple_of: 1,
+            side,
+        };
+        collate_rows(&rows, padding)
+    });
+    assert_eq!(left.input_ids, [12, 5, 6, 7, 9, 9, 7, 8]);
+    assert_eq!(left.labels, [-100, -100, 6, 7, -100, -100, 7, 8]);
+    assert_eq!(left.padding_side, PaddingSide::Left);
+    let limits = BatchLimits {
+        vocab_size: 12,
+        max_length: 4,
+        image_tokens: None,
+    };
+    let refused = left.check(&limits).unwrap_err().to_string();
+    assert!(refused.starts_with("rows.jsonl:1: token 12"), "{refused}");
+    let back = Batch {
+        input_ids: right.input_ids.clone(),
+        labels: right.labels.clone(),
+        padding_side: right.padding_side,
+        ..left
+    };
+    assert_eq!(back, right);
+}
+
 #[test]
 fn what_is_wrong_with_a_segment_is_said_of_its_sample() {
     let rows = [
         vec![example(1, &[5], &[5], &[]), example(2, &[6, 9], &[6, 9], &[])],
         vec![example(3, &[7], &[7], &[])],
     ];
-    let padding = |id| Padding { id, multiple_of: 1 };
+    let padding = |id| Padding {
+        id,
+        multiple_of: 1,
+        side: PaddingSide::Right,
+    };
     let batch = collate_rows(&rows, padding(0));
     let limits = BatchLimits {
         vocab_size: 10,

@@ -8,7 +8,7 @@ use super::{
         classified::{ClassOptions, ClassifiedRow, Content},
         error::{DataError, EncodeError, RowProblem},
         image::load_image,
-        options::{DataOptions, Grouping, ImageOptions, TooLong},
+        options::{DataOptions, Grouping, ImageOptions, PaddingSide, TooLong},
         rows::{self, Document, IMAGE_TOKEN, ImageRef, Pair},
         template::{ChatTemplate, Encoded, Masks, Rendered, TrainEos},
         tokenizer::Tokenizer,
@@ -27,6 +27,7 @@ pub(super) struct Encoder {
     pub(super) sequence_length: usize,
     pub(super) too_long: TooLong,
     pub(super) pad_to_multiple_of: usize,
+    pub(super) padding_side: PaddingSide,
     /// Most images of a row that several samples share.
     pub(super) max_images: Option<usize>,
     masks: Masks,
@@ -61,6 +62,7 @@ impl Encoder {
             sequence_length: options.sequence_length,
             too_long: options.too_long,
             pad_to_multiple_of: options.pad_to_multiple_of.unwrap_or(1),
+            padding_side: options.padding_side,
             max_images: match options.grouping {
                 Grouping::Packed { max_images } => max_images,
                 Grouping::Alone | Grouping::ByLength { .. } => None,

@@ -7,8 +7,8 @@ use tempfile::TempDir;
 
 use super::{
     super::{
-        Cache, DataOptions, DataSource, Grouping, ImageOptions, Masks, Split, TemplateOptions, Tokenizer,
-        TooLong, error::DataError, options::BadRows, tokenizer,
+        Cache, DataOptions, DataSource, Grouping, ImageOptions, Masks, PaddingSide, Split, TemplateOptions,
+        Tokenizer, TooLong, error::DataError, options::BadRows, tokenizer,
     },
     Dataset,
 };
@@ -46,8 +46,10 @@ impl Folder {
             bad_rows: BadRows::Error,
             sequence_length: 1000,
             too_long: TooLong::Error,
+            random_truncation: false,
             grouping: Grouping::Alone,
             pad_to_multiple_of: None,
+            padding_side: PaddingSide::Right,
             shuffle: true,
             seed: 1,
             workers: 0,

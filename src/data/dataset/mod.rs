@@ -11,6 +11,7 @@ mod lengths;
 mod open;
 mod prompts;
 mod report;
+mod scissors;
 mod shown;
 #[cfg(test)]
 mod tests;
@@ -40,6 +41,7 @@ use super::{
     tokenizer::Tokenizer,
 };
 use encoder::Encoder;
+use scissors::Scissors;
 
 /// Rows of one split, in memory as tokens.
 pub struct Dataset {
@@ -50,6 +52,8 @@ pub struct Dataset {
     bad_rows: Vec<RowError>,
     has_conversations: bool,
     encoder: Encoder,
+    /// Cuts rows at random, if they are.
+    scissors: Option<Scissors>,
 }
 
 /// An open source and how to read its rows.
@@ -129,7 +133,7 @@ impl Dataset {
         }
         let open::Prepared {
             rows,
-            report,
+            mut report,
             mut bad_rows,
             has_conversations,
         } = open::prepare_all(&sources, &encoder, options.bad_rows)?;
@@ -162,7 +166,14 @@ impl Dataset {
             shuffle: options.shuffle && split == Split::Train,
             mixture,
         };
+        let scissors =
+            (options.random_truncation && split == Split::Train).then_some(Scissors { seed: options.seed });
+        if scissors.is_some() {
+            let is_cut = |row: &&Row| encoder.shortest(row) < row.length;
+            report.cut_at_random = rows.iter().filter(is_cut).count();
+        }
         Ok(Self {
+            scissors,
             sources,
             stream: stream(order, split, options, &rows),
             rows,
@@ -194,6 +205,7 @@ impl Dataset {
         Padding {
             id: self.encoder.tokenizer.pad_id(),
             multiple_of: self.encoder.pad_to_multiple_of,
+            side: self.encoder.padding_side,
         }
     }
 
@@ -255,6 +267,24 @@ impl Dataset {
             images: self.images(row)?,
             class: row.class,
         })
+    }
+
+    /// A row as it comes in an epoch of training: cut at a random length, if rows are, and else as [`Dataset::example`] has it.
+    ///
+    /// The length is drawn uniformly from 1 up to, but without, that of the row. It is not less than what holds all images
+    /// and one label, and a function of seed, epoch and row alone.
+    ///
+    /// # Errors
+    /// As [`Dataset::example`].
+    pub fn example_in(&self, epoch: u64, index: usize) -> Result<Example, DataError> {
+        let mut example = self.example(index)?;
+        if let Some(scissors) = &self.scissors {
+            let row = &self.rows[index];
+            let length = scissors.length(epoch, index, self.encoder.shortest(row)..row.length);
+            example.input_ids.truncate(length);
+            example.labels.truncate(length);
+        }
+        Ok(example)
     }
 
     /// Token ids of a row, images expanded, and its labels; `index < len()`.

@@ -19,6 +19,8 @@ pub struct DatasetReport {
     pub dropped: usize,
     /// Rows that were cut ([`TooLong::Truncate`]).
     pub truncated: usize,
+    /// Rows that are cut anew in each epoch, at a random length.
+    pub cut_at_random: usize,
     /// Rows left out because none of their tokens is trained: no assistant turn, or none before the cut.
     pub unlabelled: usize,
     /// Rows left out because something is wrong with them ([`BadRows::Skip`](crate::data::BadRows::Skip)).
@@ -49,6 +51,10 @@ impl fmt::Display for DatasetReport {
             self.labelled_tokens,
             self.longest
         )?;
+        match self.cut_at_random {
+            0 => {}
+            rows => write!(f, "; {rows} rows cut at a random length in each epoch")?,
+        }
         match self.bad {
             0 => Ok(()),
             bad => write!(f, "; {bad} wrong rows skipped"),

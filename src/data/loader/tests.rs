@@ -290,3 +290,69 @@ fn a_packed_row_holds_its_samples_as_they_are() {
     }
     assert!(most > 2);
 }
+
+/// S4.8: the lengths are drawn anew in each epoch, and neither threads nor a resumed run change them.
+#[test]
+fn rows_are_cut_at_random_and_the_same_way_again() {
+    let mut folder = folder();
+    let whole = folder.open().unwrap();
+    folder.options.random_truncation = true;
+    let dataset = Arc::new(folder.open().unwrap());
+    let report = dataset.report();
+    // The answers of one digit are a label and the end of a turn.
+    assert_eq!(report.cut_at_random, NUM_ROWS);
+    assert!(
+        report
+            .to_string()
+            .ends_with("; 11 rows cut at a random length in each epoch"),
+        "{report}"
+    );
+
+    let plan = plan(0, 1, 1, 3);
+    let steps = run(&dataset, plan, 0, 0);
+    assert_eq!(run(&dataset, plan, 0, 2), steps);
+    assert_eq!(run(&dataset, plan, 7, 1), steps[7..]);
+
+    let by_line = |line: usize| {
+        let index = (0..whole.len()).find(|&index| whole.sample(index).line == line);
+        whole.example(index.unwrap()).unwrap()
+    };
+    let mut lengths: Vec<Vec<usize>> = vec![Vec::new(); NUM_ROWS + 1];
+    for batch in steps.iter().flatten() {
+        for (row, (segments, sample)) in batch.segments.iter().zip(&batch.samples).enumerate() {
+            let uncut = by_line(sample.line);
+            let ids = &batch.input_ids[row * batch.length..][..segments[0]];
+            assert!(segments[0] < uncut.input_ids.len());
+            assert_eq!(*ids, uncut.input_ids[..segments[0]]);
+            lengths[sample.line].push(segments[0]);
+        }
+        assert_eq!(batch.images.as_ref().unwrap().num_images, batch.rows);
+        assert!(batch.num_labelled >= batch.rows);
+    }
+    assert!(lengths[1..].iter().all(|lengths| lengths.len() == 3));
+    assert!(
+        lengths
+            .iter()
+            .any(|lengths| lengths.iter().any(|length| *length != lengths[0]))
+    );
+}
+
+/// Held-out rows are judged as they are.
+#[test]
+fn held_out_rows_are_not_cut_at_random() {
+    let mut folder = folder();
+    folder.options.random_truncation = true;
+    let images = crate::data::ImageOptions::clip(2, crate::data::dataset::fixtures::COPIES);
+    let eval = Dataset::open(
+        crate::data::Split::Eval,
+        &folder.options,
+        Some(images),
+        folder.tokenizer.clone(),
+    );
+    let eval = eval.unwrap();
+    assert_eq!(eval.report().cut_at_random, 0);
+    assert_eq!(
+        eval.example_in(3, 5).unwrap().input_ids,
+        eval.example(5).unwrap().input_ids
+    );
+}

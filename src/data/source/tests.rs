@@ -1,11 +1,6 @@
-//! One set of rows in every format, as `tests/scripts/fixtures_sources.py` wrote it; and damaged copies of all of them.
+//! One set of rows in every format, as `tests/scripts/fixtures_sources.py` wrote it. Damaged copies of them: `tests/fuzz`.
 
 use std::path::{Path, PathBuf};
-
-use rand_chacha::{
-    ChaCha8Rng,
-    rand_core::{RngCore, SeedableRng},
-};
 
 use super::*;
 use crate::fs;
@@ -176,112 +171,6 @@ fn several_threads_read_at_once() {
             assert_eq!(opened[0].read(index).unwrap(), alone[index]);
         });
     }
-}
-
-/// Names in which the same bytes are given to each reader.
-const NAMES: &[&str] = &[
-    "a.jsonl",
-    "a.jsonl.gz",
-    "a.jsonl.zst",
-    "a.parquet",
-    "a.arrow",
-    "a.csv",
-    "a.tsv",
-    "a.txt",
-    "a.tar",
-];
-
-/// Opens and reads a file, whatever is in it. What comes of it does not matter: it comes, without a panic.
-fn survive(dir: &Path, name: &str, content: &[u8]) {
-    let path = dir.join(name);
-    fs::write_durable(&path, content).unwrap();
-    for numbers in [false, true] {
-        let selection = Selection {
-            numbers,
-            ..Selection::of(&path)
-        };
-        let Ok(opened) = open_all(&selection, &Cache::default()) else {
-            continue;
-        };
-        for rows in opened {
-            for index in 0..rows.len().min(50) {
-                let _ = rows.read(index);
-                rows.line(index);
-            }
-        }
-    }
-}
-
-fn mutated(original: &[u8], random: &mut ChaCha8Rng) -> Vec<u8> {
-    let mut bytes = original.to_vec();
-    let mut below = |limit: usize| random.next_u32() as usize % limit.max(1);
-    for _ in 0..=below(8) {
-        let at = below(bytes.len());
-        match below(6) {
-            0 if !bytes.is_empty() => bytes[at] ^= 1 << below(8),
-            1 if !bytes.is_empty() => bytes[at] = [0, 0xff, 0x7f, b'"', b'\n', b'{'][below(6)],
-            2 => bytes.truncate(at),
-            3 => bytes.splice(at..at, [below(256) as u8; 3]).for_each(drop),
-            4 => {
-                let end = (at + below(16)).min(bytes.len());
-                bytes.drain(at..end);
-            }
-            _ => {
-                // Lengths are where a reader trusts too much.
-                let number = [u64::MAX, 1 << 31, 1 << 40, 0, below(1 << 20) as u64][below(5)].to_le_bytes();
-                let end = (at + 8).min(bytes.len());
-                bytes[at..end].copy_from_slice(&number[..end - at]);
-            }
-        }
-    }
-    bytes
-}
-
-#[test]
-fn damaged_files_never_panic() {
-    let dir = tempfile::tempdir().unwrap();
-    // A panic inside a foreign reader is caught and becomes an error; its words do not help here.
-    let hook = std::panic::take_hook();
-    std::panic::set_hook(Box::new(|_| {}));
-    let rounds = std::env::var("BRAZIER_FUZZ_ROUNDS").map_or(60, |rounds| rounds.parse().unwrap());
-    let mut random = ChaCha8Rng::seed_from_u64(7);
-    let csv = b"a,b\n1,\"x\ny\"\n2,z\n".to_vec();
-    let jsonl = fs::read(&fixtures().join("rows.jsonl")).unwrap();
-    let compressed = [
-        held::tests::gzip(&jsonl),
-        zstd::stream::encode_all(&jsonl[..], 1).unwrap(),
-    ];
-    let outcome = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
-        for (name, original) in [
-            ("a.jsonl", jsonl),
-            ("a.jsonl.gz", compressed[0].clone()),
-            ("a.jsonl.zst", compressed[1].clone()),
-            ("a.parquet", fs::read(&fixtures().join("rows.parquet")).unwrap()),
-            ("a.arrow", fs::read(&fixtures().join("rows.arrow")).unwrap()),
-            ("a.arrow", fs::read(&fixtures().join("rows.feather")).unwrap()),
-            ("a.csv", csv),
-            ("a.tar", fs::read(&fixtures().join("shard.tar")).unwrap()),
-        ] {
-            for _ in 0..rounds {
-                survive(dir.path(), name, &mutated(&original, &mut random));
-            }
-        }
-        for name in NAMES {
-            for length in [0, 1, 3, 8, 12, 600] {
-                let mut noise = vec![0; length];
-                random.fill_bytes(&mut noise);
-                survive(dir.path(), name, &noise);
-                survive(
-                    dir.path(),
-                    name,
-                    &[b"ARROW1\0\0".as_slice(), &noise, b"ARROW1"].concat(),
-                );
-                survive(dir.path(), name, &[b"PAR1".as_slice(), &noise, b"PAR1"].concat());
-            }
-        }
-    }));
-    std::panic::set_hook(hook);
-    assert!(outcome.is_ok(), "a damaged file makes a reader panic");
 }
 
 /// Whatever is cut off, rows are never lost in silence.

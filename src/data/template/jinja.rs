@@ -12,6 +12,7 @@ use super::{
         value::Value,
     },
     date::Date,
+    limits::{self, Bounded},
     python::{self, Record},
     spans::{self, GENERATED_END, GENERATED_START},
 };
@@ -77,6 +78,8 @@ impl JinjaTemplate {
         });
         // Jinja knows one kind of line break.
         let (marked, marks_generation) = mark_generation(&source.replace("\r\n", "\n").replace('\r', "\n"));
+        limits::check_source(&marked)?;
+        limits::bound(&mut environment);
         environment
             .add_template_owned(NAME, marked)
             .map_err(|error| error.to_string())?;
@@ -169,10 +172,11 @@ impl JinjaTemplate {
         ];
         let given = given.map(|(name, value)| (name.into(), value));
         let context = Record(given.into_iter().chain(self.globals.iter().cloned()).collect());
-        let text = self
-            .environment
-            .get_template(NAME)?
-            .render(Jinja::from_object(context))?;
+        let template = self.environment.get_template(NAME)?;
+        let mut rendered = Bounded::default();
+        let result = template.render_captured_to(Jinja::from_object(context), &mut rendered);
+        result.map(drop).map_err(|error| rendered.explain(error))?;
+        let text = rendered.into_text()?;
         Ok(match self.image_token.as_str() {
             IMAGE_TOKEN => text,
             token => text.replace(token, IMAGE_TOKEN),
@@ -282,14 +286,12 @@ fn mark_generation(source: &str) -> (String, bool) {
     let mut rest = source;
     while let Some(open) = rest.find("{%").into_iter().chain(rest.find("{#")).min() {
         let is_comment = rest[open..].starts_with("{#");
-        let Some(length) = rest[open..].find(if is_comment { "#}" } else { "%}" }) else {
+        // `{%}` opens a tag and does not close it.
+        let inside = &rest[open + 2..];
+        let Some((tag, after)) = inside.split_once(if is_comment { "#}" } else { "%}" }) else {
             break;
         };
-        let (before, tag, after) = (
-            &rest[..open],
-            &rest[open + 2..open + length],
-            &rest[open + length + 2..],
-        );
+        let before = &rest[..open];
         marked.push_str(before);
         let signs: &[char] = &['-', '+'];
         let word = tag.trim_start_matches(signs).trim_end_matches(signs).trim();
@@ -306,7 +308,7 @@ fn mark_generation(source: &str) -> (String, bool) {
                 let sign = |sign: Option<char>| sign.map(String::from).unwrap_or_default();
                 marked.push_str(&format!("{{%{} {replacement} {}%}}", sign(left), sign(right)));
             }
-            None => marked.push_str(&rest[open..open + length + 2]),
+            None => marked.push_str(&rest[open..rest.len() - after.len()]),
         }
         rest = after;
     }
@@ -328,7 +330,12 @@ mod tests {
             marked,
             "{# {% generation %} #}{%- if x -%}{% filter generation_ %}a{%- endfilter -%}{% endif %}{{ '%}' }}"
         );
-        let plain = "{% for x in y %}{{ x }}{% endfor %} {% broken";
-        assert_eq!(mark_generation(plain), (plain.to_owned(), false));
+        for plain in [
+            "{% for x in y %}{{ x }}{% endfor %} {% broken",
+            "a {%} b %} {#}",
+            "{%}",
+        ] {
+            assert_eq!(mark_generation(plain), (plain.to_owned(), false));
+        }
     }
 }

@@ -9,6 +9,7 @@ mod date;
 mod encode;
 mod find;
 mod jinja;
+mod limits;
 mod masks;
 mod named;
 mod python;

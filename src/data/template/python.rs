@@ -7,6 +7,8 @@ use minijinja::{
     value::{Enumerator, Kwargs, Object, Value, ValueKind},
 };
 
+use super::limits;
+
 /// An object with its keys in the order of the row: templates print tools and calls in this order.
 #[derive(Debug)]
 pub(super) struct Record(pub(super) Vec<(Arc<str>, Value)>);
@@ -39,6 +41,7 @@ struct Json {
 /// `json.dumps` with the arguments that transformers gives it: nothing is escaped for HTML, and text stays as it is.
 pub(super) fn tojson(value: &Value, kwargs: Kwargs) -> Result<String, Error> {
     let indent: Option<usize> = kwargs.get("indent")?;
+    limits::check_indent(indent)?;
     let separators: Option<Vec<String>> = kwargs.get("separators")?;
     let (item, key) = match separators.as_deref() {
         Some([item, key]) => (item.clone(), key.clone()),

@@ -406,6 +406,41 @@ fn exchange() -> Vec<Message> {
 }
 
 #[test]
+fn a_template_cannot_take_the_process_with_it() {
+    let deep = format!("{{% for {}a in messages %}}{{% endfor %}}", "(".repeat(20_000));
+    let message = from_source(&deep).err().unwrap().to_string();
+    assert!(
+        message.contains("brackets nested more than 100 deep"),
+        "{message}"
+    );
+
+    let many = "{% for a in range(9999) %}{% for b in range(9999) %}{% set c = a %}{% endfor %}{% endfor %}";
+    let message = refusal(many, exchange());
+    assert!(message.contains("takes more than 5000000 steps"), "{message}");
+
+    for wide in [
+        "{{ messages | tojson(indent=4611686018427387904) }}",
+        "{{ 'a\\nb' | indent(9999999) }}",
+        "{{ 'a\\nb' | indent(width=9999999) }}",
+    ] {
+        let message = refusal(wide, exchange());
+        assert!(message.contains("spaces is more than 64"), "{message}");
+    }
+    let named =
+        "{{ 'a\\nb' | indent(2, first=true) }}{% for m in messages %}{{ m.content }}<|im_end|>{% endfor %}";
+    assert!(
+        from_source(named)
+            .unwrap()
+            .encode(&tokenizer(), &exchange().into(), &Masks::default(), None)
+            .is_ok()
+    );
+
+    let long = "{% set x = 'x' * 1000000 %}{% for a in range(1000) %}{{ x }}{% endfor %}";
+    let message = refusal(long, exchange());
+    assert!(message.contains("renders to more than 16 MiB"), "{message}");
+}
+
+#[test]
 fn what_cannot_be_told_is_refused() {
     // Every text twice: nothing says which of them is the answer.
     let twice = "{% for m in messages %}{{ m.role }}: {{ m.content }} {{ m.content }}<|im_end|>{% endfor %}";

@@ -1,11 +1,28 @@
 //! What stands beside `tokenizer.json`.
 
-use std::path::Path;
+use std::{
+    panic::{AssertUnwindSafe, catch_unwind},
+    path::Path,
+};
 
 use serde_json::Value;
 
-use super::{super::error::DataError, SpecialTokens};
+use super::{super::error::DataError, HfTokenizer, SpecialTokens};
 use crate::fs;
+
+/// What a `tokenizer.json` says. The crate that reads it panics on some broken ones: that is the file's problem alone.
+pub(super) fn parse_tokenizer(path: &Path, bytes: &[u8]) -> Result<HfTokenizer, DataError> {
+    let read = catch_unwind(AssertUnwindSafe(|| HfTokenizer::from_bytes(bytes)));
+    let reason = match read {
+        Ok(Ok(tokenizer)) => return Ok(tokenizer),
+        Ok(Err(error)) => error.to_string(),
+        Err(_) => "it is damaged: the reader of tokenizers panicked".to_owned(),
+    };
+    Err(DataError::Tokenizer {
+        path: path.into(),
+        reason,
+    })
+}
 
 /// `Null` if the file is not there.
 pub(super) fn read_json_beside(path: &Path, name: &str) -> Result<Value, DataError> {

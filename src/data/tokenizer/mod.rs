@@ -82,7 +82,7 @@ impl Tokenizer {
             reason,
         };
         let file = fs::read(&path)?;
-        let mut template = HfTokenizer::from_bytes(&file).map_err(|error| refuse(error.to_string()))?;
+        let mut template = files::parse_tokenizer(&path, &file)?;
         if let ModelWrapper::BPE(model) = template.get_model()
             && model.dropout.is_some_and(|dropout| dropout > 0.0)
         {
@@ -365,13 +365,7 @@ pub fn token_text(folder: &Path, id: u32) -> Result<Option<String>, DataError> {
     if !path.is_file() {
         return Ok(None);
     }
-    match HfTokenizer::from_bytes(fs::read(&path)?) {
-        Ok(tokenizer) => Ok(tokenizer.id_to_token(id)),
-        Err(error) => Err(DataError::Tokenizer {
-            path,
-            reason: error.to_string(),
-        }),
-    }
+    Ok(files::parse_tokenizer(&path, &fs::read(&path)?)?.id_to_token(id))
 }
 
 /// What the tokenizer puts around a text.

@@ -281,3 +281,17 @@ fn the_end_of_a_turn_is_the_first_of_the_last_special_tokens() {
     assert_eq!(tokenizer.special_at("<|eos|>x"), Some(7));
     assert_eq!(tokenizer.special_at("x<|eos|>"), None);
 }
+
+/// The crate that reads them panics on this one.
+#[test]
+fn a_broken_decoder_is_an_error() {
+    let folder = tempfile::tempdir().unwrap();
+    fixtures::write(folder.path(), &[], &fixtures::config());
+    let path = folder.path().join("tokenizer.json");
+    let mut json: serde_json::Value = serde_json::from_slice(&fs::read(&path).unwrap()).unwrap();
+    json["decoder"] = serde_json::json!("@");
+    let text = json.to_string().replace("\"@\"", "{\"type\": \"ByteLevel\" 7}");
+    fs::write_durable(&path, text.as_bytes()).unwrap();
+    let message = Tokenizer::load(folder.path()).err().unwrap().to_string();
+    assert!(message.contains("tokenizer.json"), "{message}");
+}

@@ -160,6 +160,8 @@ fn sliding_window(section: Section, family: LanguageModelType, num_layers: usize
         None => Some(4096),
         Some(_) => section.size("sliding_window"),
     };
+    // More than that no model may have, which is said later.
+    let num_layers = num_layers.min(DecoderConfig::MAX_LAYERS);
     let layers = match family {
         LanguageModelType::Llama | LanguageModelType::Apertus => return None,
         LanguageModelType::Mistral => vec![true; num_layers],

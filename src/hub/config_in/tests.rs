@@ -205,6 +205,16 @@ fn what_the_models_are_not_is_refused_by_key_value_and_reason() {
         "sliding_window = 0: must be at least 1",
     );
     check(
+        "mistral",
+        json!({"num_hidden_layers": 4_000_000_000_u64}),
+        "num_hidden_layers = 4000000000: must be at most 4096",
+    );
+    check(
+        "mistral",
+        json!({"num_hidden_layers": 1_u64 << 62}),
+        "num_hidden_layers = 4611686018427387904: expected a number from 0 to 4294967295",
+    );
+    check(
         "llama",
         json!({"hidden_size": "big"}),
         r#"hidden_size = "big": expected a number"#,

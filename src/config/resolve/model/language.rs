@@ -108,7 +108,10 @@ fn window(
     }
     Some(SlidingWindow {
         window,
-        layers: (0..num_layers).map(|layer| layer >= first).collect(),
+        // More than that no model may have, which is said later.
+        layers: (0..num_layers.min(DecoderConfig::MAX_LAYERS))
+            .map(|layer| layer >= first)
+            .collect(),
     })
 }
 

@@ -1,0 +1,210 @@
+//! What a template may ask for. It comes with a model, from whoever made that: it must not take the process with it.
+//!
+//! minijinja bounds how deeply expressions and blocks are nested in the source, but not chains (`a + a + …`, `elif`), nor
+//! targets of assignments; each of their links is a call of the compiler. Nor does it bound what a template computes, unless
+//! it is told to.
+
+use std::io::{self, Write};
+
+use minijinja::{
+    Environment, Error, ErrorKind, State,
+    value::{Kwargs, Rest, Value, from_args},
+};
+
+/// Instructions of one rendering: about a second. Turns take some hundreds each.
+const MAX_STEPS: u64 = 5_000_000;
+/// Bytes of one rendering.
+const MAX_BYTES: usize = 16 << 20;
+/// Spaces of one level of an indentation.
+const MAX_INDENT: usize = 64;
+/// What minijinja calls `indent`.
+const INDENT: &str = "indent_";
+/// Brackets inside brackets, in one tag.
+const MAX_DEPTH: usize = 100;
+/// Operators of one tag.
+const MAX_OPERATORS: usize = 1000;
+/// Characters of a line: the compiler counts columns in 16 bits.
+const MAX_LINE: usize = 60_000;
+/// Branches of a template.
+const MAX_ELIFS: usize = 500;
+
+/// Bounds what a template of this environment may compute.
+pub(super) fn bound(environment: &mut Environment) {
+    environment.set_fuel(Some(MAX_STEPS));
+    environment.add_filter(INDENT, minijinja::filters::indent);
+    environment.add_filter("indent", indent);
+}
+
+/// minijinja's filter, which takes any width.
+fn indent(state: &mut State, arguments: Rest<Value>) -> Result<Value, Error> {
+    type Arguments = (Value, Option<usize>, Option<bool>, Option<bool>, Kwargs);
+    let (text, width, first, blank, named): Arguments = from_args(&arguments)?;
+    let width = width.or(named.get("width")?);
+    let first = first.or(named.get("first")?).unwrap_or(false);
+    let blank = blank.or(named.get("blank")?).unwrap_or(false);
+    named.assert_all_used()?;
+    check_indent(width)?;
+    let width = Value::from(width.unwrap_or(4));
+    state.apply_filter(INDENT, &[text, width, first.into(), blank.into()])
+}
+
+/// Refuses an indentation that only takes memory.
+pub(super) fn check_indent(width: Option<usize>) -> Result<(), Error> {
+    match width {
+        Some(width) if width > MAX_INDENT => {
+            let reason = format!("an indentation of {width} spaces is more than {MAX_INDENT}");
+            Err(Error::new(ErrorKind::InvalidOperation, reason))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Refuses a source that would be too deep for the compiler. A broken one may pass: the compiler says more about it.
+pub(super) fn check_source(source: &str) -> Result<(), String> {
+    if source.lines().any(|line| line.chars().count() > MAX_LINE) {
+        return Err(format!("it has a line of more than {MAX_LINE} characters"));
+    }
+    let mut rest = source;
+    let mut elifs = 0;
+    while let Some(open) = rest.find('{') {
+        rest = &rest[open..];
+        let tag = ["{{", "{%"].into_iter().find_map(|open| rest.strip_prefix(open));
+        rest = match tag {
+            Some(inside) => {
+                let words = inside.trim_start_matches(['-', '+']).trim_start();
+                elifs += usize::from(words.starts_with("elif"));
+                check_tag(inside)?
+            }
+            None => match rest.strip_prefix("{#") {
+                Some(comment) => comment.split_once("#}").map_or("", |(_, after)| after),
+                None => &rest[1..],
+            },
+        };
+    }
+    match elifs > MAX_ELIFS {
+        true => Err(format!("it has more than {MAX_ELIFS} elif")),
+        false => Ok(()),
+    }
+}
+
+/// What follows a tag.
+fn check_tag(inside: &str) -> Result<&str, String> {
+    let (mut depth, mut operators, mut quote) = (0_usize, 0_usize, None);
+    let mut characters = inside.char_indices();
+    while let Some((at, c)) = characters.next() {
+        match (quote, c) {
+            (Some(_), '\\') => drop(characters.next()),
+            (Some(open), c) if open == c => quote = None,
+            (Some(_), _) => {}
+            (None, '"' | '\'') => quote = Some(c),
+            (None, '%' | '}') if depth == 0 && inside[at + 1..].starts_with('}') => {
+                return Ok(&inside[at + 2..]);
+            }
+            (None, '(' | '[' | '{') => {
+                depth += 1;
+                operators += 1;
+            }
+            (None, ')' | ']' | '}') => depth = depth.saturating_sub(1),
+            (None, ' ' | '\t' | '\n' | ',' | ':' | '_') => {}
+            // A word may be an operator: `not`, `or`, `is`. Its first letter counts.
+            (None, c) if c.is_alphanumeric() => {
+                let before = inside[..at].chars().next_back();
+                let is_inside = before.is_some_and(|c| c.is_alphanumeric() || c == '_');
+                operators += usize::from(!is_inside && is_operator(&inside[at..]));
+            }
+            (None, _) => operators += 1,
+        }
+        if depth > MAX_DEPTH {
+            return Err(format!("it has brackets nested more than {MAX_DEPTH} deep"));
+        }
+        if operators > MAX_OPERATORS {
+            return Err(format!("it has a tag with more than {MAX_OPERATORS} operators"));
+        }
+    }
+    Ok("")
+}
+
+fn is_operator(text: &str) -> bool {
+    let end = text
+        .find(|c: char| !c.is_alphanumeric() && c != '_')
+        .unwrap_or(text.len());
+    ["and", "or", "not", "in", "is", "if", "else"].contains(&&text[..end])
+}
+
+/// Text that is rendered into it, up to a length.
+#[derive(Default)]
+pub(super) struct Bounded {
+    bytes: Vec<u8>,
+    is_full: bool,
+}
+
+impl Bounded {
+    /// The text.
+    pub(super) fn into_text(self) -> Result<String, Error> {
+        let refuse = |_| Error::new(ErrorKind::InvalidOperation, "it renders to what is no text");
+        String::from_utf8(self.bytes).map_err(refuse)
+    }
+
+    /// Why rendering stopped, in words of ours where the limit is ours.
+    pub(super) fn explain(&self, error: Error) -> Error {
+        let reason = match error.kind() {
+            _ if self.is_full => format!("it renders to more than {} MiB", MAX_BYTES >> 20),
+            ErrorKind::OutOfFuel => {
+                format!(
+                    "it takes more than {MAX_STEPS} steps: does it loop far more often than there are turns?"
+                )
+            }
+            _ => return error,
+        };
+        Error::new(ErrorKind::InvalidOperation, reason)
+    }
+}
+
+impl Write for Bounded {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        if self.bytes.len() + bytes.len() > MAX_BYTES {
+            self.is_full = true;
+            return Err(io::ErrorKind::OutOfMemory.into());
+        }
+        self.bytes.extend_from_slice(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sources_too_deep_for_the_compiler_are_refused() {
+        for (source, expected) in [
+            (format!("{{% for {}a in b %}}", "(".repeat(4000)), "nested"),
+            (format!("{{{{ a{} }}}}", " + a".repeat(4000)), "operators"),
+            (format!("{{{{ a{} }}}}", ".a".repeat(4000)), "operators"),
+            (format!("{{{{ {}a }}}}", "not ".repeat(4000)), "operators"),
+            (format!("{{{{ a{} }}}}", "|a".repeat(4000)), "operators"),
+            (
+                format!("{{% if a %}}{}{{% endif %}}", "{% elif a %}".repeat(4000)),
+                "elif",
+            ),
+            ("a".repeat(70_000), "line"),
+        ] {
+            let message = check_source(&source).unwrap_err();
+            assert!(message.contains(expected), "{message}");
+        }
+        for source in [
+            &"(".repeat(4000),
+            &format!("{{{{ '{}' }}}}", "(".repeat(4000)),
+            &format!("{{# {} #}}", "{{ ((".repeat(4000)),
+            &"{{ a + b }}{% if a %}x{% endif %}\n".repeat(4000),
+            &format!("{{{{ [{}] }}}}", "not_a, andy, \"b\", ".repeat(2000)),
+            "{{ {'a': {'b': 1}} }}{{",
+        ] {
+            assert_eq!(check_source(source), Ok(()));
+        }
+    }
+}
