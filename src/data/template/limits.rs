@@ -8,7 +8,7 @@ use std::io::{self, Write};
 
 use minijinja::{
     Environment, Error, ErrorKind, State,
-    value::{Kwargs, Rest, Value, from_args},
+    value::{Kwargs, Rest, Value, ValueOrKwargs, from_args},
 };
 
 /// Instructions of one rendering: about a second. Turns take some hundreds each.
@@ -36,8 +36,9 @@ pub(super) fn bound(environment: &mut Environment) {
 }
 
 /// minijinja's filter, which takes any width.
-fn indent(state: &mut State, arguments: Rest<Value>) -> Result<Value, Error> {
+fn indent(state: &mut State, arguments: Rest<ValueOrKwargs>) -> Result<Value, Error> {
     type Arguments = (Value, Option<usize>, Option<bool>, Option<bool>, Kwargs);
+    let arguments: Vec<Value> = arguments.0.into_iter().map(ValueOrKwargs::into_value).collect();
     let (text, width, first, blank, named): Arguments = from_args(&arguments)?;
     let width = width.or(named.get("width")?);
     let first = first.or(named.get("first")?).unwrap_or(false);
