@@ -6,10 +6,7 @@
 
 use std::io::{self, Write};
 
-use minijinja::{
-    Environment, Error, ErrorKind, State,
-    value::{Kwargs, Rest, Value, ValueOrKwargs, from_args},
-};
+use minijinja::{Environment, Error, ErrorKind, value::Kwargs};
 
 /// Instructions of one rendering: about a second. Turns take some hundreds each.
 const MAX_STEPS: u64 = 5_000_000;
@@ -17,8 +14,6 @@ const MAX_STEPS: u64 = 5_000_000;
 const MAX_BYTES: usize = 16 << 20;
 /// Spaces of one level of an indentation.
 const MAX_INDENT: usize = 64;
-/// What minijinja calls `indent`.
-const INDENT: &str = "indent_";
 /// Brackets inside brackets, in one tag.
 const MAX_DEPTH: usize = 100;
 /// Operators of one tag.
@@ -31,22 +26,32 @@ const MAX_ELIFS: usize = 500;
 /// Bounds what a template of this environment may compute.
 pub(super) fn bound(environment: &mut Environment) {
     environment.set_fuel(Some(MAX_STEPS));
-    environment.add_filter(INDENT, minijinja::filters::indent);
     environment.add_filter("indent", indent);
 }
 
-/// minijinja's filter, which takes any width.
-fn indent(state: &mut State, arguments: Rest<ValueOrKwargs>) -> Result<Value, Error> {
-    type Arguments = (Value, Option<usize>, Option<bool>, Option<bool>, Kwargs);
-    let arguments: Vec<Value> = arguments.0.into_iter().map(ValueOrKwargs::into_value).collect();
-    let (text, width, first, blank, named): Arguments = from_args(&arguments)?;
+/// As Jinja's `indent`, of which minijinja's takes any width.
+fn indent(
+    text: String,
+    width: Option<usize>,
+    first: Option<bool>,
+    blank: Option<bool>,
+    named: Kwargs,
+) -> Result<String, Error> {
     let width = width.or(named.get("width")?);
     let first = first.or(named.get("first")?).unwrap_or(false);
     let blank = blank.or(named.get("blank")?).unwrap_or(false);
     named.assert_all_used()?;
     check_indent(width)?;
-    let width = Value::from(width.unwrap_or(4));
-    state.apply_filter(INDENT, &[text, width, first.into(), blank.into()])
+    let spaces = " ".repeat(width.unwrap_or(4));
+    let text = text.strip_suffix('\n').unwrap_or(&text);
+    let lines = text.split('\n').enumerate().map(|(number, line)| {
+        let is_blank = matches!(line, "" | "\r");
+        match (number == 0 && !first) || (is_blank && !blank) {
+            true => line.to_owned(),
+            false => format!("{spaces}{line}"),
+        }
+    });
+    Ok(lines.collect::<Vec<_>>().join("\n"))
 }
 
 /// Refuses an indentation that only takes memory.
@@ -179,6 +184,27 @@ impl Write for Bounded {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn indentation_is_that_of_jinja() {
+        let mut environment = Environment::new();
+        bound(&mut environment);
+        for (template, expected) in [
+            ("{{ x | indent }}", "a\n\n    b"),
+            ("{{ x | indent(2, true) }}", "  a\n\n  b"),
+            ("{{ x | indent(width=1, blank=true) }}", "a\n \n b"),
+            ("{{ x | indent(1, true, true) }}", " a\n \n b"),
+        ] {
+            let context = minijinja::context! { x => "a\n\nb\n" };
+            assert_eq!(
+                environment.render_str(template, context).unwrap(),
+                expected,
+                "{template}"
+            );
+        }
+        let wrong = environment.render_str("{{ 'a' | indent(depth=2) }}", ());
+        assert!(wrong.is_err());
+    }
 
     #[test]
     fn sources_too_deep_for_the_compiler_are_refused() {
