@@ -51,11 +51,10 @@ impl Result {
     }
 }
 
-/// A line of the metrics without times and memory.
+/// A line of the metrics without times, speed and memory.
 fn without_clock(mut line: Value) -> Value {
-    let is_clock = |name: &str| {
-        name.ends_with("_seconds") || name.ends_with("_per_second") || name.ends_with("_memory_bytes")
-    };
+    const CLOCK: [&str; 5] = ["_seconds", "_per_second", "_memory_bytes", "tflops", "mfu"];
+    let is_clock = |name: &str| CLOCK.iter().any(|end| name.ends_with(end));
     line.as_object_mut().unwrap().retain(|name, _| !is_clock(name));
     line
 }

@@ -89,14 +89,13 @@ fn threads_train_what_one_trains() {
     }
 }
 
-/// Rows of several samples each, dealt out to ranks, and adapters with dropout on them.
+/// Rows of several samples each, dealt out to ranks.
 #[test]
 fn packed_rows_train_what_one_trains() {
     let packed = [
         "data.packing=best_fit",
         "data.sequence_length=128",
         "train.mode=end_to_end",
-        "model.lora={r: 2, dropout: 0.2}",
         "checkpoint.export=false",
     ];
     let one = alone("train.accumulation=2", &packed);
