@@ -94,7 +94,8 @@ fn threads_train_what_one_trains() {
 fn packed_rows_train_what_one_trains() {
     let packed = [
         "data.packing=best_fit",
-        "data.sequence_length=128",
+        "model.language.max_position_embeddings=512",
+        "data.sequence_length=512",
         "train.mode=end_to_end",
         "checkpoint.export=false",
     ];
