@@ -122,16 +122,11 @@ fn largest(x: &[f32]) -> f32 {
 }
 
 fn difference(actual: &[f32], expected: &[f32], least: f32) -> f32 {
-    if actual.len() != expected.len() {
+    if actual.len() != expected.len() || !actual.iter().all(|x| x.is_finite()) {
         return f32::INFINITY;
     }
     let errors = actual.iter().zip(expected).map(|(a, e)| (a - e).abs());
-    // `max` would pass over what is not a number.
-    let worst = errors.fold(0.0f32, |worst, error| if error <= worst { worst } else { error });
-    match worst.is_finite() {
-        true => worst / largest(expected).max(least),
-        false => f32::INFINITY,
-    }
+    errors.fold(0.0, f32::max) / largest(expected).max(least)
 }
 
 #[cfg(test)]
