@@ -136,7 +136,7 @@ mod tests {
     #[test]
     fn what_is_not_finite_is_infinitely_wrong() {
         assert_eq!(difference(&[1.0, 2.5], &[1.0, 2.0], LEAST), 0.25);
-        assert_eq!(difference(&[1e-5], &[0.0], LEAST), 1e-2);
+        assert_eq!(difference(&[LEAST * 0.25], &[0.0], LEAST), 0.25);
         for wrong in [&[f32::NAN, 2.0][..], &[1.0, f32::INFINITY], &[1.0]] {
             assert_eq!(difference(wrong, &[1.0, 2.0], LEAST), f32::INFINITY);
         }
