@@ -32,7 +32,6 @@ fn a_run_on_wgpu_is_a_run_on_the_cpu() {
             "train.micro_batch_size=1",
             "train.accumulation=1",
             "eval.every=never",
-            "eval.generate=false",
             "checkpoint.export=false",
         ];
         project.train(&sets).exits(0);
