@@ -55,6 +55,14 @@ pub(crate) struct Target {
     pub(crate) run: Box<Feed>,
 }
 
+/// The files of one target as seeds: each with its number before it, by which the target knows which one a case replaces.
+pub(crate) fn numbered(files: &[Vec<u8>]) -> Vec<Vec<u8>> {
+    let numbers = 0_u8..;
+    (files.iter().zip(numbers))
+        .map(|(bytes, number)| [&[number], &bytes[..]].concat())
+        .collect()
+}
+
 impl Target {
     pub(crate) fn new(
         seeds: Vec<Vec<u8>>,

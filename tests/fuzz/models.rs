@@ -15,7 +15,10 @@ use brazier_models::{HostDtype, HostTensor, VlmConfig};
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 
-use crate::{harness::Target, repair};
+use crate::{
+    harness::{Target, numbered},
+    repair,
+};
 
 const WORDS: &[&str] = &[
     "{",
@@ -182,11 +185,7 @@ pub(crate) fn model_folder(dir: &Path) -> Target {
         fs::write(dir.join(name), bytes).unwrap();
     }
     assert!(read_adapter(&dir, &config).is_ok());
-    let mut seeds: Vec<Vec<u8>> = whole
-        .iter()
-        .zip(0_u8..)
-        .map(|(bytes, number)| [&[number], &bytes[..]].concat())
-        .collect();
+    let mut seeds = numbered(&whole);
     seeds.push([&[0], llava().to_string().as_bytes()].concat());
     seeds.push([&[1], square.to_string().as_bytes()].concat());
     let target = Target::new(seeds, WORDS, move |case| {
@@ -265,11 +264,7 @@ pub(crate) fn weights(dir: &Path) -> Target {
 
 /// What `torch.save` writes.
 pub(crate) fn pickled_weights(dir: &Path) -> Target {
-    let seeds = ["pickled_1.bin", "pickled_2.bin", "pickled_index.json"].map(fixture);
-    let seeds = seeds
-        .iter()
-        .zip(0_u8..)
-        .map(|(bytes, number)| [&[number], &bytes[..]].concat());
+    let seeds = numbered(&["pickled_1.bin", "pickled_2.bin", "pickled_index.json"].map(fixture));
     let names = &[
         "pytorch_model-00001-of-00002.bin",
         "pytorch_model-00002-of-00002.bin",
@@ -277,7 +272,7 @@ pub(crate) fn pickled_weights(dir: &Path) -> Target {
     ];
     Target {
         words: &[],
-        ..weights_in(dir, names, seeds.collect())
+        ..weights_in(dir, names, seeds)
     }
 }
 
@@ -312,12 +307,8 @@ pub(crate) fn checkpoint(dir: &Path) -> Target {
         .unwrap();
     let places: [PathBuf; 2] = ["manifest.json", &written.files[0].name].map(|name| written.path.join(name));
     let whole = places.each_ref().map(|place| fs::read(place).unwrap());
-    let seeds = whole
-        .iter()
-        .zip(0_u8..)
-        .map(|(bytes, number)| [&[number], &bytes[..]].concat());
     let manifest: Value = serde_json::from_slice(&whole[0]).unwrap();
-    let target = Target::new(seeds.collect(), WORDS, move |case| {
+    let target = Target::new(numbered(&whole), WORDS, move |case| {
         let (number, bytes) = (usize::from(case[0]), &case[1..]);
         fs::write(&places[number], bytes).unwrap();
         if number == 1 {

@@ -8,7 +8,10 @@ use std::{
 
 use brazier::data::{Cache, Format, Selection, inspect};
 
-use crate::{harness::Target, repair};
+use crate::{
+    harness::{Target, numbered},
+    repair,
+};
 
 const JSON: &[&str] = &[
     "{",
@@ -202,10 +205,6 @@ pub(crate) fn sidecars(dir: &Path) -> Target {
     copy(&fixtures().join("saved"), &dir.join("saved"));
     fs::write(dir.join("blend.yaml"), BLEND).unwrap();
     let whole = FILES.map(|name| fs::read(dir.join(name)).unwrap());
-    let seeds = whole
-        .iter()
-        .zip(0_u8..)
-        .map(|(bytes, number)| [&[number], &bytes[..]].concat());
     let words = &[
         "sample_type:",
         "__class__:",
@@ -228,7 +227,7 @@ pub(crate) fn sidecars(dir: &Path) -> Target {
         "filename",
         "splits",
     ];
-    let target = Target::new(seeds.collect(), words, move |case| {
+    let target = Target::new(numbered(&whole), words, move |case| {
         let number = usize::from(case[0]);
         let path = dir.join(FILES[number]);
         fs::write(&path, &case[1..]).unwrap();

@@ -5,7 +5,7 @@ use std::{fs, path::Path, sync::Arc};
 use brazier::data::{Tokenizer, token_text};
 
 use crate::{
-    harness::Target,
+    harness::{Target, numbered},
     rows::{options, read, tokenizer_folder},
 };
 
@@ -135,11 +135,7 @@ pub(crate) fn tokenizer(dir: &Path) -> Target {
     )
     .unwrap();
     let whole = FILES.map(|name| fs::read(dir.join(name)).unwrap());
-    let mut seeds: Vec<Vec<u8>> = whole
-        .iter()
-        .zip(0_u8..)
-        .map(|(bytes, number)| [&[number], &bytes[..]].concat())
-        .collect();
+    let mut seeds = numbered(&whole);
     seeds.extend(MODELS.map(|text| [&[0], text.as_bytes()].concat()));
     let config = br#"{"pad_token": "<|pad|>", "eos_token": "b", "chat_template": [{"name": "default", "template": "a"}],
         "added_tokens_decoder": {"3": {"content": "<|pad|>", "special": true}}, "add_bos_token": true}"#;
