@@ -90,6 +90,7 @@ fn options(rows: &Path, tokenizer: &Path, cache: &Cache) -> DataOptions {
         train: vec![DataSource::new(rows.into())],
         eval: Vec::new(),
         cache: cache.clone(),
+        keep_encoded: None,
         tokenizer: tokenizer.into(),
         classes: None,
         template: TemplateOptions::default(),

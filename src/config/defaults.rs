@@ -70,6 +70,7 @@ defaults! {
     kind: RawRowKind = RawRowKind::Auto;
     trained_roles: Vec<RawRole> = vec![RawRole::Assistant];
     shuffle: bool = true;
+    cache_rows: bool = true;
     workers: usize = 2;
 
     mode: RawMode = RawMode::Full;

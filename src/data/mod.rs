@@ -38,7 +38,9 @@ pub use options::{
 };
 pub use order::Order;
 pub use rows::{Conversation, Fields, IMAGE_TOKEN, Message, Part, Role, RowKind, RowOptions};
-pub use source::{Cache, Format, PrepareOptions, Prepared, Selection, SplitChoice, prepare};
+pub use source::{
+    Cache, Format, PrepareOptions, Prepared, Selection, SplitChoice, WORTH_KEEPING_BYTES, prepare,
+};
 pub use stream::{Packing, Stream};
 pub use template::{
     CHAT_TEMPLATE_JINJA, ChatTemplate, Date, Encoded, Masks, NamedTemplate, TURN_END, TURN_START,

@@ -153,8 +153,10 @@ pub struct DataOptions {
     pub train: Vec<DataSource>,
     /// Held-out rows.
     pub eval: Vec<DataSource>,
-    /// Where indices of large files and what was compressed in them are kept.
+    /// Where indices of large files, what was compressed in them, and their encoded rows are kept.
     pub cache: Cache,
+    /// From which size on, in bytes, a file's encoded rows are; `None` encodes them at each start.
+    pub keep_encoded: Option<u64>,
     /// A folder with `tokenizer.json` and `tokenizer_config.json`, or the `tokenizer.json` itself.
     pub tokenizer: PathBuf,
     /// Classes of the rows; `None` for chat rows.

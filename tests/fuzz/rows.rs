@@ -42,6 +42,7 @@ pub(crate) fn options(tokenizer: &Path, rows: PathBuf) -> DataOptions {
         train: vec![DataSource::new(rows)],
         eval: Vec::new(),
         cache: Cache::default(),
+        keep_encoded: None,
         tokenizer: tokenizer.into(),
         classes: None,
         template: TemplateOptions::default(),

@@ -79,6 +79,11 @@ pub(in crate::config) struct RawData {
     /// `$BRAZIER_CACHE`, else `~/.cache/brazier`.
     #[schemars(example = "/scratch/brazier")]
     pub cache: Option<PathBuf>,
+    /// Whether the encoded rows of files of 32 MiB and more are kept there too: opening one again then encodes nothing, and the
+    /// ranks of a machine share its tokens. That takes 4 bytes a token; the folder may be emptied at any time.
+    #[serde(default = "defaults::cache_rows")]
+    #[schemars(example = false)]
+    pub cache_rows: bool,
     /// Threads that read, decode and tokenize; 0 does it in the training thread. The number changes no
     /// result.
     #[serde(default = "defaults::workers")]

@@ -13,7 +13,7 @@ use super::{
 };
 use crate::{
     data::{
-        BadRows, Cache, DataOptions, DataSource, Grouping, PaddingSide, Selection, TooLong,
+        BadRows, Cache, DataOptions, DataSource, Grouping, PaddingSide, Selection, TooLong, WORTH_KEEPING_BYTES,
         synth::SynthOptions,
     },
     fs,
@@ -82,6 +82,7 @@ pub(super) fn resolve(
         masks,
         shuffle,
         cache,
+        cache_rows,
         workers,
         prefetch,
     } = raw;
@@ -135,6 +136,7 @@ pub(super) fn resolve(
             Some(dir) => Cache::new(Some(dir)),
             None => Cache::of_environment(&|name| std::env::var(name).ok()),
         },
+        keep_encoded: cache_rows.then_some(WORTH_KEEPING_BYTES),
         tokenizer: tokenizer(model, drawn, errors),
         // Known once the model is; see RunConfig::class_options.
         classes: None,

@@ -1,19 +1,20 @@
 //! A row's tokens, and which of them are trained.
 
-use std::sync::Arc;
+use std::{ops::Range, path::Path, sync::Arc};
+
+use arrow::buffer::ScalarBuffer;
 
 use super::{
     super::{
-        batch::Class,
         classified::{ClassOptions, ClassifiedRow, Content},
         error::{DataError, EncodeError, RowProblem},
         image::load_image,
-        options::{DataOptions, Grouping, ImageOptions, PaddingSide, TooLong},
+        options::{DataOptions, DataSource, Grouping, ImageOptions, PaddingSide, TooLong},
         rows::{self, Document, IMAGE_TOKEN, ImageRef, Pair},
-        template::{ChatTemplate, Encoded, Masks, Rendered, TrainEos},
+        template::{ChatTemplate, Encoded, Masks, Rendered, TemplateOptions, TrainEos},
         tokenizer::Tokenizer,
     },
-    Place, Row, RowImage, Source, decode_in_row,
+    Row, RowImage, Source, decode_in_row,
 };
 use crate::fs;
 
@@ -33,6 +34,39 @@ pub(super) struct Encoder {
     masks: Masks,
     /// Whether images are decoded when a row is read first, rather than only looked for.
     pub(super) decodes_images: bool,
+    /// What the user gives the template.
+    template_options: TemplateOptions,
+}
+
+/// An encoded row, whatever length it has. A function of the row and of what [`Encoder::identity`] says.
+pub(super) struct Draft {
+    /// Shared with others where they lie in a file.
+    pub(super) tokens: ScalarBuffer<u32>,
+    /// Ranges of `tokens`.
+    pub(super) trained: Vec<Range<usize>>,
+    /// See [`Encoded::ends`].
+    pub(super) ends: Vec<usize>,
+    pub(super) images: Vec<RowImage>,
+    pub(super) class: Option<usize>,
+}
+
+impl Draft {
+    fn new(encoded: Encoded, images: Vec<RowImage>, class: Option<usize>) -> Self {
+        let Encoded {
+            mut tokens,
+            trained,
+            ends,
+        } = encoded;
+        // The buffer keeps what the vector has reserved.
+        tokens.shrink_to_fit();
+        Self {
+            tokens: tokens.into(),
+            trained,
+            ends,
+            images,
+            class,
+        }
+    }
 }
 
 /// What one row becomes.
@@ -69,7 +103,22 @@ impl Encoder {
             },
             masks: options.masks.clone(),
             decodes_images: options.bad_rows.decodes_images(),
+            template_options: options.template.clone(),
         })
+    }
+
+    /// All that a row's [`Draft`] depends on, the row itself aside: rows of equal identities become equal drafts.
+    pub(super) fn identity(&self, source: &DataSource, image_dir: &Path) -> String {
+        let classes = self.classes.as_ref().map(|classes| &classes.labels);
+        let template = self.template.jinja(&self.tokenizer);
+        let TemplateOptions { variables, date, .. } = &self.template_options;
+        let images = (self.images, self.decodes_images, image_dir);
+        format!(
+            "{}\n{template}\n{variables:?} {date:?}\n{:?}\n{classes:?}\n{images:?}\n{:?}",
+            self.tokenizer.digest(),
+            self.masks,
+            source.rows,
+        )
     }
 
     pub(super) fn num_image_tokens(&self) -> usize {
@@ -90,14 +139,10 @@ impl Encoder {
         self.template.check(&self.tokenizer, &self.masks)
     }
 
-    pub(super) fn prepare(
-        &self,
-        row: rows::Row,
-        source: &Source,
-        place: Place,
-    ) -> Result<Prepared, RowProblem> {
+    /// Tokens of a row, its images looked for.
+    pub(super) fn encode(&self, row: rows::Row, source: &Source) -> Result<Draft, RowProblem> {
         let encoded = match &row {
-            rows::Row::Classified(row) => return self.prepare_classified(row, place),
+            rows::Row::Classified(row) => return self.encode_classified(row),
             rows::Row::Chat(conversation) => {
                 self.template
                     .encode(&self.tokenizer, conversation, &self.masks, self.image_id)?
@@ -126,7 +171,7 @@ impl Encoder {
             .enumerate()
             .map(|(number, image)| self.place_image(image, number, source))
             .collect::<Result<Vec<_>, _>>()?;
-        self.fit(encoded, images, place)
+        Ok(Draft::new(encoded, images, None))
     }
 
     /// Finds an image, and decodes it if that is wanted.
@@ -241,39 +286,21 @@ impl Encoder {
     }
 
     /// A row to classify. It has no labels; its class is one.
-    fn prepare_classified(&self, row: &ClassifiedRow, place: Place) -> Result<Prepared, RowProblem> {
-        let (Some(classes), class) = (&self.classes, row.class) else {
+    fn encode_classified(&self, row: &ClassifiedRow) -> Result<Draft, RowProblem> {
+        if self.classes.is_none() {
             return Err(RowProblem::NoLabel);
-        };
-        let mut tokens = match &row.content {
+        }
+        let tokens = match &row.content {
             Content::Text(text) => self.tokenizer.encode_document(text)?,
             Content::Tokens(tokens) => self.without_padding(tokens)?.to_vec(),
         };
-        let (length, limit) = (tokens.len(), self.sequence_length);
-        if length == 0 {
+        if tokens.is_empty() {
             return Err(RowProblem::NoToken);
         }
-        if length > limit {
-            match self.too_long {
-                TooLong::Drop => return Ok(Prepared::TooLong),
-                TooLong::Error => return Err(RowProblem::TooLong { length, limit }),
-                TooLong::Truncate | TooLong::TruncateTurns => tokens.truncate(limit),
-            }
-        }
-        let row = Row {
-            place,
-            length: tokens.len(),
-            tokens: tokens.into(),
-            trained: [].into(),
-            images: [].into(),
-            class: Some(Class {
-                id: class as i32,
-                weight: classes.weight(class),
-            }),
+        let encoded = Encoded {
+            tokens,
+            ..Encoded::default()
         };
-        Ok(Prepared::Kept {
-            row,
-            truncated: length > limit,
-        })
+        Ok(Draft::new(encoded, Vec::new(), Some(row.class)))
     }
 }

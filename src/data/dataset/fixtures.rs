@@ -39,6 +39,7 @@ impl Folder {
             train: vec![DataSource::new(rows.clone())],
             eval: vec![DataSource::new(rows)],
             cache: Cache::default(),
+            keep_encoded: None,
             tokenizer: dir.path().into(),
             classes: None,
             template: TemplateOptions::default(),

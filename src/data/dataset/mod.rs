@@ -4,9 +4,11 @@
 //! later only decodes images. Encoded rows stay in memory, images as one token each; the sources stay open for the text,
 //! and for images that are in the rows.
 
+mod drafts;
 mod encoder;
 #[cfg(test)]
 pub(crate) mod fixtures;
+mod kept;
 mod lengths;
 mod open;
 mod prompts;
@@ -25,6 +27,8 @@ use std::{
     path::{Path, PathBuf},
     sync::Arc,
 };
+
+use arrow::buffer::ScalarBuffer;
 
 use super::{
     batch::{Class, Example, IGNORE_LABEL, Padding, PixelImage, SampleId},
@@ -75,7 +79,7 @@ struct Place {
 
 struct Row {
     place: Place,
-    tokens: Box<[u32]>,
+    tokens: ScalarBuffer<u32>,
     trained: Box<[Range<usize>]>,
     images: Box<[RowImage]>,
     /// Tokens once images are expanded.
@@ -136,7 +140,7 @@ impl Dataset {
             mut report,
             mut bad_rows,
             has_conversations,
-        } = open::prepare_all(&sources, &encoder, options.bad_rows)?;
+        } = open::prepare_all(&sources, &encoder, options)?;
         if rows.is_empty() && !bad_rows.is_empty() {
             let more = bad_rows.len() - 1;
             let first = Box::new(bad_rows.swap_remove(0));

@@ -7,10 +7,10 @@ use rayon::prelude::*;
 use super::{
     super::{
         error::{DataError, RowError},
-        options::BadRows,
+        options::{BadRows, DataOptions},
         rows,
     },
-    DatasetReport, Place, Row, Source,
+    DatasetReport, Place, Row, Source, drafts,
     encoder::{self, Encoder},
 };
 
@@ -26,31 +26,19 @@ pub(super) struct Prepared {
 pub(super) fn prepare_all(
     sources: &[Source],
     encoder: &Encoder,
-    policy: BadRows,
+    options: &DataOptions,
 ) -> Result<Prepared, DataError> {
-    let places: Vec<Place> = sources
-        .iter()
-        .enumerate()
-        .flat_map(|(source, rows)| {
-            (0..rows.rows.len()).map(move |index| Place {
-                source: source as u32,
-                index: index as u32,
-            })
-        })
-        .collect();
+    let policy = options.bad_rows;
     let has_conversations = has_conversation(sources, encoder);
     if has_conversations {
         encoder.check_template()?;
     }
-    let prepared: Vec<Result<encoder::Prepared, RowError>> = places
+    let prepared: Vec<Result<encoder::Prepared, RowError>> = drafts::of(sources, encoder, options)?
         .into_par_iter()
-        .map(|place| {
-            let source = &sources[place.source as usize];
-            let prepared = source
-                .parse(place, encoder)
-                .and_then(|row| encoder.prepare(row, source, place));
-            prepared.map_err(|problem| RowError {
-                sample: source.sample(place),
+        .map(|(place, draft)| {
+            let fitting = draft.and_then(|draft| encoder.fit(draft, place));
+            fitting.map_err(|problem| RowError {
+                sample: sources[place.source as usize].sample(place),
                 problem,
             })
         })

@@ -16,8 +16,11 @@ use crate::fs;
 /// Reads a variable of the environment.
 pub(crate) type Env<'a> = &'a dyn Fn(&str) -> Option<String>;
 
+/// Nothing is kept of a smaller file: making it anew is quick.
+pub const WORTH_KEEPING_BYTES: u64 = 32 << 20;
 const SAMPLE_BYTES: usize = 4096;
 const NUM_SAMPLES: usize = 64;
+const WRITE_BYTES: usize = 1 << 20;
 
 /// A folder for such files; without one, nothing is kept.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -47,7 +50,7 @@ impl Cache {
     }
 
     /// Where what is made of this file lies, or would lie; `None` without a folder. `what` is made part of the name.
-    pub(super) fn place(&self, path: &Path, bytes: &[u8], what: &str) -> Result<Option<PathBuf>, DataError> {
+    pub(in crate::data) fn place(&self, path: &Path, bytes: &[u8], what: &str) -> Result<Option<PathBuf>, DataError> {
         let Some(dir) = &self.dir else { return Ok(None) };
         fs::create_dir_all(dir)?;
         let key = fingerprint(path, bytes)?;
@@ -71,6 +74,32 @@ pub(super) fn keep(place: &Path, bytes: &[u8]) -> fs::Result<()> {
     written.inspect_err(|_| {
         let _ = fs::remove_file(&beside);
     })
+}
+
+/// Writes pieces one after the other and their CRC-32C behind them, as a whole or not at all.
+pub(in crate::data) fn keep_pieces(place: &Path, pieces: impl Iterator<Item = Vec<u8>>) -> fs::Result<()> {
+    let beside = beside(place);
+    let written = write_pieces(&beside, pieces).and_then(|()| fs::rename(&beside, place));
+    written.inspect_err(|_| {
+        let _ = fs::remove_file(&beside);
+    })
+}
+
+fn write_pieces(path: &Path, pieces: impl Iterator<Item = Vec<u8>>) -> fs::Result<()> {
+    let mut output = fs::Output::create(path)?;
+    let (mut sum, mut waiting) = (0, Vec::with_capacity(2 * WRITE_BYTES));
+    for piece in pieces {
+        waiting.extend(piece);
+        if waiting.len() >= WRITE_BYTES {
+            sum = crc32c::crc32c_append(sum, &waiting);
+            output.write_all(&waiting)?;
+            waiting.clear();
+        }
+    }
+    sum = crc32c::crc32c_append(sum, &waiting);
+    waiting.extend(sum.to_le_bytes());
+    output.write_all(&waiting)?;
+    output.sync()
 }
 
 /// Path, size, time of the last change and samples of the content.

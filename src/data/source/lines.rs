@@ -6,15 +6,12 @@ use bytes::Bytes;
 
 use super::{
     super::error::DataError,
-    cache::{self, Cache},
+    cache::{self, Cache, WORTH_KEEPING_BYTES},
 };
 use crate::fs;
 
 const MAGIC: &[u8; 8] = b"BRZLINE1";
 const HEADER_BYTES: usize = 24;
-/// Finding the rows of a smaller file is quicker than asking for the index.
-const WORTH_KEEPING_BYTES: usize = 32 << 20;
-
 /// First byte and line number of each row.
 ///
 /// As it lies on the disk, little-endian: magic, number of rows and size of the content as u64; for each row its
@@ -70,7 +67,7 @@ impl Lines {
         what: &str,
         find: impl FnOnce(&mut LinesBuilder) -> Result<(), DataError>,
     ) -> Result<Self, DataError> {
-        let place = match content.len() >= WORTH_KEEPING_BYTES {
+        let place = match content.len() as u64 >= WORTH_KEEPING_BYTES {
             true => cache.place(path, content, what)?,
             false => None,
         };
@@ -179,7 +176,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("rows");
         let row = [b"{\"text\": \"".as_slice(), &[b'x'; 20], b"\"}\n"].concat();
-        let num_rows = WORTH_KEEPING_BYTES / row.len() + 1;
+        let num_rows = WORTH_KEEPING_BYTES as usize / row.len() + 1;
         fs::write_durable(&path, &row.repeat(num_rows)).unwrap();
         let cache = Cache::new(Some(dir.path().join("cache")));
         std::thread::scope(|scope| {

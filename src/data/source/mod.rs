@@ -26,7 +26,8 @@ use std::{
     sync::Arc,
 };
 
-pub use cache::Cache;
+pub use cache::{Cache, WORTH_KEEPING_BYTES};
+pub(super) use cache::keep_pieces;
 pub use energon::{PrepareOptions, Prepared, SplitChoice, prepare};
 
 use super::{

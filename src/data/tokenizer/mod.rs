@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
+use sha2::{Digest, Sha256};
 use tokenizers::{ModelWrapper, PostProcessorWrapper, Tokenizer as HfTokenizer};
 
 use super::{
@@ -60,6 +61,8 @@ pub struct Tokenizer {
     affixes: (Vec<u32>, Vec<u32>),
     /// What [`IMAGE_TOKEN`] becomes.
     image_token: String,
+    /// Of `tokenizer.json`.
+    file_digest: [u8; 32],
 }
 
 impl Tokenizer {
@@ -169,6 +172,7 @@ impl Tokenizer {
             named: files::named_tokens(&beside),
             affixes,
             image_token: IMAGE_TOKEN.to_owned(),
+            file_digest: Sha256::digest(&file).into(),
             path,
             template,
             content,
@@ -210,6 +214,14 @@ impl Tokenizer {
             Some(token) if self.specials.contains(&token) => self.with_image_token(&token),
             _ => self,
         }
+    }
+
+    /// Tokenizers with the same one make the same tokens of the same text.
+    pub(super) fn digest(&self) -> String {
+        let mut hash = Sha256::new_with_prefix(self.file_digest);
+        let roles = (&self.special, &self.control_ids, &self.named, &self.image_token);
+        hash.update(format!("{roles:?}"));
+        format!("{:x}", hash.finalize())
     }
 
     /// The `tokenizer.json` that was read.

@@ -138,9 +138,9 @@ pub(in super::super) static ROWS: &[Row] = &[
         "a file that ends in .jinja",
     ),
     to(&["chat_template_kwargs"], "data.template_options"),
+    to(&["dataset_prepared_path"], "data.cache"),
     nothing(
         &[
-            "dataset_prepared_path",
             "dataset_keep_in_memory",
             "skip_prepare_dataset",
             "num_dataset_shards_to_save",

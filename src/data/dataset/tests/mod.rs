@@ -1,4 +1,5 @@
 mod bugs;
+mod kept;
 mod kinds;
 mod policies;
 

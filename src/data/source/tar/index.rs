@@ -7,12 +7,10 @@ use tar::{Archive, Entry, EntryType};
 
 use super::super::{
     super::error::DataError,
-    cache::{self, Cache},
+    cache::{self, Cache, WORTH_KEEPING_BYTES},
 };
 use crate::fs;
 
-/// Finding the members of a smaller shard is quicker than asking for the index.
-const WORTH_KEEPING_BYTES: usize = 32 << 20;
 const MAX_NAME_BYTES: usize = 4096;
 
 /// Members that follow each other and have one key.
@@ -45,7 +43,7 @@ pub(in crate::data::source) struct Index {
 
 /// The samples of a shard, from the cache if they are there.
 pub(super) fn open(path: &Path, bytes: &[u8], cache: &Cache) -> Result<Index, DataError> {
-    let place = match bytes.len() >= WORTH_KEEPING_BYTES {
+    let place = match bytes.len() as u64 >= WORTH_KEEPING_BYTES {
         true => cache.place(path, bytes, "members")?,
         false => None,
     };
