@@ -151,7 +151,9 @@ impl From<crate::parallel::CollectiveError> for Failure {
         match error {
             E::Settings { .. } => Self::Input(error.to_string()),
             E::Peer { .. } => Self::Elsewhere(error.into()),
-            E::TimedOut { .. } | E::Disagree { .. } | E::Engine { .. } => Self::Failed(error.into()),
+            E::TimedOut { .. } | E::Disagree { .. } | E::Meeting { .. } | E::Engine { .. } => {
+                Self::Failed(error.into())
+            }
         }
     }
 }

@@ -7,7 +7,7 @@ use crate::{
     checkpoint::{CheckpointInfo, Start},
     config::RunConfig,
     device_choice::DeviceChoice,
-    parallel::{Group, Launch, Threads},
+    parallel::{Group, Launch, Tcp, Threads},
 };
 
 /// The processes of a run; one by itself if no launcher has started several.
@@ -37,22 +37,45 @@ pub(super) fn join(launch: &Launch, run: &RunConfig, device: DeviceChoice) -> Re
     Ok(group)
 }
 
-#[cfg(feature = "mpi")]
-fn engine(_: &Launch, run: &RunConfig, device: DeviceChoice) -> Result<Group, Failure> {
+/// MPI where it is compiled in and may be there, TCP elsewhere.
+fn engine(launch: &Launch, run: &RunConfig, device: DeviceChoice) -> Result<Group, Failure> {
+    let timeout = run.parallel.timeout;
     if matches!(device, DeviceChoice::Cuda { .. } | DeviceChoice::Wgpu) {
-        super::say("note: gradients travel through host memory and MPI");
+        super::say("note: gradients travel through host memory");
     }
-    Ok(Group::start(crate::parallel::Mpi::join, run.parallel.timeout)?)
+    #[cfg(feature = "mpi")]
+    if launch.launcher != crate::parallel::Launcher::Torchrun {
+        return Ok(Group::start(crate::parallel::Mpi::join, timeout)?);
+    }
+    let world = launch.world;
+    let Some((host, port)) = launch.meet.clone() else {
+        return Err(Failure::Input(format!(
+            "{} started {} processes, of which this is number {}, and does not say where they meet\n  hint: set MASTER_ADDR to the \
+             host of the first and MASTER_PORT to a free port there (mpirun -x MASTER_ADDR=... -x MASTER_PORT=...), or build \
+             with --features mpi",
+            launch.launcher.name(),
+            world.size,
+            world.rank,
+        )));
+    };
+    super::say(format_args!("{} processes meet at {host}:{port}", world.size));
+    let join = move || Tcp::join(world, (&host, port), timeout);
+    Ok(Group::start(join, timeout)?)
 }
 
-#[cfg(not(feature = "mpi"))]
-fn engine(launch: &Launch, _: &RunConfig, _: DeviceChoice) -> Result<Group, Failure> {
-    let crate::parallel::World { rank, size } = launch.world;
-    Err(Failure::Input(format!(
-        "{} started {size} processes, of which this is number {rank}, and this build cannot join them\n  hint: build with \
-         --features mpi, or start one process with --devices N for the devices of one host",
-        launch.launcher.name(),
-    )))
+/// Runs this rank's part of the work. If it fails, the others learn of it.
+pub(super) fn as_one_of(
+    group: Arc<Group>,
+    run: impl FnOnce(Arc<Group>) -> Result<ExitCode, Failure>,
+) -> Result<ExitCode, Failure> {
+    let _leaving = Leaving(group.clone());
+    let result = run(group.clone());
+    match &result {
+        // They know of it already.
+        Ok(_) | Err(Failure::Elsewhere(_)) => {}
+        Err(failure) => group.abort(&failure.to_string()),
+    }
+    result
 }
 
 /// Lets the first process do what must be done once, then goes on everywhere.
@@ -100,12 +123,7 @@ pub(super) fn on_threads(
     let rank = |engine: Threads| {
         let group = Arc::new(Group::start(move || Ok(engine), timeout)?);
         speak_as(group.world().rank);
-        let _leaving = Leaving(group.clone());
-        let result = run(group.clone());
-        if let Err(failure) = &result {
-            group.abort(&failure.to_string());
-        }
-        result
+        as_one_of(group, run)
     };
     let results: Vec<Result<ExitCode, Failure>> = std::thread::scope(|scope| {
         let spawned: Vec<_> = Threads::group(size, timeout)

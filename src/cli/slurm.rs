@@ -90,6 +90,9 @@ pub(super) struct SlurmArgs {
     /// Run in the environment of this definition file (EDF, srun --environment)
     #[arg(long, value_name = "FILE")]
     environment: Option<String>,
+    /// The ranks exchange by MPI: for a brazier with the feature mpi
+    #[arg(long)]
+    mpi: bool,
     /// The brazier that the tasks start: a name on their PATH, or a path that all nodes see
     #[arg(long, value_name = "FILE", default_value = "brazier")]
     program: String,
@@ -150,6 +153,7 @@ fn job(args: &SlurmArgs, run: &RunConfig, numbers: DerivedNumbers) -> Job {
         mem: args.mem.clone(),
         logs: args.logs.clone(),
         container,
+        mpi: args.mpi,
         cluster: args.cluster,
         command: command(args, run),
         notes: notes(args, run, numbers),

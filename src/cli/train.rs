@@ -125,7 +125,7 @@ pub(super) fn train(args: &TrainArgs) -> Result<ExitCode, Failure> {
         started,
     };
     match run.parallel.devices {
-        1 => job.run(Arc::new(group), launch.local_rank),
+        1 => ranks::as_one_of(Arc::new(group), |group| job.run(group, launch.local_rank)),
         devices => ranks::on_threads(devices, run.parallel.timeout, |group| {
             let rank = group.world().rank;
             job.run(group, rank)

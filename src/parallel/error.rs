@@ -59,6 +59,12 @@ pub enum CollectiveError {
         /// Its value.
         other: String,
     },
+    /// Processes did not find each other.
+    #[error("the ranks did not meet: {reason}")]
+    Meeting {
+        /// Why, and what to do about it.
+        reason: String,
+    },
     /// The engine itself.
     #[error("rank {rank}: {reason}")]
     Engine {

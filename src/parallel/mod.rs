@@ -7,6 +7,7 @@ mod launch;
 #[cfg(feature = "mpi")]
 mod mpi;
 mod nodelist;
+mod tcp;
 mod threads;
 
 pub use engine::Engine;
@@ -16,6 +17,7 @@ pub use launch::{Launch, LaunchError, Launcher};
 #[cfg(feature = "mpi")]
 pub use mpi::Mpi;
 pub use nodelist::{NodeListError, node_list};
+pub use tcp::Tcp;
 pub use threads::Threads;
 
 /// This process among those of the run.

@@ -19,6 +19,7 @@ mod interruption;
 mod lora;
 mod models;
 mod prediction;
+mod processes;
 mod project;
 mod ranks;
 #[cfg(feature = "flex")] // ndarray has no bfloat16

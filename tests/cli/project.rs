@@ -120,6 +120,27 @@ impl Project {
         command
     }
 
+    /// Starts the processes of a run as torchrun does; each has settings of its own besides those of all.
+    pub(crate) fn processes(&self, port: u16, sets: &[&str], own: &[&[&str]]) -> Vec<Child> {
+        let size = own.len().to_string();
+        let start = |(rank, own): (usize, &&[&str])| {
+            let rank = rank.to_string();
+            let mut command = self.training(&[sets, own].concat());
+            command
+                .env("RANK", &rank)
+                .env("LOCAL_RANK", &rank)
+                .env("WORLD_SIZE", &size)
+                .env("MASTER_ADDR", "localhost")
+                .env("MASTER_PORT", port.to_string())
+                .env("RAYON_NUM_THREADS", "1")
+                .stdin(Stdio::null())
+                .stdout(Stdio::null())
+                .stderr(Stdio::piped());
+            command.spawn().unwrap()
+        };
+        own.iter().enumerate().map(start).collect()
+    }
+
     /// Trains in processes that `mpirun` starts.
     #[cfg(feature = "mpi")]
     pub(crate) fn mpirun(&self, size: usize, sets: &[&str]) -> Command {
@@ -176,11 +197,20 @@ pub(crate) struct Done {
 
 impl Done {
     pub(crate) fn of(command: &mut Command) -> Self {
+        Self::with(command.stdin(Stdio::null()).output().unwrap())
+    }
+
+    /// What a process ended with.
+    pub(crate) fn of_child(child: Child) -> Self {
+        Self::with(child.wait_with_output().unwrap())
+    }
+
+    fn with(output: Output) -> Self {
         let Output {
             status,
             stdout,
             stderr,
-        } = command.stdin(Stdio::null()).output().unwrap();
+        } = output;
         Self {
             code: status.code(),
             stdout: String::from_utf8(stdout).unwrap(),

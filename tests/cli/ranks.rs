@@ -1,4 +1,5 @@
-//! Several ranks train what one trains: as threads, and, where the feature is on, as processes of `mpirun`.
+//! Several ranks train what one trains: as threads, and, where the feature is on, as processes of `mpirun`. Processes that meet by
+//! themselves are in `processes.rs`.
 
 use std::{fs, process::Command};
 
@@ -6,14 +7,14 @@ use serde_json::Value;
 
 use crate::project::{Done, Project};
 
-fn ranks<'a>(devices: &'a str, accumulation: &'a str, more: &[&'a str]) -> Vec<&'a str> {
+pub(crate) fn ranks<'a>(devices: &'a str, accumulation: &'a str, more: &[&'a str]) -> Vec<&'a str> {
     let mut sets = vec!["train.micro_batch_size=1", devices, accumulation];
     sets.extend(more);
     sets
 }
 
 /// Numbers of the log that must not depend on the ranks.
-fn numbers(project: &Project) -> Vec<Vec<(String, f64)>> {
+pub(crate) fn numbers(project: &Project) -> Vec<Vec<(String, f64)>> {
     const NAMES: [&str; 8] = [
         "step",
         "epoch",
@@ -32,7 +33,7 @@ fn numbers(project: &Project) -> Vec<Vec<(String, f64)>> {
 }
 
 #[track_caller]
-fn assert_same_numbers(what: &str, ranks: &Project, one: &[Vec<(String, f64)>]) {
+pub(crate) fn assert_same_numbers(what: &str, ranks: &Project, one: &[Vec<(String, f64)>]) {
     let found = numbers(ranks);
     assert_eq!(found.len(), one.len(), "{what}");
     for (found, expected) in found.iter().flatten().zip(one.iter().flatten()) {
@@ -46,7 +47,7 @@ fn assert_same_numbers(what: &str, ranks: &Project, one: &[Vec<(String, f64)>]) 
 }
 
 /// The run of one rank, which accumulates all the rows of a step.
-fn alone(accumulation: &str, more: &[&str]) -> Vec<Vec<(String, f64)>> {
+pub(crate) fn alone(accumulation: &str, more: &[&str]) -> Vec<Vec<(String, f64)>> {
     let project = Project::new();
     project
         .train(&ranks("parallel.devices=1", accumulation, more))
@@ -164,24 +165,6 @@ fn what_cannot_be_shared_is_refused() {
     let done = project.brazier_with(&args, &launched);
     done.exits(2)
         .says(&["error: rank 1: ", "parallel.devices", "each of the 2 processes"]);
-}
-
-#[cfg(not(feature = "mpi"))]
-#[test]
-fn processes_need_mpi() {
-    let project = Project::new();
-    let launched = [
-        ("RANK", "1"),
-        ("WORLD_SIZE", "2"),
-        ("LOCAL_RANK", "1"),
-        ("MASTER_ADDR", "a"),
-        ("MASTER_PORT", "1"),
-    ];
-    let done = project.brazier_with(&["train", "--config", "run.yaml"], &launched);
-    done.exits(2).says(&[
-        "torchrun started 2 processes, of which this is number 1",
-        "--features mpi",
-    ]);
 }
 
 #[cfg(feature = "mpi")]

@@ -54,6 +54,8 @@ pub struct Job {
     pub container: Container,
     /// What NCCL is told.
     pub cluster: Cluster,
+    /// Whether the ranks exchange by MPI, rather than by TCP.
+    pub mpi: bool,
     /// Program and arguments of each task.
     pub command: Vec<String>,
     /// Lines for the head of the script: where it is from, what it is going to do.

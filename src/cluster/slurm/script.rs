@@ -91,7 +91,6 @@ fn variables(text: &mut String, job: &Job) {
 fn start(text: &mut String, job: &Job) {
     text.push_str(
         "\n# Every task is a rank and takes the GPU of its number on its node, so all GPUs stay visible to all tasks.\n\
-         # --mpi=pmix: the ranks find each other through MPI, for which brazier is built with the feature mpi.\n\
          # --cpus-per-task: since SLURM 22.05 srun does not take it over from the header.\n\
          # --kill-on-bad-exit=0: at the signal each rank saves and exits with code 75; the first must not end the others.\n\
          # --wait: the first rank exports the model when the others are done.\n",
@@ -103,7 +102,14 @@ fn start(text: &mut String, job: &Job) {
             "# The container is srun's and not the header's: this script needs scontrol, which is outside.\n",
         ),
     }
-    text.push_str("code=0\nsrun --mpi=pmix --cpus-per-task=\"$SLURM_CPUS_PER_TASK\" --kill-on-bad-exit=0");
+    if job.mpi {
+        text.push_str(
+            "# --mpi=pmix: the ranks find each other through MPI, for which brazier is built with the feature mpi.\n",
+        );
+    }
+    let mpi = if job.mpi { " --mpi=pmix" } else { "" };
+    let _ = write!(text, "code=0\nsrun{mpi}");
+    text.push_str(" --cpus-per-task=\"$SLURM_CPUS_PER_TASK\" --kill-on-bad-exit=0");
     let _ = write!(text, " --wait={WAIT_SECS}");
     let options = match &job.container {
         Container::None => Vec::new(),

@@ -19,6 +19,7 @@ fn job() -> Job {
         logs: "logs".into(),
         container: Container::None,
         cluster: Cluster::Gh200Slingshot,
+        mpi: false,
         command: ["brazier", "train", "--config", "run.yaml"]
             .map(String::from)
             .into(),
@@ -106,6 +107,14 @@ fn words_reach_the_program_as_they_are() {
     ] {
         assert!(text.contains(part), "no {part} in {text}");
     }
+}
+
+#[test]
+fn mpi_is_asked_for_where_it_is_wanted() {
+    let text = checked(&job());
+    assert!(text.contains("\nsrun --cpus-per-task") && !text.contains("mpi"), "{text}");
+    let text = checked(&Job { mpi: true, ..job() });
+    assert!(text.contains("\nsrun --mpi=pmix --cpus-per-task"), "{text}");
 }
 
 #[test]
