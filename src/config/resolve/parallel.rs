@@ -65,6 +65,7 @@ pub(super) fn resolve(
             },
             offload,
             bucket_elements,
+            tensor: 1,
         },
         timeout: Duration::from_secs(timeout_seconds),
     };
