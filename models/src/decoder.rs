@@ -15,6 +15,7 @@ use crate::{
     init::Init,
     layers::{Embedding, Linear, RmsNorm},
     ops::{self, AttentionMask, RopeTable, Segments},
+    shard::Shard,
 };
 
 /// Where a block's queries look.
@@ -77,7 +78,15 @@ impl SelfAttention {
         }
     }
 
-    fn forward(&self, x_btd: Tensor<3>, rope: &RopeTable, scope: Scope) -> Tensor<3> {
+    /// The heads of a shard.
+    fn hold(&mut self, config: &DecoderConfig, shard: Shard) {
+        let heads = shard.range(config.num_attention_heads);
+        self.num_heads = heads.len();
+        self.num_key_value_heads = shard.range(config.num_key_value_heads).len();
+        self.o_proj.begin_at(heads.start * self.head_dim);
+    }
+
+    fn forward(&self, x_btd: Tensor<3>, rope: &RopeTable, scope: Scope, is_first: bool) -> Tensor<3> {
         let [b, t, d] = x_btd.dims();
         let x_nd = x_btd.reshape([b * t, d]);
         // 1. Project and split heads: [n, heads*k] -> [b, t, heads, k].
@@ -119,7 +128,7 @@ impl SelfAttention {
         let y_ne = y_bhtk
             .swap_dims(1, 2)
             .reshape([b * t, self.num_heads * self.head_dim]);
-        self.o_proj.forward(y_ne).reshape([b, t, d])
+        self.o_proj.forward_biased_if(is_first, y_ne).reshape([b, t, d])
     }
 }
 
@@ -174,7 +183,13 @@ impl Mlp {
         }
     }
 
-    fn forward(&self, x_btd: Tensor<3>) -> Tensor<3> {
+    /// The inner columns of a shard.
+    fn hold(&mut self, config: &DecoderConfig, shard: Shard) {
+        self.down_proj
+            .begin_at(shard.range(config.intermediate_size).start);
+    }
+
+    fn forward(&self, x_btd: Tensor<3>, is_first: bool) -> Tensor<3> {
         let [b, t, d] = x_btd.dims();
         let x_nd = x_btd.reshape([b * t, d]);
         let inner = match (&self.gate_proj, &self.act_fn) {
@@ -182,7 +197,9 @@ impl Mlp {
             (None, Some(act_fn)) => act_fn.forward(self.up_proj.forward(x_nd)),
             _ => unreachable!("an MLP has either a gate or xIELU"),
         };
-        self.down_proj.forward(inner).reshape([b, t, d])
+        self.down_proj
+            .forward_biased_if(is_first, inner)
+            .reshape([b, t, d])
     }
 }
 
@@ -223,21 +240,41 @@ impl DecoderLayer {
     /// `x_btd [b, t, d]`, a table of the `t` positions or one of all `b*t` tokens → `[b, t, d]`. With a past the `t` tokens
     /// follow those held.
     pub(crate) fn forward(&self, x_btd: Tensor<3>, rope: &RopeTable, scope: Scope) -> Tensor<3> {
-        let norm = |llama: &Option<RmsNorm>, apertus: &Option<RmsNorm>, x_btd: &Tensor<3>| {
-            let Some(norm) = llama.as_ref().or(apertus.as_ref()) else {
-                unreachable!("a block has two norms under one name or the other");
-            };
-            norm.forward(x_btd.clone())
-        };
+        let x_btd = self.forward_attention(x_btd, rope, scope, true);
+        self.forward_mlp(x_btd, true)
+    }
+
+    /// The first half. Of a shard one term of it, with the residual if it is the first.
+    pub(crate) fn forward_attention(
+        &self,
+        x_btd: Tensor<3>,
+        rope: &RopeTable,
+        scope: Scope,
+        is_first: bool,
+    ) -> Tensor<3> {
         let normed = norm(&self.input_layernorm, &self.attention_layernorm, &x_btd);
-        let x_btd = x_btd + self.self_attn.forward(normed, rope, scope);
+        let y_btd = self.self_attn.forward(normed, rope, scope, is_first);
+        if is_first { x_btd + y_btd } else { y_btd }
+    }
+
+    /// The second half, in the same way.
+    pub(crate) fn forward_mlp(&self, x_btd: Tensor<3>, is_first: bool) -> Tensor<3> {
         let normed = norm(
             &self.post_attention_layernorm,
             &self.feedforward_layernorm,
             &x_btd,
         );
-        x_btd + self.mlp.forward(normed)
+        let y_btd = self.mlp.forward(normed, is_first);
+        if is_first { x_btd + y_btd } else { y_btd }
     }
+}
+
+/// Normalises by the norm that a family has under one name or the other.
+fn norm(llama: &Option<RmsNorm>, apertus: &Option<RmsNorm>, x_btd: &Tensor<3>) -> Tensor<3> {
+    let Some(norm) = llama.as_ref().or(apertus.as_ref()) else {
+        unreachable!("a block has two norms under one name or the other");
+    };
+    norm.forward(x_btd.clone())
 }
 
 /// Embeddings, blocks and final norm.
@@ -286,6 +323,14 @@ impl CausalLm {
         }
     }
 
+    /// Makes room for what a shard has of each block.
+    pub(crate) fn hold(&mut self, config: &DecoderConfig, shard: Shard) {
+        for layer in &mut self.model.layers {
+            layer.self_attn.hold(config, shard);
+            layer.mlp.hold(config, shard);
+        }
+    }
+
     /// The output projection, `[v, d]`; of a classification head `[labels, d]`.
     pub fn head_weight(&self) -> Tensor<2> {
         match self.lm_head.as_ref().or(self.score.as_ref()) {
@@ -305,6 +350,39 @@ impl CausalLm {
             self.model.norm.forward(labelled_nd),
             self.head_weight(),
             targets_n,
+        )
+    }
+
+    /// Log-sum-exps of the labelled rows' logits, f32; of a shard over its part of the vocabulary.
+    ///
+    /// # Shapes
+    /// As [`CausalLm::loss_sum`] → `[n]`.
+    pub fn log_sums(&self, x_btd: Tensor<3>, rows_n: Tensor<1, Int>) -> Tensor<1> {
+        let [b, t, d] = x_btd.dims();
+        let labelled_nd = ops::take_rows(x_btd.reshape([b * t, d]), rows_n);
+        ops::linear_log_sum_exp(self.model.norm.forward(labelled_nd), self.head_weight())
+    }
+
+    /// A shard's term of [`CausalLm::loss_sum`]; its part of the vocabulary begins at `first_row`, and `log_sums_n` are over all
+    /// of it.
+    ///
+    /// # Shapes
+    /// As [`CausalLm::loss_sum`], `log_sums_n [n]` → `[1]`.
+    pub fn loss_term(
+        &self,
+        x_btd: Tensor<3>,
+        rows_n: Tensor<1, Int>,
+        targets_n: Tensor<1, Int>,
+        log_sums_n: Tensor<1>,
+        first_row: usize,
+    ) -> Tensor<1> {
+        let [b, t, d] = x_btd.dims();
+        let labelled_nd = ops::take_rows(x_btd.reshape([b * t, d]), rows_n);
+        ops::linear_cross_entropy_part(
+            self.model.norm.forward(labelled_nd),
+            self.head_weight(),
+            targets_n - first_row as i64,
+            log_sums_n,
         )
     }
 

@@ -43,7 +43,9 @@ impl SequenceKeys {
     pub(crate) fn of(&self, segment: Segment) -> Sequences {
         match segment {
             Segment::VisionEmbeddings | Segment::VisionBlock(_) | Segment::Projector => self.images.clone(),
-            Segment::Embed | Segment::Block(_) | Segment::Head => self.texts.clone(),
+            Segment::Embed | Segment::Block(_) | Segment::Attention(_) | Segment::Mlp(_) | Segment::Head => {
+                self.texts.clone()
+            }
         }
     }
 }
@@ -70,6 +72,8 @@ pub(crate) struct Dropout {
     key: u64,
     /// Part that is zeroed.
     p: f64,
+    /// Columns of the layer's inputs before those that are here.
+    first_column: u64,
 }
 
 impl Dropout {
@@ -78,6 +82,15 @@ impl Dropout {
         Self {
             key: hash_path(path),
             p,
+            first_column: 0,
+        }
+    }
+
+    /// The same for a layer that sees its inputs from some column on.
+    pub(crate) fn from_column(self, first_column: usize) -> Self {
+        Self {
+            first_column: first_column as u64,
+            ..self
         }
     }
 
@@ -92,7 +105,8 @@ impl Dropout {
         let Some(rows_n1) = rows_n1.filter(|_| self.p > 0.0) else {
             return x_ni;
         };
-        let columns = (0..width as u64).map(|column| short(mix(self.key, column)));
+        let columns = (self.first_column..).take(width);
+        let columns = columns.map(|column| short(mix(self.key, column)));
         let columns_1i = ints(columns.collect(), &device).reshape([1, width]);
         let dropped = (self.p * 65536.0).round() as i32;
         let keep =

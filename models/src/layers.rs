@@ -4,7 +4,7 @@
 
 use burn::{
     module::{Module, Param},
-    tensor::{Int, Tensor},
+    tensor::{Bool, Int, Tensor},
 };
 
 use crate::{dropout::Dropout, init::Init, lora::LoraConfig, ops};
@@ -73,7 +73,12 @@ impl Linear {
     /// # Shapes
     /// `[n, in]` → `[n, out]`
     pub fn forward(&self, x_ni: Tensor<2>) -> Tensor<2> {
-        let bias = self.bias.as_ref().map(Param::val);
+        self.forward_biased_if(true, x_ni)
+    }
+
+    /// [`Linear::forward`], but the bias, if there is one, is added by somebody else where `adds_bias` says so.
+    pub(crate) fn forward_biased_if(&self, adds_bias: bool, x_ni: Tensor<2>) -> Tensor<2> {
+        let bias = self.bias.as_ref().filter(|_| adds_bias).map(Param::val);
         let (Some(a), Some(b)) = (&self.lora_A, &self.lora_B) else {
             return ops::linear(x_ni, self.weight.val(), bias);
         };
@@ -85,6 +90,11 @@ impl Linear {
         // The scaling where the tensor is narrowest.
         let low_nr = ops::linear(dropped_ni, a.weight.val(), None).mul_scalar(self.scaling);
         y_no + ops::linear(low_nr, b.weight.val(), None)
+    }
+
+    /// From now on the inputs are those from some column on, of which dropout knows.
+    pub(crate) fn begin_at(&mut self, column: usize) {
+        self.dropout = self.dropout.map(|dropout| dropout.from_column(column));
     }
 }
 
@@ -108,6 +118,26 @@ impl Embedding {
     pub fn forward(&self, ids_n: Tensor<1, Int>) -> Tensor<2> {
         ops::take_rows(self.weight.val(), ids_n)
     }
+
+    /// Of a table that is the rows of a larger one from `first_row` on: tokens of other rows are 0.
+    ///
+    /// # Shapes
+    /// `[n]` → `[n, d]`
+    pub(crate) fn forward_own(&self, ids_n: Tensor<1, Int>, first_row: usize) -> Tensor<2> {
+        let ids_n = ids_n - first_row as i64;
+        let clamped_n = ids_n.clone().clamp(0, self.weight.dims()[0] as i64 - 1);
+        let is_own_n = clamped_n.clone().equal(ids_n);
+        keep_rows(self.forward(clamped_n), is_own_n)
+    }
+}
+
+/// Rows that are not kept are 0.
+///
+/// # Shapes
+/// `x_nd [n, d]`, `is_kept_n [n]` → `[n, d]`
+pub(crate) fn keep_rows(x_nd: Tensor<2>, is_kept_n: Tensor<1, Bool>) -> Tensor<2> {
+    let factors_n = is_kept_n.float().cast(x_nd.dtype());
+    x_nd * factors_n.unsqueeze_dim::<2>(1)
 }
 
 /// See [`ops::rms_norm`].

@@ -19,6 +19,7 @@ pub mod projector;
 pub mod rope;
 pub mod segmented;
 pub mod selftest;
+pub mod shard;
 pub mod vision;
 pub mod vlm;
 
@@ -34,5 +35,6 @@ pub use inputs::{HostBatch, HostClasses, IGNORE_INDEX, InputError, Layout, Paddi
 pub use lora::{LoraConfig, LoraParts, LoraTargets};
 pub use rope::{Llama3Scaling, RopeScaling, YarnScaling};
 pub use segmented::{Segment, Segmented};
+pub use shard::{Cut, Shard};
 pub use vision::VisionTower;
 pub use vlm::Vlm;

@@ -15,6 +15,10 @@ pub enum Segment {
     Embed,
     /// A decoder block.
     Block(usize),
+    /// The first half of a decoder block, of a model that is a [`Shard`](crate::Shard).
+    Attention(usize),
+    /// The second half.
+    Mlp(usize),
     /// Final norm, output projection and loss.
     Head,
 }

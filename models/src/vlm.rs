@@ -14,10 +14,12 @@ use crate::{
     dropout,
     init::Init,
     inputs::{ImageInputs, VlmInputs},
+    layers::keep_rows,
     lora::LoraConfig,
     ops,
     projector::Projector,
     segmented::{Segment, Segmented},
+    shard::Shard,
     vision::VisionTower,
 };
 
@@ -36,6 +38,8 @@ pub struct Vlm {
     num_vision_blocks: usize,
     /// Whether the tower's last norm stands before the projector.
     norms_features: bool,
+    #[module(skip)]
+    pub(crate) shard: Shard,
 }
 
 impl Vlm {
@@ -110,7 +114,14 @@ impl Vlm {
                 .vision
                 .as_ref()
                 .is_some_and(|vision| vision.vision_post_layernorm),
+            shard: Shard::WHOLE,
         })
+    }
+
+    /// Becomes a shard whose parameters are there already.
+    pub(crate) fn hold(&mut self, shard: Shard) {
+        self.language_model.hold(&self.config.text, shard);
+        self.shard = shard;
     }
 
     /// What the model was built from.
@@ -132,7 +143,12 @@ impl Vlm {
             segments.push(Segment::Projector);
         }
         segments.push(Segment::Embed);
-        segments.extend((0..self.language_model.model.layers.len()).map(Segment::Block));
+        for block in 0..self.language_model.model.layers.len() {
+            match self.shard.is_whole() {
+                true => segments.push(Segment::Block(block)),
+                false => segments.extend([Segment::Attention(block), Segment::Mlp(block)]),
+            }
+        }
         segments
     }
 
@@ -186,17 +202,24 @@ impl Vlm {
     /// `features [m, tokens, d]` → `[b, t, d]`
     fn embed(&self, features: Option<Tensor<3>>, inputs: &VlmInputs) -> Tensor<3> {
         let [b, t] = inputs.input_ids_bt.dims();
-        let embedded_nd = self
-            .language_model
-            .model
-            .embed_tokens
-            .forward(inputs.input_ids_bt.clone().reshape([b * t]));
+        let (ids_n, table) = (
+            inputs.input_ids_bt.clone().reshape([b * t]),
+            &self.language_model.model.embed_tokens,
+        );
+        let embedded_nd = match self.shard.is_whole() {
+            true => table.forward(ids_n),
+            false => table.forward_own(ids_n, self.shard.range(self.config.text.vocab_size).start),
+        };
         let d = embedded_nd.dims()[1];
         let spliced_nd = match (features, &inputs.images) {
             (Some(features), Some(images)) => {
                 let [m, tokens, _] = features.dims();
                 let all = Tensor::cat(vec![embedded_nd, features.reshape([m * tokens, d])], 0);
                 ops::take_rows(all, images.sources_n.clone())
+            }
+            // They are in the first shard's term.
+            (None, Some(images)) if !self.shard.is_first() => {
+                keep_rows(embedded_nd, images.sources_n.clone().lower_elem((b * t) as i64))
             }
             _ => embedded_nd,
         };
@@ -207,7 +230,11 @@ impl Vlm {
     ///
     /// # Shapes
     /// → `[b, t, d]`
+    ///
+    /// # Panics
+    /// If the model is a part of one, which has terms of them.
     pub fn hidden(&self, inputs: &VlmInputs) -> Tensor<3> {
+        assert!(self.shard.is_whole(), "hidden states of a shard");
         let mut x = None;
         for segment in self.segments(inputs) {
             x = Some(self.forward_segment(segment, x, inputs));
@@ -246,8 +273,9 @@ impl Vlm {
     /// `lengths` of the `b` prompts without padding → logits of each one's last token, `[b, v]`, f32.
     ///
     /// # Panics
-    /// If a length is 0 or exceeds the rows.
+    /// If a length is 0 or exceeds the rows, or if the model is a part of one.
     pub fn prefill(&self, inputs: &VlmInputs, lengths: &[usize], capacity: usize) -> (Tensor<2>, KvCache) {
+        assert!(self.shard.is_whole(), "generation by a shard");
         let features = inputs.images.as_ref().map(|images| self.image_features(images));
         let x_btd = self.embed(features, inputs);
         let ([b, t, _], device) = (x_btd.dims(), x_btd.device());
@@ -307,7 +335,54 @@ impl Vlm {
                 let scope = inputs.segments.as_ref().map_or(Scope::Row, Scope::Segments);
                 self.language_model.model.layers[index].forward(x, &inputs.rope, scope)
             }
+            (Segment::Attention(index), _, _, Some(x)) => {
+                let scope = inputs.segments.as_ref().map_or(Scope::Row, Scope::Segments);
+                let layer = &self.language_model.model.layers[index];
+                layer.forward_attention(x, &inputs.rope, scope, self.shard.is_first())
+            }
+            (Segment::Mlp(index), _, _, Some(x)) => {
+                let layer = &self.language_model.model.layers[index];
+                layer.forward_mlp(x, self.shard.is_first())
+            }
             (segment, ..) => unreachable!("segment {segment:?} out of order"),
+        }
+    }
+}
+
+impl Vlm {
+    /// Log-sum-exps of the labelled rows' logits over this model's part of the vocabulary, f32; `None` with a classification
+    /// head, which is not cut.
+    ///
+    /// # Shapes
+    /// `x_btd` before the final norm → `[n]`
+    pub fn log_sums(&self, x_btd: Tensor<3>, inputs: &VlmInputs) -> Option<Tensor<1>> {
+        match self.config.head {
+            Head::Lm => Some(self.language_model.log_sums(x_btd, inputs.label_rows_n.clone())),
+            Head::Classification { .. } => None,
+        }
+    }
+
+    /// This shard's term of [`Segmented::loss_sum`]; `log_sums_n` are those of all shards together. With a classification head
+    /// it is the first shard's, and the others' is 0.
+    ///
+    /// # Shapes
+    /// `x_btd` before the final norm, `log_sums_n [n]` → `[1]`
+    pub fn loss_term(
+        &self,
+        x_btd: Tensor<3>,
+        inputs: &VlmInputs,
+        log_sums_n: Option<Tensor<1>>,
+    ) -> Tensor<1> {
+        match log_sums_n {
+            Some(log_sums_n) => self.language_model.loss_term(
+                x_btd,
+                inputs.label_rows_n.clone(),
+                inputs.targets_n.clone(),
+                log_sums_n,
+                self.shard.range(self.config.text.vocab_size).start,
+            ),
+            None if self.shard.is_first() => self.loss_sum(x_btd, inputs),
+            None => Tensor::zeros([1], (&x_btd.device(), DType::F32)),
         }
     }
 }
@@ -348,7 +423,16 @@ impl Segmented for Vlm {
             return vec![Segment::Projector];
         }
         match path.strip_prefix("language_model.model.layers.").and_then(index) {
-            Some(i) => vec![Segment::Block(i)],
+            Some(i) => {
+                let is_first = ["self_attn.", "input_layernorm.", "attention_layernorm."];
+                let is_first = is_first.iter().any(|name| path.contains(&format!(".{name}")));
+                let half = if is_first {
+                    Segment::Attention(i)
+                } else {
+                    Segment::Mlp(i)
+                };
+                vec![half, Segment::Block(i)]
+            }
             // Tied embeddings belong to both ends; an untied table is simply never found in the head's tape.
             None if path.contains("embed_tokens") => vec![Segment::Embed, Segment::Head],
             None => vec![Segment::Head],

@@ -18,7 +18,8 @@ use crate::{
 /// Rows of logits that the loss holds at once at most; see `ops::linear_cross_entropy`.
 fn logit_rows(run: &RunConfig, model: &VlmConfig) -> usize {
     let most_labelled = run.train.micro_batch_size * run.data.sequence_length;
-    brazier_models::ops::logit_rows(most_labelled, model.text.vocab_size)
+    let vocabulary = model.text.vocab_size.div_ceil(run.parallel.learner.tensor);
+    brazier_models::ops::logit_rows(most_labelled, vocabulary)
 }
 
 #[derive(Args)]

@@ -215,7 +215,7 @@ impl From<crate::learner::LearnerError> for Failure {
     fn from(error: crate::learner::LearnerError) -> Self {
         use crate::learner::LearnerError as E;
         match error {
-            E::NothingToTrain { .. } | E::Input { .. } | E::NoLabelledToken { .. } => {
+            E::NothingToTrain { .. } | E::Input { .. } | E::NoLabelledToken { .. } | E::Shards(_) => {
                 Failure::Input(error.to_string())
             }
             E::Data(error) => error.into(),

@@ -45,6 +45,9 @@ pub(super) struct TrainArgs {
     /// Train on so many devices of this host, one rank each; overrides parallel.devices
     #[arg(long, value_name = "N")]
     devices: Option<usize>,
+    /// So many ranks hold one model together; overrides parallel.tensor
+    #[arg(long, value_name = "N")]
+    tensor: Option<usize>,
     /// The run directory; overrides output
     #[arg(long, short, value_name = "DIR")]
     output: Option<PathBuf>,
@@ -67,6 +70,7 @@ impl TrainArgs {
             set("output", &output.to_string_lossy());
         }
         sets.extend(self.devices.map(|devices| format!("parallel.devices={devices}")));
+        sets.extend(self.tensor.map(|tensor| format!("parallel.tensor={tensor}")));
         ConfigArgs {
             config: self.config.config.clone(),
             sets,

@@ -134,9 +134,14 @@ impl Default for RawKeep {
 
 impl Default for RawParallel {
     fn default() -> Self {
-        let ParallelConfig { bucket_elements, .. } = ParallelConfig::default();
+        let ParallelConfig {
+            bucket_elements,
+            tensor,
+            ..
+        } = ParallelConfig::default();
         Self {
             devices: 1,
+            tensor,
             zero: 0,
             offload: false,
             bucket_elements,

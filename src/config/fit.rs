@@ -1,6 +1,6 @@
 //! What can be checked only once the tokenizer, an imported model or the device is known.
 
-use brazier_models::{Head, LoraConfig, LoraParts, ModelConfigError, VlmConfig};
+use brazier_models::{Head, LoraConfig, LoraParts, ModelConfigError, Shard, VlmConfig};
 
 use super::{
     error::ConfigError,
@@ -129,6 +129,7 @@ impl RunConfig {
     pub fn check_model(&self, model: &VlmConfig) -> Result<(), Vec<ConfigError>> {
         let mut errors = Errors::new(&self.written);
         check_model(model, &self.train, &self.data, &mut errors);
+        check_shards(model, self.parallel.learner.tensor, &mut errors);
         check_metrics(&model.head, &self.eval, &mut errors);
         if errors.list.is_empty() {
             Ok(())
@@ -293,6 +294,14 @@ pub(super) fn check_device(device: DeviceChoice, precision: Precision, errors: &
             &reason,
             Some("write f32, or compute on cuda or flex"),
         );
+    }
+}
+
+/// Whether the decoder can be held by `tensor` ranks together.
+pub(super) fn check_shards(model: &VlmConfig, tensor: usize, errors: &mut Errors) {
+    if let Err(error) = Shard::check(tensor, &model.text) {
+        let hint = "lower it to a number that divides all of them";
+        errors.refuse("parallel.tensor", &error.to_string(), Some(hint));
     }
 }
 

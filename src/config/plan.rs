@@ -10,6 +10,7 @@ use super::{
 use crate::{
     data::{BatchPlan, Packing, Stream},
     learner::options::{RunOptions, ScheduleConfig, ScheduleKind, StepConfig},
+    parallel::World,
 };
 
 /// All that was left open, once the training samples are known.
@@ -30,8 +31,10 @@ pub struct DerivedNumbers {
     pub micro_batch_size: usize,
     /// Micro-batches of one step on one rank.
     pub accumulation: usize,
-    /// Ranks.
+    /// Ranks that see different rows, or groups of ranks that hold one model together.
     pub world_size: usize,
+    /// Ranks of such a group.
+    pub tensor: usize,
     /// Rows of one step over all ranks.
     pub rows_per_step: usize,
     /// Longest row, in tokens.
@@ -58,10 +61,15 @@ impl fmt::Display for DerivedNumbers {
             micro_batch_size,
             accumulation,
             world_size,
+            tensor,
             rows_per_step,
             packing,
             ..
         } = self;
+        let ranks = match tensor {
+            1 => "ranks".to_owned(),
+            _ => format!("groups of {tensor} ranks"),
+        };
         let what = match packing {
             Some(_) => "rows per step    ",
             None => "samples per step ",
@@ -69,7 +77,7 @@ impl fmt::Display for DerivedNumbers {
         writeln!(
             f,
             "{what} {rows_per_step} = {micro_batch_size} in a micro-batch x {accumulation} accumulated \
-             x {world_size} ranks"
+             x {world_size} {ranks}"
         )?;
         if let Some(packing) = packing {
             writeln!(f, "packing           {packing}")?;
@@ -131,7 +139,11 @@ impl RunConfig {
             schedule,
             ..
         } = self.train;
-        let world_size = self.world.size;
+        let tensor = self.parallel.learner.tensor;
+        let World {
+            rank,
+            size: world_size,
+        } = self.world.of_data(tensor);
         let rows_per_step = [accumulation, world_size]
             .into_iter()
             .try_fold(micro_batch_size, usize::checked_mul)
@@ -161,6 +173,7 @@ impl RunConfig {
             micro_batch_size,
             accumulation,
             world_size,
+            tensor,
             rows_per_step,
             sequence_length,
             max_tokens_per_step: rows_per_step * sequence_length,
@@ -193,7 +206,6 @@ impl RunConfig {
             seed: self.seed,
             peak_tflops: self.peak_tflops,
         };
-        let rank = self.world.rank;
         let batch = BatchPlan {
             micro_batch_size,
             accumulation,

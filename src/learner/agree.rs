@@ -145,7 +145,7 @@ pub(super) struct Norms {
 }
 
 impl Norms {
-    /// Adds up losses, and squares of gradients where each rank has its part of them.
+    /// Adds up losses, and the squares of the first `num_parts` ranks, which together have every part of the gradients.
     ///
     /// # Errors
     /// If a rank is missing or has failed.
@@ -153,14 +153,13 @@ impl Norms {
         group: &Group,
         loss: f64,
         squares: f64,
-        in_parts: bool,
+        num_parts: usize,
     ) -> Result<Self, CollectiveError> {
         let all = group.exchange_numbers(&[loss, squares])?;
         let column = |index: usize| all.iter().filter_map(move |numbers| numbers.get(index).copied());
-        let squares = if in_parts { column(1).sum() } else { squares };
         Ok(Self {
             loss: column(0).sum(),
-            grad_norm: squares.sqrt(),
+            grad_norm: column(1).take(num_parts).sum::<f64>().sqrt(),
             suspect: column(0).position(|loss: f64| !loss.is_finite()),
         })
     }

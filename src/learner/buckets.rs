@@ -41,7 +41,7 @@ pub(super) fn plan(trainable: &Trainable, elements: usize) -> Vec<Bucket> {
     positions.sort_by_key(|(segment, position)| (backward_order(*segment), *position));
     let mut buckets: Vec<Bucket> = Vec::new();
     for (segment, position) in positions {
-        let count = trainable.params[position].info.num_elements();
+        let count = trainable.params[position].len;
         match buckets.last_mut() {
             Some(bucket) if bucket.last == segment || bucket.num_elements() < elements => {
                 bucket.positions.push(position);
@@ -59,14 +59,16 @@ pub(super) fn plan(trainable: &Trainable, elements: usize) -> Vec<Bucket> {
 }
 
 /// The order in which the backward pass leaves segments.
-fn backward_order(segment: Segment) -> (u8, Reverse<usize>) {
-    let (kind, index) = match segment {
-        Segment::Head => (0, 0),
-        Segment::Block(index) => (1, index),
-        Segment::Embed => (2, 0),
-        Segment::Projector => (3, 0),
-        Segment::VisionBlock(index) => (4, index),
-        Segment::VisionEmbeddings => (5, 0),
+fn backward_order(segment: Segment) -> (u8, Reverse<usize>, u8) {
+    let (kind, index, half) = match segment {
+        Segment::Head => (0, 0, 0),
+        Segment::Mlp(index) => (1, index, 0),
+        // Once its first half is left, so is the block.
+        Segment::Attention(index) | Segment::Block(index) => (1, index, 1),
+        Segment::Embed => (2, 0, 0),
+        Segment::Projector => (3, 0, 0),
+        Segment::VisionBlock(index) => (4, index, 0),
+        Segment::VisionEmbeddings => (5, 0, 0),
     };
-    (kind, Reverse(index))
+    (kind, Reverse(index), half)
 }

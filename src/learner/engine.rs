@@ -11,7 +11,7 @@ use burn::{
     tensor::{DType, Gradients, Tensor},
 };
 
-use super::{options::Recompute, trainable::Trainable};
+use super::{options::Recompute, tensor_group::TensorGroup, trainable::Trainable};
 use crate::parallel::CollectiveError;
 
 /// What is kept of a segment until the backward pass reaches it.
@@ -54,6 +54,9 @@ impl Residence for &Vlm {
 /// `path` are the segments that the ranks pass together, in order and without the head: where one rank has images all
 /// enter the vision tower, since each has parts of its parameters. A rank without a batch enters and leaves.
 ///
+/// `ranks` hold the model together and all call this with the same batch. What a link of theirs gives is added up before the
+/// next one begins, and so are gradients on their way back; those of parameters stay the terms that they are.
+///
 /// Returns the summed loss, `[1]`, still on the device; `None` without a batch.
 ///
 /// # Errors
@@ -64,24 +67,35 @@ pub fn forward_backward(
     inputs: Option<&VlmInputs>,
     path: &[Segment],
     recompute: Recompute,
+    ranks: &TensorGroup,
     sink: &mut impl GradientSink,
 ) -> Result<Option<Tensor<1>>, CollectiveError> {
-    let (mut links, hidden) = forward(residence, trainable, inputs, path, recompute)?;
+    let Forward {
+        mut links,
+        hidden,
+        moves,
+    } = forward(residence, trainable, inputs, path, recompute, ranks)?;
     let model = residence.enter(Segment::Head)?;
     let mut upstream = None;
     let loss = match (inputs, hidden) {
         (Some(inputs), Some(hidden)) => {
             // With nothing trained before it, the head's input needs no gradient.
-            let leaf = start_tape(hidden, !links.is_empty());
-            let loss = model.loss_sum(leaf.clone(), inputs);
-            if loss.is_tracked() {
-                let mut gradients = loss.backward();
-                upstream = leaf.grad_remove(&mut gradients);
-                collect(model, trainable, &mut gradients, sink);
-                Some(loss.inner())
-            } else {
-                Some(loss)
+            let leaf = start_tape(hidden, moves);
+            let loss = head(model, leaf.clone(), inputs, ranks)?;
+            let mut gradients = loss.is_tracked().then(|| loss.backward());
+            if moves {
+                upstream = Some(input_gradient(
+                    model,
+                    Segment::Head,
+                    leaf,
+                    gradients.as_mut(),
+                    ranks,
+                )?);
             }
+            if let Some(gradients) = &mut gradients {
+                collect(model, trainable, gradients, sink);
+            }
+            Some(if loss.is_autodiff() { loss.inner() } else { loss })
         }
         _ => None,
     };
@@ -98,17 +112,62 @@ pub fn forward_backward(
                 None => model.forward_segment(segment, link.input.clone(), inputs),
             };
             // The gradient of sum(y * g) with respect to y is g: a vector-Jacobian product through the public API.
-            let mut gradients = (output * Tensor::from_inner(gradient)).sum().backward();
-            upstream = link.input.and_then(|input| input.grad_remove(&mut gradients));
-            collect(model, trainable, &mut gradients, sink);
+            let product = (output * Tensor::from_inner(gradient)).sum();
+            // A shard's term may have nothing in it that moves.
+            let mut gradients = product.is_tracked().then(|| product.backward());
+            if let Some(input) = link.input.filter(Tensor::is_require_grad) {
+                upstream = Some(input_gradient(model, segment, input, gradients.as_mut(), ranks)?);
+            }
+            if let Some(gradients) = &mut gradients {
+                collect(model, trainable, gradients, sink);
+            }
         }
         sink.left(segment);
     }
     Ok(loss)
 }
 
-/// What is kept of the segments, and the hidden state before the head.
-type Forward = (Vec<Link>, Option<Tensor<3>>);
+/// The loss, or this rank's term of it.
+fn head(
+    model: &Vlm,
+    x: Tensor<3>,
+    inputs: &VlmInputs,
+    ranks: &TensorGroup,
+) -> Result<Tensor<1>, CollectiveError> {
+    if !model.gives_term(Segment::Head) {
+        return Ok(model.loss_sum(x, inputs));
+    }
+    // What every rank needs to know of the others' logits, before any gradient is taken.
+    let own = model.valid().log_sums(x.clone().inner(), inputs);
+    let log_sums = own.map(|own| ranks.log_sums(own)).transpose()?;
+    Ok(model.loss_term(x, inputs, log_sums))
+}
+
+/// The gradient of a link's input, in full.
+fn input_gradient(
+    model: &Vlm,
+    segment: Segment,
+    input: Tensor<3>,
+    gradients: Option<&mut Gradients>,
+    ranks: &TensorGroup,
+) -> Result<Tensor<3>, CollectiveError> {
+    let own = gradients.and_then(|gradients| input.grad_remove(gradients));
+    let own = own.unwrap_or_else(|| input.inner().zeros_like());
+    // What goes into the embeddings are images, and those are in one rank's term alone.
+    match model.gives_term(segment) && segment != Segment::Embed {
+        true => ranks.sum(own),
+        false => Ok(own),
+    }
+}
+
+/// What is left of the way to the head.
+struct Forward {
+    links: Vec<Link>,
+    /// Before the head.
+    hidden: Option<Tensor<3>>,
+    /// Whether something on the way moves; on another rank of the model, if this one has none of it.
+    moves: bool,
+}
 
 fn forward(
     residence: &mut impl Residence,
@@ -116,25 +175,32 @@ fn forward(
     inputs: Option<&VlmInputs>,
     path: &[Segment],
     recompute: Recompute,
+    ranks: &TensorGroup,
 ) -> Result<Forward, CollectiveError> {
     let mut links: Vec<Link> = Vec::new();
     let mut hidden: Option<Tensor<3>> = None;
+    let mut moves = false;
     for &segment in path {
         let model = residence.enter(segment)?;
         let Some(inputs) = inputs.filter(|inputs| model.passes(segment, inputs)) else {
             continue;
         };
-        // Before the first segment that moves no gradient is needed, so nothing is kept.
-        if links.is_empty() && !trainable.moves(segment) {
-            hidden = Some(model.valid().forward_segment(segment, hidden, inputs));
+        let needs_gradient = moves;
+        moves |= trainable.moves(segment);
+        if !model.runs(segment) {
             continue;
         }
-        let needs_gradient = !links.is_empty();
+        // Before the first segment that moves no gradient is needed, so nothing is kept.
+        if !moves {
+            let output = model.valid().forward_segment(segment, hidden, inputs);
+            hidden = Some(whole_output(model, segment, output, ranks)?);
+            continue;
+        }
         let input = hidden.take().map(|x| start_tape(x, needs_gradient));
         // Taped in any case, even if the tape is dropped at once: without one a backend may choose another kernel, and
         // recomputing would no longer give the same bits.
         let output = model.forward_segment(segment, input.clone(), inputs);
-        hidden = Some(output.clone().inner());
+        hidden = Some(whole_output(model, segment, output.clone().inner(), ranks)?);
         let output = (recompute == Recompute::None).then_some(output);
         links.push(Link {
             segment,
@@ -142,7 +208,19 @@ fn forward(
             output,
         });
     }
-    Ok((links, hidden))
+    Ok(Forward { links, hidden, moves })
+}
+
+fn whole_output(
+    model: &Vlm,
+    segment: Segment,
+    output: Tensor<3>,
+    ranks: &TensorGroup,
+) -> Result<Tensor<3>, CollectiveError> {
+    match model.gives_term(segment) {
+        true => ranks.sum(output),
+        false => Ok(output),
+    }
 }
 
 fn start_tape(x: Tensor<3>, needs_gradient: bool) -> Tensor<3> {

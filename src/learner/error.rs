@@ -1,6 +1,6 @@
 //! What can stop training.
 
-use brazier_models::InputError;
+use brazier_models::{InputError, ModelConfigError};
 use thiserror::Error;
 
 use super::options::TrainMode;
@@ -56,6 +56,9 @@ pub enum LearnerError {
         /// Where the rows of the suspicious micro-batches come from.
         samples: String,
     },
+    /// The decoder does not divide into so many shards.
+    #[error("{0}")]
+    Shards(#[from] ModelConfigError),
     /// Ranks could not do something together.
     #[error(transparent)]
     Ranks(#[from] CollectiveError),

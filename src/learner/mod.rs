@@ -19,6 +19,7 @@ mod schedule;
 mod snapshot;
 mod step;
 mod store;
+mod tensor_group;
 mod trainable;
 mod watch;
 
@@ -30,5 +31,6 @@ pub use run::{Outcome, Run, RunEnd, fresh_state, resume_state};
 pub use schedule::lr_factor;
 pub use snapshot::{SavedParameter, saved_parameters};
 pub use step::{Learner, StepReport, compute_dtype, upload};
+pub use tensor_group::TensorGroup;
 pub use trainable::{Part, Trainable, Trained, moves_beside_adapters};
 pub use watch::Watch;

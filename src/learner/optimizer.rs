@@ -8,7 +8,7 @@ use std::collections::HashMap;
 use brazier_models::{
     HostDtype, HostTensor, Vlm,
     ops::{self, AdamwState, AdamwStep},
-    params::{self, replace_value},
+    params::replace_value,
 };
 use burn::{
     module::{Module, ModuleMapper, ModuleVisitor, Param},
@@ -20,6 +20,7 @@ use super::{
     options::{OptimizerConfig, Precision},
     parts::{from_bytes, joined, own_part, part_len, to_bytes},
     store::Store,
+    tensor_group::TensorGroup,
     trainable::Trainable,
 };
 use crate::parallel::{CollectiveError, Group, World};
@@ -194,11 +195,12 @@ impl AdamW {
         &self,
         trainable: &Trainable,
         group: &Group,
+        ranks: &TensorGroup,
     ) -> Result<Vec<HostTensor>, CollectiveError> {
         let mut tensors = Vec::new();
         for (slot, trained) in self.slots.iter().zip(&trainable.params) {
             let Some(slot) = slot else { continue };
-            let count = trained.info.num_elements();
+            let count = trained.len;
             let state = [
                 (MASTER, slot.master.as_ref()),
                 (EXP_AVG, Some(&slot.exp_avg)),
@@ -211,11 +213,17 @@ impl AdamW {
                     bytes = group.all_gather(bytes).wait()?;
                     bytes.truncate(count * size_of::<f32>());
                 }
-                tensors.push(HostTensor {
+                let held = HostTensor {
                     name: format!("{prefix}{}", trained.info.path),
                     shape: vec![count],
                     dtype: HostDtype::F32,
                     bytes,
+                };
+                // Flat in any case.
+                let whole = ranks.whole(held, &trained.info)?;
+                tensors.push(HostTensor {
+                    shape: vec![whole.num_elements()],
+                    ..whole
                 });
             }
         }
@@ -239,17 +247,21 @@ impl AdamW {
     }
 
     /// Puts back what [`AdamW::to_host`] gave. Names have been checked by the caller.
-    pub(super) fn restore(&mut self, trainable: &Trainable, tensors: &HashMap<&str, &HostTensor>) {
+    pub(super) fn restore(
+        &mut self,
+        trainable: &Trainable,
+        tensors: &HashMap<&str, &HostTensor>,
+        ranks: &TensorGroup,
+    ) {
         let (parts, home) = (self.parts, &self.home);
         for (slot, trained) in self.slots.iter_mut().zip(&trainable.params) {
             let Some(slot) = slot else { continue };
             let find = |prefix: &str| {
                 let name = format!("{prefix}{}", trained.info.path);
-                let tensor = (*tensors.get(name.as_str())?).clone();
-                let whole = params::from_host::<1>(tensor, home, DType::F32);
+                let held = ranks.part(tensors.get(name.as_str())?, &trained.info, home, DType::F32);
                 Some(match parts {
-                    Some(world) => own_part(whole, world),
-                    None => whole,
+                    Some(world) => own_part(held, world),
+                    None => held,
                 })
             };
             if let (Some(exp_avg), Some(exp_avg_sq)) = (find(EXP_AVG), find(EXP_AVG_SQ)) {

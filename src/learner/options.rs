@@ -87,6 +87,8 @@ pub struct ParallelConfig {
     pub offload: bool,
     /// Gradients travel in buckets of at least so many values.
     pub bucket_elements: usize,
+    /// Ranks that hold one decoder together; what is above in parts is so among those that hold the same part of it.
+    pub tensor: usize,
 }
 
 impl Default for ParallelConfig {
@@ -96,6 +98,7 @@ impl Default for ParallelConfig {
             offload: false,
             // 16 MiB: large enough for the speed of a link, small enough to begin early.
             bucket_elements: 1 << 22,
+            tensor: 1,
         }
     }
 }

@@ -10,12 +10,15 @@ use brazier_models::{
     params::{self, ParamInfo, replace_value},
 };
 use burn::{
-    module::{Module, ModuleMapper, Param},
+    module::{Module, ModuleMapper, Param, ParamId},
     tensor::{DType, Tensor},
 };
 use sha2::{Digest, Sha256};
 
-use super::{LearnerError, optimizer::EXP_AVG, step::Learner, trainable::moves_beside_adapters};
+use super::{
+    LearnerError, optimizer::EXP_AVG, step::Learner, tensor_group::TensorGroup,
+    trainable::moves_beside_adapters,
+};
 use crate::{
     checkpoint::{
         CheckpointError, CheckpointInfo, RunState, Snapshot, check_model, fingerprint, load_tensors,
@@ -33,11 +36,19 @@ impl Learner {
     /// # Errors
     /// If a rank is missing or has failed.
     pub fn snapshot(&self, state: RunState) -> Result<Snapshot, CollectiveError> {
-        let mut tensors = params::read_params(self.whole_model()?.as_ref(), |path| self.is_saved(path));
-        for tensor in &mut tensors {
+        let mut tensors = Vec::new();
+        let handles = params::param_handles(self.held_model()?.as_ref(), |path| self.is_saved(path));
+        let infos: HashMap<ParamId, &ParamInfo> = self.infos().iter().map(|info| (info.id, info)).collect();
+        for handle in handles {
+            let mut tensor = handle.fetch();
+            if let Some(info) = infos.get(&handle.info.id) {
+                tensor = self.ranks().whole(tensor, info)?;
+            }
             tensor.name.insert_str(0, PARAM);
+            tensors.push(tensor);
         }
-        tensors.extend(self.optimizer().to_host(self.trainable(), self.group())?);
+        let (data, ranks) = (&self.grid().data, self.ranks());
+        tensors.extend(self.optimizer().to_host(self.trainable(), data, ranks)?);
         Ok(Snapshot { tensors, state })
     }
 
@@ -80,18 +91,15 @@ impl Learner {
             .iter()
             .map(|tensor| (tensor.name.as_str(), tensor))
             .collect();
-        let paths = self
-            .infos()
-            .iter()
-            .map(|info| (info.id, info.path.clone()))
-            .collect();
-        let model = self.whole_model()?.into_owned().map(&mut Restorer {
+        let infos = self.infos().iter().map(|info| (info.id, info)).collect();
+        let model = self.held_model()?.into_owned().map(&mut Restorer {
             tensors: &tensors,
-            paths: &paths,
+            infos: &infos,
+            ranks: self.ranks(),
         });
         self.replace_model(model);
-        let (trainable, optimizer, finished_steps) = self.parts_mut();
-        optimizer.restore(trainable, &tensors);
+        let (trainable, optimizer, ranks, finished_steps) = self.parts_mut();
+        optimizer.restore(trainable, &tensors, ranks);
         *finished_steps = snapshot.state.step;
         Ok(())
     }
@@ -160,21 +168,25 @@ pub fn saved_parameters(info: &CheckpointInfo) -> Result<HashMap<String, SavedPa
 
 struct Restorer<'a> {
     tensors: &'a HashMap<&'a str, &'a HostTensor>,
-    paths: &'a HashMap<burn::module::ParamId, String>,
+    infos: &'a HashMap<ParamId, &'a ParamInfo>,
+    ranks: &'a TensorGroup,
 }
 
 impl ModuleMapper for Restorer<'_> {
     fn map_float<const D: usize>(&mut self, param: Param<Tensor<D>>) -> Param<Tensor<D>> {
-        let Some(path) = self.paths.get(&param.id) else {
+        let Some(info) = self.infos.get(&param.id) else {
             return param;
         };
-        let find = |prefix: &str| self.tensors.get(format!("{prefix}{path}").as_str()).copied();
+        let find = |prefix: &str| {
+            let name = format!("{prefix}{}", info.path);
+            self.tensors.get(name.as_str()).copied()
+        };
         let Some(tensor) = find(PARAM).or_else(|| find(MASTER)) else {
             return param;
         };
         replace_value(param, |old| {
-            let flat = params::from_host_flat(tensor, &old.device(), old.dtype());
-            flat.reshape(old.dims())
+            let held = self.ranks.part(tensor, info, &old.device(), old.dtype());
+            held.reshape(old.dims())
         })
     }
 }

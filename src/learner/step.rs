@@ -3,7 +3,7 @@
 use std::{borrow::Cow, sync::Arc, time::Instant};
 
 use brazier_models::{
-    HostBatch, HostClasses, PaddingSide, Segmented, Vlm, VlmInputs,
+    HostBatch, HostClasses, PaddingSide, Segmented, Shard, Vlm, VlmInputs,
     flops::{Work, flops},
     ops,
     params::{self, ParamInfo},
@@ -24,12 +24,13 @@ use super::{
     schedule::lr_factor,
     snapshot::base_digest,
     store::{Store, Visiting},
+    tensor_group::TensorGroup,
     trainable::Trainable,
 };
 use crate::{
     data::{self, Batch},
     device::host_memory,
-    parallel::{CollectiveError, Group},
+    parallel::{CollectiveError, Grid, Group},
 };
 
 /// Added to the norm before dividing, as `torch.nn.utils.clip_grad_norm_` does.
@@ -67,11 +68,13 @@ pub struct Learner {
     config: StepConfig,
     device: Device,
     finished_steps: u64,
-    group: Arc<Group>,
+    grid: Grid,
+    /// Those that hold the model together.
+    ranks: TensorGroup,
     parallel: ParallelConfig,
     /// How gradients and parameters travel between ranks.
     buckets: Vec<Bucket>,
-    /// All parameters, in module order.
+    /// All parameters, in module order, as they are in a whole model.
     infos: Vec<ParamInfo>,
     /// Parts of the parameters, where the model does not hold them.
     store: Option<Store>,
@@ -94,10 +97,10 @@ impl Learner {
         )
     }
 
-    /// One rank of several, which all have the same model.
+    /// One rank of several, which all have the same model, whole. Where several hold it together, each keeps its part.
     ///
     /// # Errors
-    /// As [`Learner::new`].
+    /// As [`Learner::new`]; if the ranks or the model do not divide as `parallel` says, or a rank is missing or has failed.
     pub fn in_group(
         model: Vlm,
         mut config: StepConfig,
@@ -109,12 +112,21 @@ impl Learner {
             // A tape that is kept would hold the parameters that are to go, and the same numbers come out.
             config.recompute = Recompute::Blocks;
         }
-        let trainable = Trainable::select(&model, config.mode, &config.optimizer);
+        let mut trainable = Trainable::select(&model, config.mode, &config.optimizer);
         if trainable.params.is_empty() {
             return Err(LearnerError::NothingToTrain { mode: config.mode });
         }
+        Shard::check(parallel.tensor, &model.config().text)?;
+        let grid = Grid::new(group, parallel.tensor)?;
+        let ranks = TensorGroup::new(grid.tensor.clone());
+        let (infos, base_digest) = (params::list_params(&model), base_digest(&model));
+        let model = match ranks.shard() {
+            Shard::WHOLE => model,
+            shard => model.into_shard(shard),
+        };
+        trainable.measure(&model);
         let model = trainable.mark(model.train());
-        let parts = parallel.zero.splits_optimizer().then(|| group.world());
+        let parts = parallel.zero.splits_optimizer().then(|| grid.data.world());
         let parts = parts.filter(|world| world.size > 1);
         let home = match parallel.offload {
             true => host_memory()?,
@@ -122,7 +134,6 @@ impl Learner {
         };
         let (adamw, precision) = (&config.optimizer, config.precision);
         let optimizer = AdamW::new(&model, &trainable, adamw, precision, parts, &home);
-        let (infos, base_digest) = (params::list_params(&model), base_digest(&model));
         let (model, store) = match parts.filter(|_| parallel.zero == Zero::Parameters) {
             Some(world) => {
                 let dtype = compute_dtype(config.precision);
@@ -142,7 +153,8 @@ impl Learner {
             config,
             device,
             finished_steps: 0,
-            group,
+            grid,
+            ranks,
             parallel,
         })
     }
@@ -152,9 +164,21 @@ impl Learner {
     /// # Errors
     /// If a rank is missing or has failed.
     pub fn whole_model(&self) -> Result<Cow<'_, Vlm>, CollectiveError> {
+        let held = self.held_model()?;
+        match self.ranks.shard() {
+            Shard::WHOLE => Ok(held),
+            _ => {
+                let whole = self.ranks.whole_model(held.into_owned(), &self.infos);
+                whole.map(Cow::Owned)
+            }
+        }
+    }
+
+    /// All that the ranks with this one's part of the model hold of it.
+    pub(super) fn held_model(&self) -> Result<Cow<'_, Vlm>, CollectiveError> {
         match &self.store {
             None => Ok(Cow::Borrowed(self.model())),
-            Some(store) => store.whole(self.model(), &self.group).map(Cow::Owned),
+            Some(store) => store.whole(self.model(), &self.grid.data).map(Cow::Owned),
         }
     }
 
@@ -197,17 +221,22 @@ impl Learner {
         &self.infos
     }
 
-    pub(super) fn parts_mut(&mut self) -> (&Trainable, &mut AdamW, &mut u64) {
-        (&self.trainable, &mut self.optimizer, &mut self.finished_steps)
+    pub(super) fn parts_mut(&mut self) -> (&Trainable, &mut AdamW, &TensorGroup, &mut u64) {
+        (
+            &self.trainable,
+            &mut self.optimizer,
+            &self.ranks,
+            &mut self.finished_steps,
+        )
     }
 
-    /// Puts a model with other parameters in the place of this one.
+    /// Puts a model with other parameters in the place of this one, which is as [`Learner::held_model`] gives it.
     pub(super) fn replace_model(&mut self, model: Vlm) {
         self.model = Some(match &mut self.store {
             None => model,
             Some(store) => {
                 let dtype = compute_dtype(self.config.precision);
-                let (model, fresh) = Store::scatter(model, self.group.world(), dtype, &self.device);
+                let (model, fresh) = Store::scatter(model, self.grid.data.world(), dtype, &self.device);
                 *store = fresh;
                 model
             }
@@ -220,7 +249,15 @@ impl Learner {
 
     /// The ranks of the run.
     pub fn group(&self) -> &Arc<Group> {
-        &self.group
+        &self.grid.world
+    }
+
+    pub(super) fn grid(&self) -> &Grid {
+        &self.grid
+    }
+
+    pub(super) fn ranks(&self) -> &TensorGroup {
+        &self.ranks
     }
 
     /// One update from this rank's micro-batches of one step; see [`Learner::step_or_fail`].
@@ -252,22 +289,26 @@ impl Learner {
         let started = Instant::now();
         // Every batch is checked before the first one costs time.
         let uploaded = batches.and_then(|batches| Ok((batches, self.upload_all(batches)?)));
-        let (batches, inputs) = self.group.agree(uploaded)?;
-        let shares = Shares::exchange(&self.group, &Share::of(batches, self.flops(batches)))?;
+        let (batches, inputs) = self.group().agree(uploaded)?;
+        let shares = Shares::exchange(&self.grid.data, &Share::of(batches, self.flops(batches)))?;
         if shares.labelled_tokens() == 0 {
             return Err(LearnerError::NoLabelledToken {
                 step: self.finished_steps,
                 samples: name_samples(batches),
             });
         }
-        let (losses, gradients) = self.accumulate(batches, inputs, &shares)?;
-        let (losses, squares) = read_norms(losses, &gradients);
-        let norms = Norms::exchange(
-            &self.group,
-            losses.iter().sum(),
-            squares,
-            self.optimizer.is_in_parts(),
-        )?;
+        let (losses, mut gradients) = self.accumulate(batches, inputs, &shares)?;
+        let (params, elements) = (&self.trainable, self.parallel.bucket_elements);
+        self.ranks
+            .sum_copied(&mut gradients, params, &self.device, elements)?;
+        let counted = params.params.iter().zip(&gradients);
+        let counted = counted.filter(|(trained, _)| self.ranks.counts(&trained.info.path));
+        let (losses, squares) = read_norms(losses, counted.filter_map(|(_, gradient)| gradient.clone()));
+        let num_parts = match self.optimizer.is_in_parts() {
+            true => self.group().world().size,
+            false => self.ranks.shard().count,
+        };
+        let norms = Norms::exchange(self.group(), losses.iter().sum(), squares, num_parts)?;
         // As many as there are labelled tokens, unless classes have weights.
         let loss_weight = shares.loss_weight();
         let (loss, grad_norm) = (norms.loss / loss_weight, norms.grad_norm / loss_weight);
@@ -317,7 +358,7 @@ impl Learner {
         shares: &Shares,
     ) -> Result<(Vec<Tensor<1>>, Vec<Option<Tensor<1>>>), LearnerError> {
         let (num_params, zero) = (self.trainable.params.len(), self.parallel.zero);
-        let mut reducer = Reducer::new(&self.group, zero, &self.buckets, num_params, &self.device);
+        let mut reducer = Reducer::new(&self.grid.data, zero, &self.buckets, num_params, &self.device);
         let mut losses = Vec::new();
         let mut inputs = inputs.into_iter();
         let (model, recompute) = (self.model(), self.config.recompute);
@@ -325,18 +366,19 @@ impl Learner {
         for round in 0..shares.rounds() {
             reducer.begin(round + 1 == shares.rounds());
             let inputs = inputs.next().map(|(micro, inputs)| {
-                let first_sample = shares.samples_before(self.group.world().rank, micro);
+                let first_sample = shares.samples_before(self.grid.data.world().rank, micro);
                 self.with_dropout(&batches[micro], inputs, first_sample)
             });
-            let (trainable, sink, inputs) = (&self.trainable, &mut reducer, inputs.as_ref());
+            let (trainable, ranks) = (&self.trainable, &self.ranks);
+            let (sink, inputs) = (&mut reducer, inputs.as_ref());
             let loss = match (&self.store, inputs) {
                 (Some(store), _) => {
-                    let mut visiting = Visiting::new(model.clone(), store, &self.group);
-                    forward_backward(&mut visiting, trainable, inputs, &path, recompute, sink)?
+                    let mut visiting = Visiting::new(model.clone(), store, &self.grid.data);
+                    forward_backward(&mut visiting, trainable, inputs, &path, recompute, ranks, sink)?
                 }
                 (None, Some(batch)) => {
                     let path = model.segments(batch);
-                    forward_backward(&mut &*model, trainable, inputs, &path, recompute, sink)?
+                    forward_backward(&mut &*model, trainable, inputs, &path, recompute, ranks, sink)?
                 }
                 (None, None) => None,
             };
@@ -366,7 +408,7 @@ impl Learner {
             false => (optimizer.update(model, trainable, update), Ok(())),
             true => {
                 let store = self.store.as_mut();
-                optimizer.update_parts(model, trainable, update, &self.buckets, &self.group, store)
+                optimizer.update_parts(model, trainable, update, &self.buckets, &self.grid.data, store)
             }
         };
         self.model = Some(model);
@@ -491,10 +533,15 @@ pub fn compute_dtype(precision: Precision) -> DType {
 }
 
 /// One transfer for all scalars of a step: the losses, and the sum of the squares of all gradients.
-fn read_norms(losses: Vec<Tensor<1>>, gradients: &[Option<Tensor<1>>]) -> (Vec<f64>, f64) {
+fn read_norms(losses: Vec<Tensor<1>>, gradients: impl Iterator<Item = Tensor<1>>) -> (Vec<f64>, f64) {
     let num_losses = losses.len();
-    let squares = gradients.iter().flatten().cloned().map(ops::sum_of_squares);
-    let scalars = Tensor::cat(losses.into_iter().chain(squares).collect(), 0).into_data();
+    let squares = gradients.map(ops::sum_of_squares);
+    let scalars: Vec<Tensor<1>> = losses.into_iter().chain(squares).collect();
+    if scalars.is_empty() {
+        // A rank without a batch, whose gradients another one counts.
+        return (Vec::new(), 0.0);
+    }
+    let scalars = Tensor::cat(scalars, 0).into_data();
     let scalars: Vec<f64> = scalars.iter::<f64>().collect();
     let (losses, squares) = scalars.split_at(num_losses);
     (losses.to_vec(), squares.iter().sum())

@@ -70,6 +70,8 @@ pub fn moves_beside_adapters(path: &str) -> bool {
 pub struct Trained {
     /// Path, id and shape.
     pub info: ParamInfo,
+    /// Values of it that this rank's model holds: all, unless the model is a shard.
+    pub len: usize,
     /// Peak learning rate.
     pub lr: f64,
     /// 0 for biases and norm weights.
@@ -102,6 +104,7 @@ impl Trainable {
                 } else {
                     0.0
                 },
+                len: info.num_elements(),
                 info,
             })
             .collect();
@@ -116,6 +119,15 @@ impl Trainable {
                 .flat_map(|param| Vlm::owner(&param.info.path))
                 .collect(),
             params,
+        }
+    }
+
+    /// Takes note of how much of each parameter a shard of the model holds.
+    pub(super) fn measure(&mut self, shard: &Vlm) {
+        for info in params::list_params(shard) {
+            if let Some(position) = self.position(info.id) {
+                self.params[position].len = info.num_elements();
+            }
         }
     }
 

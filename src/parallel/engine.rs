@@ -34,6 +34,13 @@ pub trait Engine {
     /// As [`Engine::all_reduce`].
     fn exchange(&mut self, part: Vec<u8>) -> Result<Vec<Vec<u8>>, CollectiveError>;
 
+    /// An engine of those ranks that give the same `colour` as this one, in the order of their ranks. All ranks of this engine
+    /// have to ask together. It must go before this one does.
+    ///
+    /// # Errors
+    /// As [`Engine::all_reduce`].
+    fn split(&mut self, colour: usize) -> Result<Box<dyn Engine>, CollectiveError>;
+
     /// Tells the others, as far as that is possible, that this rank has failed.
     fn abort_handle(&self) -> Box<dyn Fn(&str) + Send + Sync>;
 }

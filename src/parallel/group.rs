@@ -15,14 +15,20 @@ use super::{CollectiveError, World, engine::Engine};
 /// What an engine gets beyond the time that a rank waits: one that knows who is missing says so first.
 const GRACE: Duration = Duration::from_secs(2);
 
-type Job = Box<dyn FnOnce(&mut dyn Engine) + Send>;
+/// That of all ranks first, then what was split off, each after the one it is split off from.
+type Engines = Vec<Box<dyn Engine>>;
+type Job = Box<dyn FnOnce(&mut Engines) + Send>;
 
 /// The ranks of a run. Operations are carried out one after the other by a thread of their own, while the caller goes on;
 /// every rank must ask for the same ones in the same order.
 pub struct Group {
     world: World,
+    /// Its place among all ranks of the run, by which it is called.
+    name: World,
     /// `None` for a rank by itself, to which nothing ever happens.
-    link: Option<Link>,
+    link: Option<Arc<Link>>,
+    /// Which of the link's engines.
+    engine: usize,
 }
 
 struct Link {
@@ -99,7 +105,9 @@ impl Group {
     pub fn alone() -> Self {
         Self {
             world: World::ALONE,
+            name: World::ALONE,
             link: None,
+            engine: 0,
         }
     }
 
@@ -107,24 +115,26 @@ impl Group {
     ///
     /// # Errors
     /// What `make` says, or if there can be no thread.
-    pub fn start<E: Engine>(
+    pub fn start<E: Engine + 'static>(
         make: impl FnOnce() -> Result<E, CollectiveError> + Send + 'static,
         timeout: Duration,
     ) -> Result<Self, CollectiveError> {
         let (jobs, queue) = mpsc::channel::<Job>();
         let (made, about) = mpsc::channel();
         let work = move || {
-            let mut engine = match make() {
-                Ok(engine) => engine,
+            let mut engines: Engines = match make() {
+                Ok(engine) => vec![Box::new(engine)],
                 Err(error) => {
                     let _ = made.send(Err(error));
                     return;
                 }
             };
-            let _ = made.send(Ok((engine.world(), engine.abort_handle())));
+            let _ = made.send(Ok((engines[0].world(), engines[0].abort_handle())));
             for job in queue {
-                job(&mut engine);
+                job(&mut engines);
             }
+            // What was split off goes first.
+            while engines.pop().is_some() {}
         };
         let failed = |reason: String| CollectiveError::Engine { rank: 0, reason };
         let thread = Builder::new()
@@ -137,7 +147,8 @@ impl Group {
         let (world, abort) = started?;
         Ok(Self {
             world,
-            link: Some(Link {
+            name: world,
+            link: Some(Arc::new(Link {
                 jobs: Some(jobs),
                 thread: Some(thread),
                 abort,
@@ -145,11 +156,42 @@ impl Group {
                 busy: Arc::default(),
                 waited: Arc::default(),
                 given_up: Arc::default(),
-            }),
+            })),
+            engine: 0,
         })
     }
 
-    /// This rank among all.
+    /// The ranks of this group that give the same `colour`, as a group. All ranks of this group have to ask together.
+    ///
+    /// Operations of both are carried out in the order in which this rank asks for them, so all ranks need one order of all
+    /// operations that each of them can keep to.
+    ///
+    /// # Errors
+    /// As [`Pending::wait`].
+    pub fn split(&self, colour: usize) -> Result<Self, CollectiveError> {
+        let Some(link) = &self.link else {
+            return Ok(Self::alone());
+        };
+        let from = self.engine;
+        let made = link.submit(self.name, "split", move |engines| {
+            let engine = engines[from].split(colour)?;
+            let world = engine.world();
+            engines.push(engine);
+            Ok((world, engines.len() - 1))
+        });
+        let (world, engine) = made.wait()?;
+        Ok(match world.size {
+            1 => Self::alone(),
+            _ => Self {
+                world,
+                name: self.name,
+                link: Some(link.clone()),
+                engine,
+            },
+        })
+    }
+
+    /// This rank among those of the group.
     pub fn world(&self) -> World {
         self.world
     }
@@ -181,9 +223,11 @@ impl Group {
     pub fn exchange(&self, part: Vec<u8>) -> Result<Vec<Vec<u8>>, CollectiveError> {
         match &self.link {
             None => Ok(vec![part]),
-            Some(link) => link
-                .submit(self.world, "exchange", move |engine| engine.exchange(part))
-                .wait(),
+            Some(link) => {
+                let at = self.engine;
+                let exchanged = link.submit(self.name, "exchange", move |engines| engines[at].exchange(part));
+                exchanged.wait()
+            }
         }
     }
 
@@ -277,15 +321,15 @@ impl Group {
         Ok(all.iter().any(|is_so| *is_so == [1]))
     }
 
-    /// Seconds that operations took so far, whether anybody waited for them or not.
+    /// Seconds that operations took so far, also of groups that are split off or that this one is split off from, whether anybody waited for them or not.
     pub fn busy_seconds(&self) -> f64 {
-        let nanoseconds = |link: &Link| link.busy.load(Ordering::Relaxed);
+        let nanoseconds = |link: &Arc<Link>| link.busy.load(Ordering::Relaxed);
         self.link.as_ref().map_or(0, nanoseconds) as f64 * 1e-9
     }
 
     /// Seconds that this rank waited for results so far.
     pub fn waited_seconds(&self) -> f64 {
-        let nanoseconds = |link: &Link| link.waited.load(Ordering::Relaxed);
+        let nanoseconds = |link: &Arc<Link>| link.waited.load(Ordering::Relaxed);
         self.link.as_ref().map_or(0, nanoseconds) as f64 * 1e-9
     }
 
@@ -306,10 +350,15 @@ impl Group {
             None => Pending {
                 state: State::Ready(value),
                 operation,
-                world: self.world,
+                world: self.name,
                 timeout: Duration::ZERO,
             },
-            Some(link) => link.submit(self.world, operation, move |engine| run(engine, value)),
+            Some(link) => {
+                let at = self.engine;
+                link.submit(self.name, operation, move |engines| {
+                    run(engines[at].as_mut(), value)
+                })
+            }
         }
     }
 }
@@ -330,13 +379,13 @@ impl Link {
         &self,
         world: World,
         operation: &'static str,
-        run: impl FnOnce(&mut dyn Engine) -> Result<T, CollectiveError> + Send + 'static,
+        run: impl FnOnce(&mut Engines) -> Result<T, CollectiveError> + Send + 'static,
     ) -> Pending<T> {
         let (done, results) = mpsc::channel();
         let busy = self.busy.clone();
-        let job: Job = Box::new(move |engine| {
+        let job: Job = Box::new(move |engines| {
             let started = Instant::now();
-            let result = run(engine);
+            let result = run(engines);
             busy.fetch_add(started.elapsed().as_nanos() as u64, Ordering::Relaxed);
             // Nobody waits for the result of a rank that has given up.
             let _ = done.send(result);

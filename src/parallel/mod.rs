@@ -2,6 +2,7 @@
 
 mod engine;
 mod error;
+mod grid;
 mod group;
 mod launch;
 #[cfg(feature = "mpi")]
@@ -12,6 +13,7 @@ mod threads;
 
 pub use engine::Engine;
 pub use error::CollectiveError;
+pub use grid::Grid;
 pub use group::{Group, Pending};
 pub use launch::{Launch, LaunchError, Launcher};
 #[cfg(feature = "mpi")]
@@ -32,4 +34,22 @@ pub struct World {
 impl World {
     /// One process by itself.
     pub const ALONE: Self = Self { rank: 0, size: 1 };
+
+    /// This process among those that hold one model together, `tensor` neighbours.
+    #[must_use]
+    pub fn of_tensor(self, tensor: usize) -> Self {
+        Self {
+            rank: self.rank % tensor,
+            size: tensor,
+        }
+    }
+
+    /// Its model among the copies of the model.
+    #[must_use]
+    pub fn of_data(self, tensor: usize) -> Self {
+        Self {
+            rank: self.rank / tensor,
+            size: self.size / tensor,
+        }
+    }
 }

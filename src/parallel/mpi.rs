@@ -7,7 +7,7 @@ use mpi::{
     collective::SystemOperation,
     datatype::PartitionMut,
     environment::Universe,
-    topology::SimpleCommunicator,
+    topology::{Color, SimpleCommunicator},
     traits::{Communicator, CommunicatorCollectives},
 };
 
@@ -17,8 +17,10 @@ use super::{CollectiveError, World, engine::Engine};
 pub struct Mpi {
     communicator: SimpleCommunicator,
     world: World,
-    /// Ends MPI when it goes, so after the communicator.
-    _universe: Universe,
+    /// Its rank in the whole job.
+    name: usize,
+    /// Ends MPI when it goes, so after the communicator; that of the whole job has it.
+    _universe: Option<Universe>,
 }
 
 impl Mpi {
@@ -37,27 +39,37 @@ impl Mpi {
             return Err(failed("this MPI cannot be used by a program with threads"));
         }
         let communicator = universe.world();
-        let place = |number: i32| usize::try_from(number).map_err(|_| failed("MPI gives no rank"));
-        let world = World {
-            rank: place(communicator.rank())?,
-            size: place(communicator.size())?,
-        };
+        let world = place(&communicator).ok_or_else(|| failed("MPI gives no rank"))?;
         Ok(Self {
             communicator,
             world,
-            _universe: universe,
+            name: world.rank,
+            _universe: Some(universe),
         })
     }
 
     /// MPI counts in 32 bits.
     fn check_len(&self, len: usize) -> Result<Count, CollectiveError> {
-        Count::try_from(len).map_err(|_| CollectiveError::Engine {
-            rank: self.world.rank,
-            reason: format!(
+        Count::try_from(len).map_err(|_| {
+            self.failed(format!(
                 "a message of {len} values is too long for MPI; use smaller parallel.bucket_elements"
-            ),
+            ))
         })
     }
+
+    fn failed(&self, reason: String) -> CollectiveError {
+        CollectiveError::Engine {
+            rank: self.name,
+            reason,
+        }
+    }
+}
+
+fn place(communicator: &SimpleCommunicator) -> Option<World> {
+    Some(World {
+        rank: usize::try_from(communicator.rank()).ok()?,
+        size: usize::try_from(communicator.size()).ok()?,
+    })
 }
 
 impl Engine for Mpi {
@@ -125,6 +137,19 @@ impl Engine for Mpi {
             part.to_vec()
         });
         Ok(split.collect())
+    }
+
+    fn split(&mut self, colour: usize) -> Result<Box<dyn Engine>, CollectiveError> {
+        let failed = || self.failed("MPI gives no group of ranks".to_owned());
+        let colour = i32::try_from(colour).map_err(|_| failed())?;
+        let communicator = self.communicator.split_by_color(Color::with_value(colour));
+        let communicator = communicator.ok_or_else(failed)?;
+        Ok(Box::new(Self {
+            world: place(&communicator).ok_or_else(failed)?,
+            communicator,
+            name: self.name,
+            _universe: None,
+        }))
     }
 
     /// Nothing: when one process ends with an error, `mpirun` and `srun` end the others.

@@ -58,14 +58,25 @@ struct Meeting {
     failed: Option<CollectiveError>,
 }
 
+/// Where a group of ranks meets.
 #[derive(Debug)]
 struct Hub {
     meeting: Mutex<Meeting>,
     changed: Condvar,
-    timeout: Duration,
 }
 
 impl Hub {
+    fn new(size: usize, failed: Option<CollectiveError>) -> Self {
+        Self {
+            meeting: Mutex::new(Meeting {
+                parts: vec![None; size],
+                failed,
+                ..Meeting::default()
+            }),
+            changed: Condvar::new(),
+        }
+    }
+
     fn lock(&self) -> MutexGuard<'_, Meeting> {
         // A panic inside leaves numbers that are all there: the lock guards no half-made thing.
         self.meeting.lock().unwrap_or_else(PoisonError::into_inner)
@@ -77,29 +88,85 @@ impl Hub {
     }
 }
 
+/// Which hub: the number of the one it is split off from, how many splits of that one came before, and the colour.
+type HubKey = (usize, usize, usize);
+
+/// All hubs of the ranks of a process.
+#[derive(Debug, Default)]
+struct Hubs {
+    made: Vec<(HubKey, Arc<Hub>)>,
+    failed: Option<CollectiveError>,
+}
+
+/// What all ranks of a process have in common.
+#[derive(Debug)]
+struct Process {
+    hubs: Mutex<Hubs>,
+    size: usize,
+    timeout: Duration,
+}
+
+impl Process {
+    fn lock(&self) -> MutexGuard<'_, Hubs> {
+        self.hubs.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The hub with this key, with its number; made by the first that comes.
+    fn hub(&self, key: HubKey, size: usize) -> (usize, Arc<Hub>) {
+        let mut hubs = self.lock();
+        let found = hubs.made.iter().position(|(made, _)| *made == key);
+        let at = found.unwrap_or_else(|| {
+            let hub = Arc::new(Hub::new(size, hubs.failed.clone()));
+            hubs.made.push((key, hub));
+            hubs.made.len() - 1
+        });
+        (at, hubs.made[at].1.clone())
+    }
+
+    /// Nobody needs to wait any longer, wherever it is.
+    fn fail(&self, error: CollectiveError) {
+        let mut hubs = self.lock();
+        let error = hubs.failed.get_or_insert(error).clone();
+        hubs.made.iter().for_each(|(_, hub)| hub.fail(error.clone()));
+    }
+}
+
 /// One rank of a process.
 #[derive(Debug)]
 pub struct Threads {
     world: World,
+    /// The ranks of its group as all ranks of the process know them.
+    members: Vec<usize>,
     hub: Arc<Hub>,
+    hub_number: usize,
+    /// Splits of its group so far.
+    splits: usize,
+    process: Arc<Process>,
 }
 
 impl Threads {
     /// Engines for `size` threads, in the order of their ranks. Whoever waits longer than `timeout` for the others fails.
     pub fn group(size: usize, timeout: Duration) -> Vec<Self> {
-        let hub = Arc::new(Hub {
-            meeting: Mutex::new(Meeting {
-                parts: vec![None; size],
-                ..Meeting::default()
-            }),
-            changed: Condvar::new(),
+        let process = Arc::new(Process {
+            hubs: Mutex::default(),
+            size,
             timeout,
         });
+        let (hub_number, hub) = process.hub((0, 0, 0), size);
         let engine = |rank| Self {
             world: World { rank, size },
+            members: (0..size).collect(),
             hub: hub.clone(),
+            hub_number,
+            splits: 0,
+            process: process.clone(),
         };
         (0..size).map(engine).collect()
+    }
+
+    /// This rank as all ranks of the process know it.
+    fn name(&self) -> usize {
+        self.members[self.world.rank]
     }
 
     /// Brings a part and gets those of all, in the order of the ranks.
@@ -110,7 +177,7 @@ impl Threads {
         lengths: Lengths,
     ) -> Result<Arc<[Part]>, CollectiveError> {
         let World { rank, size } = self.world;
-        let deadline = Instant::now() + self.hub.timeout;
+        let deadline = Instant::now() + self.process.timeout;
         // Those of the operation before may still be leaving.
         let mut meeting = self.wait(self.hub.lock(), deadline, operation, |meeting| {
             meeting.leaving == 0
@@ -119,12 +186,12 @@ impl Threads {
         let theirs = *meeting.operation.get_or_insert(mine);
         if theirs != mine {
             let error = CollectiveError::Disagree {
-                rank,
+                rank: self.name(),
                 found: in_words(mine),
                 expected: in_words(theirs),
             };
             drop(meeting);
-            self.hub.fail(error.clone());
+            self.process.fail(error.clone());
             return Err(error);
         }
         meeting.parts[rank] = Some(part);
@@ -161,7 +228,7 @@ impl Threads {
             if left.is_zero() {
                 let error = self.timed_out(&meeting, operation);
                 drop(meeting);
-                self.hub.fail(error.clone());
+                self.process.fail(error.clone());
                 return Err(error);
             }
             let waited = self.hub.changed.wait_timeout(meeting, left);
@@ -173,12 +240,12 @@ impl Threads {
     fn timed_out(&self, meeting: &Meeting, operation: &'static str) -> CollectiveError {
         let World { rank, size } = self.world;
         let absent = (0..size).filter(|&other| other != rank && meeting.parts[other].is_none());
-        let absent: Vec<String> = absent.map(|rank| rank.to_string()).collect();
+        let absent: Vec<String> = absent.map(|rank| self.members[rank].to_string()).collect();
         CollectiveError::TimedOut {
-            rank,
-            size,
+            rank: self.name(),
+            size: self.process.size,
             operation,
-            seconds: self.hub.timeout.as_secs(),
+            seconds: self.process.timeout.as_secs(),
             missing: format!(" for rank {}", absent.join(", ")),
         }
     }
@@ -238,11 +305,31 @@ impl Engine for Threads {
         Ok(parts.iter().map(|part| part.bytes().to_vec()).collect())
     }
 
+    fn split(&mut self, colour: usize) -> Result<Box<dyn Engine>, CollectiveError> {
+        let colours = self.exchange(colour.to_le_bytes().to_vec())?;
+        let same = (0..self.world.size).filter(|&rank| colours[rank] == colours[self.world.rank]);
+        let same: Vec<usize> = same.collect();
+        let key = (self.hub_number + 1, self.splits, colour);
+        self.splits += 1;
+        let (hub_number, hub) = self.process.hub(key, same.len());
+        Ok(Box::new(Self {
+            world: World {
+                rank: same.iter().take_while(|&&rank| rank != self.world.rank).count(),
+                size: same.len(),
+            },
+            members: same.iter().map(|&rank| self.members[rank]).collect(),
+            hub,
+            hub_number,
+            splits: 0,
+            process: self.process.clone(),
+        }))
+    }
+
     fn abort_handle(&self) -> Box<dyn Fn(&str) + Send + Sync> {
-        let (hub, rank) = (self.hub.clone(), self.world.rank);
+        let (process, rank) = (self.process.clone(), self.name());
         Box::new(move |message| {
             let message = message.to_owned();
-            hub.fail(CollectiveError::Peer { rank, message });
+            process.fail(CollectiveError::Peer { rank, message });
         })
     }
 }

@@ -13,6 +13,9 @@ pub(crate) fn ranks<'a>(devices: &'a str, accumulation: &'a str, more: &[&'a str
     sets
 }
 
+/// Key heads that two ranks can share.
+const TWO_KEY_HEADS: &str = "model.language.num_key_value_heads=2";
+
 /// Numbers of the log that must not depend on the ranks.
 pub(crate) fn numbers(project: &Project) -> Vec<Vec<(String, f64)>> {
     const NAMES: [&str; 8] = [
@@ -90,6 +93,35 @@ fn threads_train_what_one_trains() {
     }
 }
 
+/// Two ranks hold one model together; four are two models, or two copies of which each rank has its part of the state.
+#[test]
+fn ranks_that_hold_a_model_together_train_what_one_trains() {
+    let one = alone("train.accumulation=4", &[TWO_KEY_HEADS]);
+    for (devices, accumulation, more) in [
+        (
+            "parallel.devices=2",
+            "train.accumulation=4",
+            &["parallel.zero=0"][..],
+        ),
+        ("parallel.devices=4", "train.accumulation=2", &["parallel.zero=2"]),
+        (
+            "parallel.devices=4",
+            "train.accumulation=2",
+            &["parallel.zero=3", "train.recompute=blocks"],
+        ),
+    ] {
+        let project = Project::new();
+        let mut sets = ranks(devices, accumulation, &["parallel.tensor=2", TWO_KEY_HEADS]);
+        sets.extend(more);
+        let done = project.train(&sets);
+        done.exits(0);
+        assert_eq!(done.stderr.matches("finished after").count(), 1, "{done}");
+        assert_same_numbers(&format!("{devices} {more:?}"), &project, &one);
+        let args = ["generate", "--model", "run/export", "--prompt", "circle"];
+        project.brazier(&args).exits(0);
+    }
+}
+
 /// Rows of several samples each, dealt out to ranks.
 #[test]
 fn packed_rows_train_what_one_trains() {
@@ -147,6 +179,29 @@ fn another_number_of_ranks_goes_on() {
     }
 }
 
+/// From a model on two ranks to two models on one each, and back.
+#[test]
+fn another_way_to_hold_a_model_goes_on() {
+    let one = alone("train.accumulation=4", &[TWO_KEY_HEADS]);
+    let together = ranks(
+        "parallel.devices=2",
+        "train.accumulation=4",
+        &["parallel.tensor=2", TWO_KEY_HEADS],
+    );
+    let copies = ranks(
+        "parallel.devices=2",
+        "train.accumulation=2",
+        &["parallel.zero=2", TWO_KEY_HEADS],
+    );
+    for (before, after) in [(&together, &copies), (&copies, &together)] {
+        let project = Project::new();
+        project.train(before).exits(0);
+        fs::remove_dir_all(project.path("run/checkpoints/step-00000012")).unwrap();
+        project.train(after).exits(0).says(&["going on from step 9"]);
+        assert_same_numbers("resumed", &project, &one);
+    }
+}
+
 #[test]
 fn what_cannot_be_shared_is_refused() {
     let project = Project::new();
@@ -154,6 +209,23 @@ fn what_cannot_be_shared_is_refused() {
     done.exits(2).says(&["parallel.zero", "train.recompute"]);
     let done = project.train(&["parallel.devices=0"]);
     done.exits(2).says(&["parallel.devices"]);
+    let done = project.train(&["parallel.devices=3", "parallel.tensor=2"]);
+    done.exits(2)
+        .says(&["parallel.tensor", "3 ranks do not divide into groups of 2"]);
+    let done = project.brazier(&[
+        "train",
+        "--config",
+        "run.yaml",
+        "--devices",
+        "64",
+        "--tensor",
+        "64",
+    ]);
+    done.exits(2).says(&[
+        "parallel.tensor",
+        "num_attention_heads",
+        "does not divide into the 64 parts",
+    ]);
     let launched = [
         ("RANK", "1"),
         ("WORLD_SIZE", "2"),
@@ -202,6 +274,28 @@ mod processes {
             assert_eq!(done.stderr.matches("finished after").count(), 1, "{done}");
             let one = if size == 3 { &six } else { &four };
             assert_same_numbers(&format!("{size} processes, {zero}"), &project, one);
+        }
+    }
+
+    #[test]
+    fn processes_that_hold_a_model_together_train_what_one_trains() {
+        let one = alone("train.accumulation=4", &[TWO_KEY_HEADS]);
+        for (size, accumulation, zero) in [
+            (2, "train.accumulation=4", "parallel.zero=0"),
+            (4, "train.accumulation=2", "parallel.zero=2"),
+            (4, "train.accumulation=2", "parallel.zero=3"),
+        ] {
+            let project = Project::new();
+            let sets = [
+                "train.micro_batch_size=1",
+                accumulation,
+                zero,
+                "parallel.tensor=2",
+                TWO_KEY_HEADS,
+                "train.recompute=blocks",
+            ];
+            Done::of(&mut project.mpirun(size, &sets)).exits(0);
+            assert_same_numbers(&format!("{size} processes, {zero}"), &project, &one);
         }
     }
 

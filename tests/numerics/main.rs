@@ -33,7 +33,7 @@ use brazier::{
     hub::{DtypePolicy, ExportLayout, ExportOptions},
     image_processor::ImageProcessor,
     learner::{
-        Trainable, forward_backward,
+        TensorGroup, Trainable, forward_backward,
         options::{Recompute, TrainMode},
     },
 };
@@ -113,6 +113,7 @@ fn loss_and_gradients(model: &Vlm, inputs: &VlmInputs) -> (f32, BTreeMap<String,
         Some(inputs),
         &model.segments(inputs),
         Recompute::None,
+        &TensorGroup::alone(),
         &mut sink,
     );
     let loss = loss.unwrap().unwrap();

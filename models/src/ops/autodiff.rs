@@ -292,6 +292,37 @@ impl<B: ModelOps, C: CheckpointStrategy> ModelOps for Autodiff<B, C> {
         }
     }
 
+    fn linear_log_sum_exp(h: Float<Self>, w: Float<Self>) -> Float<Self> {
+        <Self as AutodiffBackend>::from_inner(B::linear_log_sum_exp(h.into_primitive(), w.into_primitive()))
+    }
+
+    fn linear_cross_entropy_part(
+        h: Float<Self>,
+        w: Float<Self>,
+        targets: IntTensor<Self>,
+        log_sums: Float<Self>,
+        here: Float<Self>,
+    ) -> Float<Self> {
+        let (h_tracked, w_tracked) = (h.is_tracked(), w.is_tracked());
+        let nodes = [h.node(), w.node()];
+        let (h, w) = (h.into_primitive(), w.into_primitive());
+        let (log_sums, here) = (log_sums.into_primitive(), here.into_primitive());
+        let dtype = h.dtype();
+        match LossNode.prepare::<C>(nodes).compute_bound().stateful() {
+            OpsKind::Tracked(prep) if w_tracked => {
+                let (loss, dh, dw) = B::linear_cross_entropy_part_dh_dw(h, w, targets, log_sums, here);
+                prep.finish((h_tracked.then_some(dh), Some(dw), dtype), loss)
+            }
+            OpsKind::Tracked(prep) => {
+                let (loss, dh) = B::linear_cross_entropy_part_dh(h, w, targets, log_sums, here);
+                prep.finish((Some(dh), None, dtype), loss)
+            }
+            OpsKind::UnTracked(prep) => {
+                prep.finish(B::linear_cross_entropy_part(h, w, targets, log_sums, here))
+            }
+        }
+    }
+
     fn adamw(
         master: Float<Self>,
         grad: Float<Self>,

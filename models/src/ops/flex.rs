@@ -22,7 +22,11 @@ use burn::backend::{
 use burn::tensor::{Bytes, DType, Shape};
 use burn_flex::{FlexTensor, Layout};
 
-use super::{Activation, AdamwStep, Visible, generic, kernels::ModelOps};
+use super::{
+    Activation, AdamwStep, Visible,
+    generic::{self, Known},
+    kernels::ModelOps,
+};
 
 type Float = FloatTensor<Flex>;
 
@@ -193,6 +197,52 @@ impl ModelOps for Flex {
         match h.dtype() {
             DType::F32 => loss::with_dh_dw(h, w, targets),
             _ => generic::linear_cross_entropy_dh_dw::<Self>(h, w, targets),
+        }
+    }
+
+    fn linear_log_sum_exp(h: Float, w: Float) -> Float {
+        match h.dtype() {
+            DType::F32 => loss::log_sums(h, w),
+            _ => generic::linear_log_sum_exp::<Self>(h, w),
+        }
+    }
+
+    fn linear_cross_entropy_part(
+        h: Float,
+        w: Float,
+        targets: IntTensor<Self>,
+        log_sums: Float,
+        here: Float,
+    ) -> Float {
+        match h.dtype() {
+            DType::F32 => loss::part(h, w, targets, log_sums, here),
+            _ => generic::linear_cross_entropy_part::<Self>(h, w, targets, Known { log_sums, here }),
+        }
+    }
+
+    fn linear_cross_entropy_part_dh(
+        h: Float,
+        w: Float,
+        targets: IntTensor<Self>,
+        log_sums: Float,
+        here: Float,
+    ) -> (Float, Float) {
+        match h.dtype() {
+            DType::F32 => loss::part_with_dh(h, w, targets, log_sums, here),
+            _ => generic::linear_cross_entropy_part_dh::<Self>(h, w, targets, Known { log_sums, here }),
+        }
+    }
+
+    fn linear_cross_entropy_part_dh_dw(
+        h: Float,
+        w: Float,
+        targets: IntTensor<Self>,
+        log_sums: Float,
+        here: Float,
+    ) -> (Float, Float, Float) {
+        match h.dtype() {
+            DType::F32 => loss::part_with_dh_dw(h, w, targets, log_sums, here),
+            _ => generic::linear_cross_entropy_part_dh_dw::<Self>(h, w, targets, Known { log_sums, here }),
         }
     }
 

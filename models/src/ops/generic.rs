@@ -12,7 +12,11 @@ mod xielu;
 
 pub(super) use attention::{attention, attention_backward};
 pub(super) use linear::{column_sum, linear_bias};
-pub(super) use loss::{linear_cross_entropy, linear_cross_entropy_dh, linear_cross_entropy_dh_dw};
+pub(super) use loss::{
+    Known, linear_cross_entropy, linear_cross_entropy_dh, linear_cross_entropy_dh_dw,
+    linear_cross_entropy_part, linear_cross_entropy_part_dh, linear_cross_entropy_part_dh_dw,
+    linear_log_sum_exp,
+};
 pub(super) use mlp::{activate, activate_backward, swiglu, swiglu_backward};
 pub(super) use norm::{layer_norm, layer_norm_backward, rms_norm, rms_norm_backward};
 pub(super) use rope::{rope, rope_backward};

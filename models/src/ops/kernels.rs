@@ -20,7 +20,10 @@ use burn::tensor::DType;
 #[cfg(feature = "cube")]
 use burn::tensor::Shape;
 
-use super::{Activation, AdamwStep, Visible, generic};
+use super::{
+    Activation, AdamwStep, Visible,
+    generic::{self, Known},
+};
 
 /// Forward and backward of the ops on backend primitives. Gradients come from the implementation for `Autodiff`, which
 /// calls the `*_backward` methods of the inner backend. Shapes are those of the functions in [`super`].
@@ -239,6 +242,49 @@ pub(crate) trait ModelOps: Backend {
         targets: IntTensor<Self>,
     ) -> (FloatTensor<Self>, FloatTensor<Self>, FloatTensor<Self>) {
         generic::linear_cross_entropy_dh_dw::<Self>(h, w, targets)
+    }
+
+    /// See [`super::linear_log_sum_exp`].
+    #[fusion(default)]
+    fn linear_log_sum_exp(h: FloatTensor<Self>, w: FloatTensor<Self>) -> FloatTensor<Self> {
+        generic::linear_log_sum_exp::<Self>(h, w)
+    }
+
+    /// See [`super::linear_cross_entropy_part`]; targets that are elsewhere are any that are here, and `here` is 0 for them,
+    /// else 1.
+    #[fusion(default)]
+    fn linear_cross_entropy_part(
+        h: FloatTensor<Self>,
+        w: FloatTensor<Self>,
+        targets: IntTensor<Self>,
+        log_sums: FloatTensor<Self>,
+        here: FloatTensor<Self>,
+    ) -> FloatTensor<Self> {
+        generic::linear_cross_entropy_part::<Self>(h, w, targets, Known { log_sums, here })
+    }
+
+    /// The part's loss and its gradient in `h`, in the dtype of `h`.
+    #[fusion(default)]
+    fn linear_cross_entropy_part_dh(
+        h: FloatTensor<Self>,
+        w: FloatTensor<Self>,
+        targets: IntTensor<Self>,
+        log_sums: FloatTensor<Self>,
+        here: FloatTensor<Self>,
+    ) -> (FloatTensor<Self>, FloatTensor<Self>) {
+        generic::linear_cross_entropy_part_dh::<Self>(h, w, targets, Known { log_sums, here })
+    }
+
+    /// The part's loss and its gradients in `h` (in the dtype of `h`) and in `w` (f32).
+    #[fusion(default)]
+    fn linear_cross_entropy_part_dh_dw(
+        h: FloatTensor<Self>,
+        w: FloatTensor<Self>,
+        targets: IntTensor<Self>,
+        log_sums: FloatTensor<Self>,
+        here: FloatTensor<Self>,
+    ) -> (FloatTensor<Self>, FloatTensor<Self>, FloatTensor<Self>) {
+        generic::linear_cross_entropy_part_dh_dw::<Self>(h, w, targets, Known { log_sums, here })
     }
 
     /// `x` times the one element of `factor`, cast to `dtype`.

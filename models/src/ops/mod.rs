@@ -296,6 +296,59 @@ pub fn linear_cross_entropy(h_nd: Tensor<2>, w_vd: Tensor<2>, targets_n: Tensor<
     Tensor::from_dispatch(Dispatch::linear_cross_entropy(h, w, targets_n.into_dispatch()))
 }
 
+/// Log-sum-exp of the rows of `h · wᵀ`, computed in f32 over chunks of rows. Not differentiable: with the log-sum-exps of
+/// other parts of the vocabulary it makes up what [`linear_cross_entropy_part`] needs to know.
+///
+/// # Shapes
+/// `h_nd [n, d]`, `w_vd [v, d]` → `[n]`, f32.
+pub fn linear_log_sum_exp(h_nd: Tensor<2>, w_vd: Tensor<2>) -> Tensor<1> {
+    assert_same_dtype("linear_log_sum_exp", &h_nd, &w_vd);
+    if by_definition() {
+        return reference::linear_log_sum_exp(h_nd, w_vd);
+    }
+    Tensor::from_dispatch(Dispatch::linear_log_sum_exp(
+        h_nd.into_dispatch(),
+        w_vd.into_dispatch(),
+    ))
+}
+
+/// What a part of the vocabulary has of [`linear_cross_entropy`] (Megatron-LM's vocabulary-parallel loss,
+/// <https://arxiv.org/abs/1909.08053>): the losses of the rows whose target is in it. `w_vd` are consecutive rows of the whole
+/// projection, `targets_n` count from the first of them, and one outside `0..v` is in another part. `log_sums_n` are the
+/// log-sum-exps of the rows over the whole vocabulary, see [`linear_log_sum_exp`].
+///
+/// Over all parts the outputs add up to the whole loss, and so do the gradients in `h`; those in `w` are the whole's rows.
+/// The gradient is therefore not that of this output alone: every row's softmax is in it.
+///
+/// # Shapes
+/// `h_nd [n, d]`, `w_vd [v, d]`, `targets_n [n]`, `log_sums_n [n]` in f32 → `[1]`, f32.
+pub fn linear_cross_entropy_part(
+    h_nd: Tensor<2>,
+    w_vd: Tensor<2>,
+    targets_n: Tensor<1, Int>,
+    log_sums_n: Tensor<1>,
+) -> Tensor<1> {
+    assert_same_dtype("linear_cross_entropy_part", &h_nd, &w_vd);
+    assert_eq!(
+        log_sums_n.dtype(),
+        DType::F32,
+        "linear_cross_entropy_part: log-sum-exps are not f32"
+    );
+    if by_definition() {
+        return reference::linear_cross_entropy_part(h_nd, w_vd, targets_n, log_sums_n);
+    }
+    let last = w_vd.dims()[0] as i64 - 1;
+    let clamped_n = targets_n.clone().clamp(0, last);
+    let here_n = to_f32(clamped_n.clone().equal(targets_n).float());
+    Tensor::from_dispatch(Dispatch::linear_cross_entropy_part(
+        h_nd.into_dispatch(),
+        w_vd.into_dispatch(),
+        clamped_n.into_dispatch(),
+        log_sums_n.into_dispatch(),
+        here_n.into_dispatch(),
+    ))
+}
+
 /// Rows of logits to compute at a time: about 32 MiB of f32, at least 128 rows unless those are more than 64 MiB. The
 /// gradient of the table is read and written once for each chunk, which few rows would not pay for.
 pub fn logit_rows(n: usize, v: usize) -> usize {

@@ -218,6 +218,33 @@ pub fn linear_cross_entropy(h_nd: Tensor<2>, w_vd: Tensor<2>, targets_n: Tensor<
         .neg()
 }
 
+/// See [`super::linear_log_sum_exp`].
+pub fn linear_log_sum_exp(h_nd: Tensor<2>, w_vd: Tensor<2>) -> Tensor<1> {
+    let logits_nv = to_f32(h_nd.matmul(w_vd.transpose()));
+    let max_n1 = logits_nv.clone().max_dim(1);
+    let sums_n1 = (logits_nv - max_n1.clone()).exp().sum_dim(1).log() + max_n1;
+    sums_n1.squeeze_dim(1)
+}
+
+/// See [`super::linear_cross_entropy_part`].
+pub fn linear_cross_entropy_part(
+    h_nd: Tensor<2>,
+    w_vd: Tensor<2>,
+    targets_n: Tensor<1, Int>,
+    log_sums_n: Tensor<1>,
+) -> Tensor<1> {
+    let v = w_vd.dims()[0] as i64;
+    let logits_nv = to_f32(h_nd.matmul(w_vd.transpose()));
+    let log_sums_n1 = log_sums_n.unsqueeze_dim::<2>(1);
+    let clamped_n = targets_n.clone().clamp(0, v - 1);
+    let here_n1 = to_f32(clamped_n.clone().equal(targets_n).float()).unsqueeze_dim::<2>(1);
+    let picked_n1 = logits_nv.clone().gather(1, clamped_n.unsqueeze_dim::<2>(1));
+    // The gradient of a row's log-sum-exp in its logits is their softmax, which is also that of the sum of the softmax with
+    // a fixed denominator; its value is taken off again.
+    let p_sum = (logits_nv - log_sums_n1.clone()).exp().sum();
+    (here_n1 * (log_sums_n1 - picked_n1)).sum() + p_sum.clone() - p_sum.detach()
+}
+
 /// See [`super::adamw`].
 pub fn adamw(state: AdamwState, grad_n: Tensor<1>, step: AdamwStep) -> AdamwState {
     let grad_n = to_f32(grad_n) * step.grad_scale;

@@ -7,7 +7,7 @@ use crate::ops::{self, Activation, AdamwState, AdamwStep, AttentionMask, RopeTab
 use super::{Case, Draw, Op, draw::ints};
 
 /// All operations.
-pub const OPS: [Op; 12] = [
+pub const OPS: [Op; 13] = [
     op("linear", linear),
     op("rms_norm", rms_norm),
     op("layer_norm", layer_norm),
@@ -19,6 +19,7 @@ pub const OPS: [Op; 12] = [
     op("xielu", xielu),
     op("take_rows", take_rows),
     op("linear_cross_entropy", linear_cross_entropy),
+    op("linear_cross_entropy in parts", linear_cross_entropy_in_parts),
     op("adamw", adamw),
 ];
 
@@ -256,6 +257,57 @@ fn linear_cross_entropy(draw: &mut Draw) -> Case {
         inputs,
         run(ops::linear_cross_entropy),
         run(reference::linear_cross_entropy),
+    )
+}
+
+type LogSums = fn(Tensor<2>, Tensor<2>) -> Tensor<1>;
+type PartLoss = fn(Tensor<2>, Tensor<2>, Tensor<1, Int>, Tensor<1>) -> Tensor<1>;
+
+/// The loss of a vocabulary that is cut into `count` parts, each of which knows its own rows and the log-sum-exps of all.
+pub(crate) fn in_parts(
+    (log_sums, part_loss): (LogSums, PartLoss),
+    h_nd: &Tensor<2>,
+    w_vd: &Tensor<2>,
+    targets_n: Tensor<1, Int>,
+    count: usize,
+) -> Tensor<1> {
+    let [v, _] = w_vd.dims();
+    let cuts: Vec<usize> = (0..=count).map(|part| part * v / count).collect();
+    let parts: Vec<(i64, Tensor<2>)> = cuts
+        .windows(2)
+        .map(|cut| (cut[0] as i64, w_vd.clone().narrow(0, cut[0], cut[1] - cut[0])))
+        .collect();
+    let sums_pn = parts.iter().map(|(_, w_vd)| log_sums(h_nd.clone(), w_vd.clone()));
+    let sums_pn: Tensor<2> = Tensor::stack(sums_pn.collect(), 0);
+    let max_1n = sums_pn.clone().max_dim(0);
+    let sums_1n = (sums_pn - max_1n.clone()).exp().sum_dim(0).log() + max_1n;
+    let sums_n: Tensor<1> = sums_1n.squeeze_dim::<1>(0).detach();
+    let losses = parts
+        .into_iter()
+        .map(|(start, w_vd)| part_loss(h_nd.clone(), w_vd, targets_n.clone() - start, sums_n.clone()));
+    Tensor::cat(losses.collect(), 0).sum()
+}
+
+/// Uneven parts, some of one row.
+fn linear_cross_entropy_in_parts(draw: &mut Draw) -> Case {
+    let (n, d, v) = (draw.size(1, 150), draw.size(1, 100), draw.size(5, 3000));
+    let (targets, count) = (draw.indices(n, v), draw.size(1, 5));
+    let (of_whole, of_parts) = (targets.clone(), targets);
+    case(
+        format!("[{n}, {d}] by [{v}, {d}] in {count}"),
+        vec![draw.values(n * d), draw.values(v * d)],
+        move |x: &[Tensor<1>]| {
+            let targets = ints(&of_parts, &x[0].device().inner());
+            let ops = (
+                ops::linear_log_sum_exp as LogSums,
+                ops::linear_cross_entropy_part as PartLoss,
+            );
+            in_parts(ops, &matrix(&x[0], n), &matrix(&x[1], v), targets, count) / n as f32
+        },
+        move |x: &[Tensor<1>]| {
+            let targets = ints(&of_whole, &x[0].device().inner());
+            reference::linear_cross_entropy(matrix(&x[0], n), matrix(&x[1], v), targets) / n as f32
+        },
     )
 }
 

@@ -10,6 +10,8 @@ pub mod speed;
 use burn::tensor::{DType, Device, Tensor, TensorData};
 
 pub use cases::OPS;
+#[cfg(test)]
+pub(crate) use cases::in_parts;
 pub use draw::Draw;
 
 /// A function of flat inputs, which it reshapes itself, with a flat output.

@@ -38,6 +38,8 @@ pub(super) static ROWS: &[Row] = &[
     into(&["log-interval"], "track.log_every", "as it is"),
     into(&["save-interval"], "checkpoint.every.steps", "as it is"),
     into(&["lang"], "data.template", "jp is llava_jp"),
+    to(&["tp"], "parallel.tensor"),
+    read_as(&["tensor-model-parallel-size"], "tp"),
     read_as(&["g"], "gpus"),
     read_as(&["r"], "rank"),
     read_as(&["m"], "master-addr"),
@@ -46,8 +48,6 @@ pub(super) static ROWS: &[Row] = &[
         &[
             "gpus",
             "gpu-ids",
-            "tp",
-            "pp",
             "node",
             "rank",
             "master-addr",
@@ -99,6 +99,11 @@ pub(super) static ROWS: &[Row] = &[
     not_yet(
         &["deterministic"],
         "switch for it: runs on the CPU are deterministic",
+    ),
+    not_yet_unless(
+        &["pp", "pipeline-model-parallel-size"],
+        &["1"],
+        "pipeline of devices: --tp and parallel.zero split a model",
     ),
     not_yet_unless(&["debug"], &["false"], "debug mode: batch sizes and --lr say it"),
 ];

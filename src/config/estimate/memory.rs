@@ -48,6 +48,19 @@ pub struct MemoryEstimate {
 }
 
 impl MemoryEstimate {
+    /// The numbers of this model with the bytes of a part of it, whose activations take `more` than those of a model of its
+    /// size.
+    #[must_use]
+    pub(super) fn with_bytes_of(self, part: Self, more: u64) -> Self {
+        Self {
+            counts: self.counts,
+            adapters: self.adapters,
+            trained: self.trained,
+            activations_bytes: part.activations_bytes + more,
+            ..part
+        }
+    }
+
     /// What one of several ranks holds of it.
     #[must_use]
     pub fn of_one_rank(self, ranks: u64, parallel: &ParallelConfig) -> Self {
@@ -140,10 +153,7 @@ pub fn estimate_memory(
     recompute: Recompute,
     shape: BatchShape,
 ) -> MemoryEstimate {
-    let width = match precision {
-        Precision::F32 => 4,
-        Precision::Bf16 => 2,
-    };
+    let width = bytes_of(precision);
     let counts = num_parameters(model);
     let (language, vision) = lora.map_or((0, 0), |lora| lora.num_parameters(model));
     let adapters = language + vision;
@@ -184,6 +194,14 @@ pub fn estimate_memory(
         logits_bytes: 2 * 4 * logits,
         batch_bytes: 2 * 4 * tokens + 4 * pixels + width * tokens * model.text.hidden_size as u64,
         offloaded_bytes: 0,
+    }
+}
+
+/// Bytes of a number in the compute dtype.
+pub(super) fn bytes_of(precision: Precision) -> u64 {
+    match precision {
+        Precision::F32 => 4,
+        Precision::Bf16 => 2,
     }
 }
 

@@ -21,7 +21,9 @@
 //! * batch: ids and labels, pixels in f32, and the embedded sequence in the compute dtype.
 //!
 //! Of several ranks each holds its part of what `parallel.zero` names; what a block puts together for a moment is not
-//! counted. With `parallel.offload` masters and moments are in host memory.
+//! counted. Of `parallel.tensor` ranks each has its part of heads, inner columns and vocabulary, and all of norms, vision tower and
+//! projector; ranks that hold the same part share it out by `parallel.zero`. A block is then two links, so `recompute: blocks`
+//! keeps two inputs of it. With `parallel.offload` masters and moments are in host memory.
 //!
 //! What an allocator wastes and what kernels borrow for a moment is not in it.
 

@@ -1,8 +1,8 @@
 //! A run's estimate, and what it decides by it.
 
-use brazier_models::{LoraConfig, VlmConfig};
+use brazier_models::{DecoderConfig, LoraConfig, VlmConfig};
 
-use super::memory::{BatchShape, MemoryEstimate, estimate_memory, readable};
+use super::memory::{BatchShape, MemoryEstimate, bytes_of, estimate_memory, readable};
 use crate::{
     config::run::{RunConfig, TrainChoice},
     data::Grouping,
@@ -27,15 +27,29 @@ impl RunConfig {
             images,
             logit_rows,
         };
-        estimate_memory(
-            model,
-            lora,
-            self.train.mode,
-            self.train.precision,
-            self.train.recompute,
-            shape,
-        )
-        .of_one_rank(self.world.size as u64, &self.parallel.learner)
+        let parallel = &self.parallel.learner;
+        let of = |model: &VlmConfig| {
+            let TrainChoice {
+                mode,
+                precision,
+                recompute,
+                ..
+            } = self.train;
+            estimate_memory(model, lora, mode, precision, recompute, shape)
+        };
+        let copies = self.world.of_data(parallel.tensor).size as u64;
+        let whole = of(model);
+        // A block of a part is two links, each with an input.
+        let inputs = match self.train.recompute {
+            Recompute::None => 0,
+            Recompute::Blocks => (shape.rows * shape.length * model.text.hidden_size) as u64,
+        };
+        let more = bytes_of(self.train.precision) * model.text.num_hidden_layers as u64 * inputs;
+        match parallel.tensor {
+            1 => whole,
+            tensor => whole.with_bytes_of(of(&part_of(model, tensor)), more),
+        }
+        .of_one_rank(copies, parallel)
     }
 
     /// Decides what `train.recompute: auto` leaves open, from the bytes a rank's device has, and says why; nothing where the
@@ -58,7 +72,8 @@ impl RunConfig {
         let needed = keeping.memory(model, lora, logit_rows).total_bytes();
         let [needed_text, available_text] = [needed, available].map(readable);
         // Parameters that come and go with their block must not be held by what the block keeps.
-        if self.parallel.learner.zero == Zero::Parameters && self.world.size > 1 {
+        let parallel = &self.parallel.learner;
+        if parallel.zero == Zero::Parameters && self.world.of_data(parallel.tensor).size > 1 {
             return Some("blocks, which parallel.zero: 3 needs".to_owned());
         }
         let fits = needed as f64 <= SHARE_TO_FILL * available as f64;
@@ -81,5 +96,20 @@ impl RunConfig {
         };
         let fitting = self.data.sequence_length / num_image_tokens.max(1);
         fitting.min(max_images.unwrap_or(fitting)).max(1)
+    }
+}
+
+/// The largest of the parts that so many ranks have of a model.
+fn part_of(model: &VlmConfig, tensor: usize) -> VlmConfig {
+    let text = &model.text;
+    VlmConfig {
+        text: DecoderConfig {
+            num_attention_heads: text.num_attention_heads.div_ceil(tensor),
+            num_key_value_heads: text.num_key_value_heads.div_ceil(tensor),
+            intermediate_size: text.intermediate_size.div_ceil(tensor),
+            vocab_size: text.vocab_size.div_ceil(tensor),
+            ..text.clone()
+        },
+        ..model.clone()
     }
 }

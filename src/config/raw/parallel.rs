@@ -11,6 +11,12 @@ pub(in crate::config) struct RawParallel {
     /// that srun, torchrun or mpirun have started are ranks already, and this is 1.
     #[schemars(range(min = 1), example = 4)]
     pub devices: usize,
+    /// Ranks that hold one model together and see the same rows (tensor parallelism): each has a part of the heads, of the inside
+    /// of the MLPs and of the vocabulary. Ranks must divide into such groups of neighbours, and heads, key heads and
+    /// `intermediate_size` into parts. The vision tower and the projector are not cut. Hidden states travel twice for each
+    /// block and direction, so the ranks of a group belong on one host. Changes memory and time, no result beyond rounding.
+    #[schemars(range(min = 1), example = 4)]
+    pub tensor: usize,
     /// What each rank holds only its own part of, by DeepSpeed's numbers: 0 nothing, 1 the optimizer's state, 2 gradients too,
     /// 3 parameters too, which needs `train.recompute: blocks`. Changes memory and time, no result beyond rounding.
     #[schemars(range(min = 0, max = 3), example = 1)]

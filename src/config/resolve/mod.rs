@@ -13,7 +13,7 @@ mod train;
 use super::{
     Loaded,
     error::{ConfigError, closest, in_file_order},
-    fit::{check_device, check_model},
+    fit::{check_device, check_model, check_shards},
     raw::{RawConfig, RawConsole, RawTrack},
     run::{ModelChoice, RunConfig},
     written::Errors,
@@ -75,7 +75,7 @@ pub fn resolve(loaded: &Loaded, world: World) -> Result<RunConfig, Vec<ConfigErr
         model: model::resolve(model, &mut errors),
         synth,
         data,
-        train: train::resolve(train, world, &mut errors),
+        train: train::resolve(train, world, parallel.learner.tensor, &mut errors),
         eval,
         checkpoint,
         track: TrackOptions {
@@ -95,6 +95,7 @@ pub fn resolve(loaded: &Loaded, world: World) -> Result<RunConfig, Vec<ConfigErr
     check_groups(run.train.mode, &mut errors);
     if let ModelChoice::New(new) = &run.model {
         check_model(&new.config, &run.train, &run.data, &mut errors);
+        check_shards(&new.config, run.parallel.learner.tensor, &mut errors);
     }
     if errors.list.is_empty() {
         Ok(run)

@@ -21,6 +21,7 @@ pub(super) fn resolve(
 ) -> (World, ParallelChoice) {
     let RawParallel {
         devices,
+        tensor,
         zero,
         offload,
         bucket_elements,
@@ -44,8 +45,19 @@ pub(super) fn resolve(
             Some("leave it out, or start one process"),
         );
     }
+    let divides = world.size.is_multiple_of(tensor);
+    if !divides {
+        let ranks = if world.size == 1 { "rank does" } else { "ranks do" };
+        let reason = format!("{} {ranks} not divide into groups of {tensor}", world.size);
+        let hint = format!(
+            "start a multiple of {tensor} ranks (--devices, or the launcher), or write another number"
+        );
+        errors.refuse("parallel.tensor", &reason, Some(&hint));
+    }
+    // What follows is computed with a number that divides.
+    let tensor = if divides { tensor } else { 1 };
     // One rank has all of it in any case.
-    if zero == 3 && world.size > 1 && matches!(recompute, RawRecompute::None) {
+    if zero == 3 && world.of_data(tensor).size > 1 && matches!(recompute, RawRecompute::None) {
         let reason =
             "parameters go when a block is done, and what the backward pass keeps of it would hold them";
         errors.refuse(
@@ -65,6 +77,7 @@ pub(super) fn resolve(
             },
             offload,
             bucket_elements,
+            tensor,
         },
         timeout: Duration::from_secs(timeout_seconds),
     };

@@ -16,7 +16,8 @@ use crate::{
     parallel::World,
 };
 
-pub(super) fn resolve(raw: RawTrain, world: World, errors: &mut Errors) -> TrainChoice {
+/// `tensor` of the ranks see the same rows.
+pub(super) fn resolve(raw: RawTrain, world: World, tensor: usize, errors: &mut Errors) -> TrainChoice {
     let RawTrain {
         mode,
         epochs,
@@ -62,7 +63,13 @@ pub(super) fn resolve(raw: RawTrain, world: World, errors: &mut Errors) -> Train
         optimizer,
         max_grad_norm: (max_grad_norm > 0.0).then_some(max_grad_norm),
         micro_batch_size,
-        accumulation: accumulated(micro_batch_size, accumulation, global_batch_size, world, errors),
+        accumulation: accumulated(
+            micro_batch_size,
+            accumulation,
+            global_batch_size,
+            copies(world, tensor),
+            errors,
+        ),
         length,
         schedule,
     }
@@ -98,23 +105,28 @@ fn length(epochs: Option<f64>, steps: Option<u64>, errors: &mut Errors) -> Lengt
     }
 }
 
+/// Models that see different rows, and what they are called.
+fn copies(world: World, tensor: usize) -> (usize, &'static str) {
+    let name = if tensor == 1 { "ranks" } else { "groups of ranks" };
+    (world.of_data(tensor).size, name)
+}
+
 fn accumulated(
     micro_batch_size: usize,
     accumulation: Option<usize>,
     global_batch_size: Option<usize>,
-    world: World,
+    (copies, copies_name): (usize, &str),
     errors: &mut Errors,
 ) -> usize {
     errors.exclusive("train.accumulation", "train.global_batch_size");
     let Some(global) = global_batch_size else {
         return accumulation.unwrap_or(defaults::ACCUMULATION);
     };
-    let at_once = micro_batch_size * world.size;
+    let at_once = micro_batch_size * copies;
     if !global.is_multiple_of(at_once) {
         let below = global / at_once * at_once;
         let reason = format!(
-            "is no multiple of {at_once} = train.micro_batch_size {micro_batch_size} x {} ranks",
-            world.size
+            "is no multiple of {at_once} = train.micro_batch_size {micro_batch_size} x {copies} {copies_name}"
         );
         let nearest = if below == 0 {
             at_once.to_string()

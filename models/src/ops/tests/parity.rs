@@ -1,6 +1,7 @@
 //! Shapes: powers of two, odd ones, one row, and enough rows for several pieces.
 
 use super::*;
+use crate::selftest::in_parts;
 
 fn scaled(n: usize, seed: u64, by: f32) -> Vec<f32> {
     noise(n, seed).into_iter().map(|x| x * by).collect()
@@ -259,6 +260,50 @@ fn linear_cross_entropy_agrees_with_its_definition() {
                 reference::linear_cross_entropy(h, w, ints(&targets, &Device::flex())) / n as f32
             },
         );
+    }
+}
+
+/// What the parts of a vocabulary compute adds up to the whole, forward and gradients; so do their definitions.
+#[test]
+fn parts_of_the_vocabulary_add_up_to_the_whole() {
+    for (n, d, v, count, by) in [
+        (1, 1, 2, 2, 1.0),
+        (7, 5, 11, 3, 1.0),
+        (65, 32, 300, 4, 4.0),
+        (9, 3, 5, 5, 30.0),
+        // More than one chunk.
+        (140, 4, 140_001, 2, 1.0),
+    ] {
+        let inputs = [scaled(n * d, 16, by), noise(v * d, 17)];
+        let targets = indices(n, v, 18);
+        let targets = || ints(&targets, &Device::flex());
+        let shape = |x: &[Tensor<1>]| (x[0].clone().reshape([n, d]), x[1].clone().reshape([v, d]));
+        check(
+            &format!("linear_cross_entropy {n} {d} {v} in {count} parts"),
+            &inputs,
+            &|x| {
+                let (h, w) = shape(x);
+                let ops = (linear_log_sum_exp as _, linear_cross_entropy_part as _);
+                in_parts(ops, &h, &w, targets(), count) / n as f32
+            },
+            &|x| {
+                let (h, w) = shape(x);
+                reference::linear_cross_entropy(h, w, targets()) / n as f32
+            },
+        );
+        let by_definition = evaluate(&inputs, DType::F32, &|x| {
+            let (h, w) = shape(x);
+            let ops = (
+                reference::linear_log_sum_exp as _,
+                reference::linear_cross_entropy_part as _,
+            );
+            in_parts(ops, &h, &w, targets(), count)
+        });
+        let whole = evaluate(&inputs, DType::F32, &|x| {
+            let (h, w) = shape(x);
+            reference::linear_cross_entropy(h, w, targets())
+        });
+        assert_close("definitions in parts", &by_definition, &whole, 2e-5);
     }
 }
 

@@ -63,13 +63,9 @@ pub(super) static NOT_YET: &[Row] = &[
         "sharded data parallelism (FSDP)",
     ),
     not_yet_unless(
-        &[
-            "tensor_parallel_size",
-            "context_parallel_size",
-            "sequence_parallel_degree",
-        ],
+        &["context_parallel_size", "sequence_parallel_degree"],
         &["1"],
-        "split of one model over several devices",
+        "split of a row over several devices: tensor_parallel_size splits the model",
     ),
     not_yet(
         &[

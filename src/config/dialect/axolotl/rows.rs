@@ -373,6 +373,7 @@ pub(in super::super) static ROWS: &[Row] = &[
     ),
     into(&["logging_steps"], "track.log_every", "a whole number of steps"),
     to(&["use_tensorboard"], "track.tensorboard"),
+    to(&["tensor_parallel_size"], "parallel.tensor"),
     nothing(
         &[
             "include_tokens_per_second",

@@ -150,6 +150,14 @@ fn sharding(t: &mut Translation) {
             _ => t.expected(&given, "0, 1, 2 or 3"),
         }
     }
+    if let Some(given) = take(t, "tensor_parallel.autotp_size") {
+        match number(&given.node) {
+            Some(size) if size >= 0.0 && size.fract() == 0.0 => {
+                t.put("parallel.tensor", Value::Integer((size as i64).max(1)), &given);
+            }
+            _ => t.expected(&given, "a whole number"),
+        }
+    }
     const KEY: &str = "parallel.offload";
     if let Some(given) = take(t, "zero_optimization.cpu_offload") {
         t.put(KEY, given.node.value.clone(), &given);

@@ -33,6 +33,7 @@ pub(in super::super) static ROWS: &[Row] = &[
     mapping(&["fp16", "amp"], FP16),
     mapping(&["optimizer"], OPTIMIZER),
     mapping(&["zero_optimization"], ZERO),
+    mapping(&["tensor_parallel"], TENSOR),
     mapping(&["activation_checkpointing"], ACTIVATIONS),
     nothing(
         &[
@@ -88,13 +89,15 @@ pub(in super::super) static ROWS: &[Row] = &[
             "progressive_layer_drop",
             "eigenvalue",
             "quantize_training",
-            "tensor_parallel",
-            "pipeline",
             "hybrid_engine",
             "torch_autocast",
             "compile",
         ],
         "such engine of DeepSpeed's",
+    ),
+    not_yet(
+        &["pipeline"],
+        "pipeline of devices: tensor_parallel and zero_optimization.stage split a model",
     ),
 ];
 
@@ -153,6 +156,12 @@ static PARAMS: &[Row] = &[
         "the optimizer is AdamW with bias correction in any case",
     ),
 ];
+
+static TENSOR: &[Row] = &[into(
+    &["autotp_size"],
+    "parallel.tensor",
+    "ranks that hold one model together; 0 is 1",
+)];
 
 static ZERO: &[Row] = &[
     into(

@@ -1,0 +1,229 @@
+//! A decoder that several models hold together, each a part of every matrix: tensor parallelism as in Megatron-LM
+//! (<https://arxiv.org/abs/1909.08053>).
+//!
+//! A shard has some heads of each attention, some columns of the inside of each MLP, and some rows of the token table and of the
+//! output projection. It sees the whole hidden state, and what it gives of a half of a block, of the embeddings or of the loss
+//! is one term of a sum over the shards. What must be added once, a residual or the bias behind a sum, the first shard adds; the
+//! vision tower and the projector are its work alone. So everything that is linear in an output is such a term as well:
+//! gradients of inputs, and of what all shards have a copy of. Gradients of what is cut are complete as they are.
+
+use std::{collections::HashMap, convert::Infallible, ops::Range};
+
+use burn::{
+    module::{Module, ModuleMapper, Param, ParamId},
+    tensor::Tensor,
+};
+
+use crate::{
+    Vlm,
+    config::{DecoderConfig, ModelConfigError, refuse},
+    params::{ParamInfo, list_params, replace_value},
+    segmented::Segment,
+};
+
+/// Which part of a decoder a model holds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Shard {
+    /// From 0.
+    pub index: usize,
+    /// Shards that make up the decoder.
+    pub count: usize,
+}
+
+impl Shard {
+    /// All of it.
+    pub const WHOLE: Self = Self { index: 0, count: 1 };
+
+    /// Whether there is no other shard.
+    pub fn is_whole(self) -> bool {
+        self.count == 1
+    }
+
+    /// Whether it adds what must be added once.
+    pub fn is_first(self) -> bool {
+        self.index == 0
+    }
+
+    /// Its places among `len`, which need not divide evenly.
+    pub fn range(self, len: usize) -> Range<usize> {
+        self.index * len / self.count..(self.index + 1) * len / self.count
+    }
+
+    /// Its part of a matrix, in memory of its own; of a vector `[r, 1]`.
+    ///
+    /// # Shapes
+    /// `[r, c]` → rows or columns of it
+    pub fn part(self, cut: Cut, whole: &Tensor<2>) -> Tensor<2> {
+        let Some(axis) = cut.axis() else {
+            return whole.clone();
+        };
+        let Range { start, end } = self.range(whole.dims()[axis]);
+        let part = whole.clone().narrow(axis, start, end - start);
+        // A view would keep all of the whole.
+        Tensor::from_data(part.into_data(), (&whole.device(), whole.dtype()))
+    }
+
+    /// Checks that heads and the inside of MLPs divide into so many shards. The vocabulary need not.
+    ///
+    /// # Errors
+    /// If they do not; the error has the numbers.
+    pub fn check(count: usize, config: &DecoderConfig) -> Result<(), ModelConfigError> {
+        for (name, len) in [
+            ("num_attention_heads", config.num_attention_heads),
+            ("num_key_value_heads", config.num_key_value_heads),
+            ("intermediate_size", config.intermediate_size),
+        ] {
+            if count == 0 || !len.is_multiple_of(count) {
+                let reason = format!("does not divide into the {count} parts of parallel.tensor");
+                return Err(refuse(name, len, reason));
+            }
+        }
+        if config.vocab_size < count {
+            let reason = format!("has fewer rows than the {count} parts of parallel.tensor");
+            return Err(refuse("vocab_size", config.vocab_size, reason));
+        }
+        Ok(())
+    }
+}
+
+/// How a parameter is shared out.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Cut {
+    /// Each shard has some outputs of the layer, or some tokens.
+    Rows,
+    /// Each shard has some inputs of the layer.
+    Columns,
+    /// Each shard has all of it.
+    Copied,
+}
+
+impl Cut {
+    /// Of the parameter at a path.
+    pub fn of(path: &str) -> Self {
+        const OUTPUTS: [&str; 5] = ["q_proj", "k_proj", "v_proj", "gate_proj", "up_proj"];
+        const INPUTS: [&str; 2] = ["o_proj", "down_proj"];
+        let Some(inside) = path.strip_prefix("language_model.") else {
+            return Self::Copied;
+        };
+        if matches!(inside, "model.embed_tokens.weight" | "lm_head.weight") {
+            return Self::Rows;
+        }
+        let names: Vec<&str> = inside.split('.').collect();
+        let Some(at) = names.iter().position(|name| name.ends_with("_proj")) else {
+            return Self::Copied;
+        };
+        // What reads the layer's input has its columns, and what makes its output its rows.
+        match (names[at], &names[at + 1..]) {
+            (layer, ["weight" | "bias"] | ["lora_B", "weight"]) if OUTPUTS.contains(&layer) => Self::Rows,
+            (layer, ["weight"] | ["lora_A", "weight"]) if INPUTS.contains(&layer) => Self::Columns,
+            _ => Self::Copied,
+        }
+    }
+
+    /// The axis along which the parts lie, of the parameter as a matrix.
+    pub fn axis(self) -> Option<usize> {
+        match self {
+            Self::Rows => Some(0),
+            Self::Columns => Some(1),
+            Self::Copied => None,
+        }
+    }
+}
+
+impl Vlm {
+    /// Which part of the decoder this is.
+    pub fn shard(&self) -> Shard {
+        self.shard
+    }
+
+    /// A part of a whole model, one parameter after the other: of one that is drawn or read later, no more than one is whole at
+    /// any time.
+    #[must_use]
+    pub fn into_shard(self, shard: Shard) -> Self {
+        let part = |info: &ParamInfo, whole| Ok::<_, Infallible>(shard.part(Cut::of(&info.path), &whole));
+        match self.reshard(shard, part) {
+            Ok(model) => model,
+            Err(never) => match never {},
+        }
+    }
+
+    /// The same model as another shard: `value` makes from each parameter that is cut the one to have in its place, both as
+    /// matrices, vectors as `[r, 1]`.
+    ///
+    /// # Errors
+    /// The first one of `value`.
+    pub fn reshard<E>(
+        self,
+        shard: Shard,
+        value: impl FnMut(&ParamInfo, Tensor<2>) -> Result<Tensor<2>, E>,
+    ) -> Result<Self, E> {
+        let cut = list_params(&self)
+            .into_iter()
+            .filter(|info| Cut::of(&info.path) != Cut::Copied);
+        let mut exchange = Exchange {
+            cut: cut.map(|info| (info.id, info)).collect(),
+            value,
+            error: None,
+        };
+        let mut model = self.map(&mut exchange);
+        if let Some(error) = exchange.error {
+            return Err(error);
+        }
+        model.hold(shard);
+        Ok(model)
+    }
+
+    /// Whether what this model gives of a link is one term of a sum over the shards.
+    pub fn gives_term(&self, segment: Segment) -> bool {
+        match segment {
+            Segment::Embed | Segment::Attention(_) | Segment::Mlp(_) | Segment::Head => {
+                !self.shard.is_whole()
+            }
+            Segment::VisionEmbeddings | Segment::VisionBlock(_) | Segment::Projector | Segment::Block(_) => {
+                false
+            }
+        }
+    }
+
+    /// Whether a link is this model's work: images are the first shard's.
+    pub fn runs(&self, segment: Segment) -> bool {
+        self.shard.is_first()
+            || !matches!(
+                segment,
+                Segment::VisionEmbeddings | Segment::VisionBlock(_) | Segment::Projector
+            )
+    }
+}
+
+/// Puts other values in the places of parameters that are cut.
+struct Exchange<F, E> {
+    cut: HashMap<ParamId, ParamInfo>,
+    value: F,
+    error: Option<E>,
+}
+
+impl<E, F: FnMut(&ParamInfo, Tensor<2>) -> Result<Tensor<2>, E>> ModuleMapper for Exchange<F, E> {
+    fn map_float<const D: usize>(&mut self, param: Param<Tensor<D>>) -> Param<Tensor<D>> {
+        let Some(info) = self.cut.get(&param.id).filter(|_| self.error.is_none()) else {
+            return param;
+        };
+        replace_value(param, |old| {
+            let (rows, count) = (old.dims()[0], old.shape().num_elements());
+            match (self.value)(info, old.clone().reshape([rows, count / rows])) {
+                Ok(new) => {
+                    // A vector has one column.
+                    let extents = new.dims();
+                    new.reshape(std::array::from_fn::<usize, D, _>(|axis| extents[axis]))
+                }
+                Err(error) => {
+                    self.error = Some(error);
+                    old
+                }
+            }
+        })
+    }
+}
+
+#[cfg(test)]
+#[cfg(feature = "flex")]
+mod tests;

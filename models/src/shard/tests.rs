@@ -1,0 +1,328 @@
+//! Terms of shards add up to what the whole computes, forward and gradients.
+
+use std::collections::BTreeMap;
+
+use burn::{
+    module::ModuleVisitor,
+    tensor::{DType, Device, Gradients, TensorData},
+};
+
+use super::*;
+use crate::{
+    AttentionBias, Head, HostBatch, LanguageModelType, LoraConfig, LoraParts, LoraTargets, MlpKind,
+    PaddingSide, RopeScaling, Segmented, VlmConfig, VlmInputs, selftest::draw::noise,
+};
+
+#[test]
+fn what_is_cut_follows_from_the_path() {
+    let layer = "language_model.model.layers.3.";
+    for (path, cut) in [
+        ("self_attn.q_proj.weight", Cut::Rows),
+        ("self_attn.v_proj.bias", Cut::Rows),
+        ("self_attn.k_proj.lora_B.weight", Cut::Rows),
+        ("self_attn.k_proj.lora_A.weight", Cut::Copied),
+        ("self_attn.q_norm.weight", Cut::Copied),
+        ("self_attn.o_proj.weight", Cut::Columns),
+        ("self_attn.o_proj.bias", Cut::Copied),
+        ("mlp.gate_proj.weight", Cut::Rows),
+        ("mlp.up_proj.bias", Cut::Rows),
+        ("mlp.down_proj.lora_A.weight", Cut::Columns),
+        ("mlp.down_proj.lora_B.weight", Cut::Copied),
+        ("mlp.act_fn.alpha_p", Cut::Copied),
+        ("input_layernorm.weight", Cut::Copied),
+    ] {
+        assert_eq!(Cut::of(&format!("{layer}{path}")), cut, "{path}");
+    }
+    for (path, cut) in [
+        ("language_model.model.embed_tokens.weight", Cut::Rows),
+        ("language_model.lm_head.weight", Cut::Rows),
+        ("language_model.score.weight", Cut::Copied),
+        ("language_model.model.norm.weight", Cut::Copied),
+        ("multi_modal_projector.linear_1.weight", Cut::Copied),
+        (
+            "vision_tower.vision_model.encoder.layers.0.self_attn.q_proj.weight",
+            Cut::Copied,
+        ),
+    ] {
+        assert_eq!(Cut::of(path), cut, "{path}");
+    }
+}
+
+#[test]
+fn parts_cover_everything_once() {
+    for (len, count) in [(8, 2), (7, 3), (5, 5), (151_937, 8)] {
+        let ranges: Vec<_> = (0..count)
+            .map(|index| Shard { index, count }.range(len))
+            .collect();
+        assert_eq!((ranges[0].start, ranges[count - 1].end), (0, len));
+        assert!(ranges.windows(2).all(|pair| pair[0].end == pair[1].start));
+        assert!(
+            ranges
+                .iter()
+                .all(|range| range.len() <= len.div_ceil(count) && !range.is_empty())
+        );
+    }
+}
+
+/// A decoder of a family, whose vocabulary does not divide.
+fn config(model_type: LanguageModelType) -> VlmConfig {
+    let is = |other| model_type == other;
+    VlmConfig {
+        text: DecoderConfig {
+            model_type,
+            vocab_size: 23,
+            hidden_size: 12,
+            intermediate_size: 20,
+            num_hidden_layers: 1,
+            num_attention_heads: 4,
+            num_key_value_heads: 2,
+            head_dim: 4,
+            rms_norm_eps: 1e-5,
+            rope_theta: 10000.0,
+            rope_scaling: RopeScaling::Default,
+            max_position_embeddings: 32,
+            tie_word_embeddings: is(LanguageModelType::Qwen3),
+            attention_bias: match is(LanguageModelType::Llama) {
+                true => AttentionBias::All,
+                false => AttentionBias::None,
+            },
+            qk_norm: !is(LanguageModelType::Llama),
+            sliding_window: None,
+            mlp: match is(LanguageModelType::Apertus) {
+                true => MlpKind::Xielu,
+                false => MlpKind::SwiGlu,
+            },
+            mlp_bias: is(LanguageModelType::Llama),
+            initializer_range: 0.3,
+        },
+        vision: None,
+        head: Head::Lm,
+    }
+}
+
+fn inputs(config: &VlmConfig, device: &Device) -> VlmInputs {
+    let (ids, segments) = ([1, 22, 4, 11, 12, 0, 5, 21, 9, 3], [vec![3, 2], vec![5]]);
+    let batch = HostBatch {
+        rows: 2,
+        length: 5,
+        input_ids: &ids,
+        labels: &ids,
+        padding_side: PaddingSide::Right,
+        segments: &segments,
+        pixels: &[],
+        num_images: 0,
+        classes: None,
+    };
+    let inputs = VlmInputs::for_loss(&batch, config, device, DType::F32).unwrap();
+    inputs.with_dropout(&batch, config, 7, 0)
+}
+
+/// Fresh weights; the matrices that start as 0 and the biases get other values, the same for every shard.
+fn model(config: &VlmConfig, lora: Option<&LoraConfig>, device: &Device) -> Vlm {
+    let model = Vlm::init_with_lora(config, lora, 5, device, DType::F32).unwrap();
+    let model = crate::params::fill_params(model, crate::HostDtype::F32, |info, bytes| {
+        let is_plain =
+            info.path.ends_with("bias") || info.path.contains("lora_B") || info.path.contains("norm");
+        let values = noise(info.num_elements(), info.path.len() as u64);
+        for (bytes, value) in bytes.chunks_exact_mut(4).zip(&values) {
+            bytes.copy_from_slice(&(value + 0.1).to_le_bytes());
+        }
+        Ok::<_, Infallible>(is_plain)
+    });
+    model.unwrap().train()
+}
+
+fn floats<const D: usize>(x: Tensor<D>) -> Vec<f32> {
+    x.into_data().try_to_vec().unwrap()
+}
+
+#[derive(Default)]
+struct Results {
+    output: Vec<f32>,
+    input_gradient: Vec<f32>,
+    gradients: BTreeMap<String, Tensor<2>>,
+}
+
+/// A link from a given input, with gradients of a fixed combination of its output; of the head with the loss as output.
+fn run(
+    model: &Vlm,
+    segment: Segment,
+    x: &Tensor<3>,
+    inputs: &VlmInputs,
+    log_sums: Option<&Tensor<1>>,
+) -> Results {
+    let leaf = Tensor::<3>::from_inner(x.clone()).require_grad();
+    let output = match (segment, log_sums) {
+        (Segment::Head, Some(log_sums)) => model
+            .loss_term(leaf.clone(), inputs, Some(log_sums.clone()))
+            .reshape([1, 1, 1]),
+        (Segment::Head, None) => model.loss_sum(leaf.clone(), inputs).reshape([1, 1, 1]),
+        (Segment::Embed, _) => model.forward_segment(segment, None, inputs),
+        _ => model.forward_segment(segment, Some(leaf.clone()), inputs),
+    };
+    let count = output.shape().num_elements();
+    let factors = TensorData::new(noise(count, 3), output.dims());
+    let factors = Tensor::<3>::from_data(factors, (&output.device(), DType::F32));
+    let mut gradients = (output.clone() * factors).sum().backward();
+    Results {
+        output: floats(output.inner()),
+        input_gradient: leaf.grad_remove(&mut gradients).map(floats).unwrap_or_default(),
+        gradients: parameter_gradients(model, &mut gradients),
+    }
+}
+
+fn parameter_gradients(model: &Vlm, gradients: &mut Gradients) -> BTreeMap<String, Tensor<2>> {
+    struct Taker<'a>(
+        HashMap<ParamId, String>,
+        &'a mut Gradients,
+        BTreeMap<String, Tensor<2>>,
+    );
+    impl ModuleVisitor for Taker<'_> {
+        fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
+            if let Some(gradient) = param.val().grad_remove(self.1) {
+                let rows = gradient.dims()[0] as i32;
+                self.2
+                    .insert(self.0[&param.id].clone(), gradient.reshape([rows, -1]));
+            }
+        }
+    }
+    let paths = list_params(model)
+        .into_iter()
+        .map(|info| (info.id, info.path))
+        .collect();
+    let mut taker = Taker(paths, gradients, BTreeMap::new());
+    model.visit(&mut taker);
+    taker.2
+}
+
+#[track_caller]
+fn assert_sum(what: &str, terms: &[Vec<f32>], whole: &[f32]) {
+    let scale = whole.iter().fold(1e-2_f32, |largest, x| largest.max(x.abs()));
+    assert!(
+        terms.iter().all(|term| term.len() == whole.len()),
+        "{what}: lengths"
+    );
+    for (at, whole) in whole.iter().enumerate() {
+        let sum: f32 = terms.iter().map(|term| term[at]).sum();
+        assert!(
+            (sum - whole).abs() <= 1e-5 * scale,
+            "{what} at {at}: {sum}, whole {whole}"
+        );
+    }
+}
+
+fn lora() -> LoraConfig {
+    LoraConfig {
+        r: 3,
+        lora_alpha: 6.0,
+        lora_dropout: 0.4,
+        use_rslora: false,
+        target_modules: LoraTargets::AllLinear,
+        parts: LoraParts::Language,
+    }
+}
+
+#[test]
+fn terms_of_shards_add_up_to_the_whole() {
+    let device = Device::flex();
+    for (model_type, lora) in [
+        (LanguageModelType::Llama, None),
+        (LanguageModelType::Qwen3, None),
+        (LanguageModelType::Apertus, None),
+        (LanguageModelType::Llama, Some(lora())),
+    ] {
+        let config = config(model_type);
+        Shard::check(2, &config.text).unwrap();
+        let inputs = inputs(&config, &device);
+        let whole = model(&config, lora.as_ref(), &device);
+        let shards = [0, 1].map(|index| whole.clone().into_shard(Shard { index, count: 2 }));
+        let [b, t] = inputs.input_ids_bt.dims();
+        let x = Tensor::<3>::from_data(
+            TensorData::new(noise(b * t * 12, 1), [b, t, 12]),
+            (&device, DType::F32),
+        );
+        let sums = shards
+            .each_ref()
+            .map(|shard| shard.log_sums(Tensor::from_inner(x.clone()), &inputs).unwrap());
+        let log_sums = sums
+            .map(|sums| sums.inner().exp())
+            .into_iter()
+            .reduce(|sum, term| sum + term);
+        let log_sums = log_sums.map(Tensor::log);
+        for segment in [
+            Segment::Embed,
+            Segment::Attention(0),
+            Segment::Mlp(0),
+            Segment::Head,
+        ] {
+            let what = format!("{model_type:?}, lora {}, {segment:?}", lora.is_some());
+            let expected = run(&whole, segment, &x, &inputs, None);
+            let terms = shards
+                .each_ref()
+                .map(|shard| run(shard, segment, &x, &inputs, log_sums.as_ref()));
+            let of = |field: fn(&Results) -> &Vec<f32>| terms.each_ref().map(|term| field(term).clone());
+            assert_sum(&what, &of(|term| &term.output), &expected.output);
+            assert_sum(&what, &of(|term| &term.input_gradient), &expected.input_gradient);
+            assert!(!expected.gradients.is_empty(), "{what}: nothing has a gradient");
+            for (path, whole) in &expected.gradients {
+                check_gradient(&format!("{what}, {path}"), path, whole, &terms);
+            }
+        }
+        // The halves are those of the block.
+        let block = run(&whole, Segment::Block(0), &x, &inputs, None);
+        let first = whole.forward_segment(
+            Segment::Attention(0),
+            Some(Tensor::from_inner(x.clone())),
+            &inputs,
+        );
+        let second = run(&whole, Segment::Mlp(0), &first.inner(), &inputs, None);
+        assert_eq!(block.output, second.output);
+    }
+}
+
+/// Of what is cut each shard has its part of the gradient; of the rest a term.
+fn check_gradient(what: &str, path: &str, whole: &Tensor<2>, terms: &[Results]) {
+    for (index, term) in terms.iter().enumerate() {
+        let cut = Cut::of(path);
+        if cut == Cut::Copied {
+            continue;
+        }
+        let part = Shard { index, count: 2 }.part(cut, whole);
+        assert_sum(what, &[floats(term.gradients[path].clone())], &floats(part));
+    }
+    if Cut::of(path) == Cut::Copied {
+        let terms = terms
+            .iter()
+            .filter_map(|term| term.gradients.get(path).cloned().map(floats));
+        assert_sum(what, &terms.collect::<Vec<_>>(), &floats(whole.clone()));
+    }
+}
+
+/// Cut and put together again a model is what it was.
+#[test]
+fn parts_make_up_the_whole() {
+    let device = Device::flex();
+    let config = config(LanguageModelType::Llama);
+    let whole = model(&config, Some(&lora()), &device);
+    let shards = [0, 1, 2].map(|index| {
+        // Three parts divide neither heads nor columns evenly; the values do not mind.
+        whole.clone().into_shard(Shard { index, count: 3 })
+    });
+    let values = |model: &Vlm| crate::params::read_params(model, |_| true);
+    let others = shards.each_ref().map(values);
+    let [first, ..] = shards;
+    let joined = first.reshard(Shard::WHOLE, |info, _| {
+        let parts = others.iter().map(|tensors| {
+            let tensor = tensors.iter().find(|tensor| tensor.name == info.path).unwrap();
+            let [rows, columns] = [tensor.shape[0], tensor.num_elements() / tensor.shape[0]];
+            crate::params::from_host_flat(tensor, &device, DType::F32).reshape([rows, columns])
+        });
+        Ok::<_, Infallible>(Tensor::cat(parts.collect(), Cut::of(&info.path).axis().unwrap()))
+    });
+    let joined = joined.unwrap();
+    assert!(joined.shard().is_whole());
+    for (joined, whole) in values(&joined).iter().zip(&values(&whole)) {
+        assert_eq!((&joined.name, &joined.shape), (&whole.name, &whole.shape));
+        assert!(joined.bytes == whole.bytes, "{}", whole.name);
+    }
+}
