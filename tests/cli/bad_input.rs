@@ -21,18 +21,23 @@ fn several_processes() {
         ("SLURM_LOCALID", "3"),
         ("SLURM_STEP_NODELIST", "nid[001-004]"),
     ];
-    // No MPI has started this one, whatever srun says.
-    let several = match cfg!(feature = "mpi") {
-        true => [
-            "srun says that this is process 3 of 4, MPI that it is 0 of 1",
-            "hint: start with",
-        ],
-        false => [
-            "srun started 4 processes, of which this is number 3",
-            "hint: build with",
-        ],
-    };
-    refuses(&project.brazier_with(&train, &step), &several);
+    match cfg!(feature = "mpi") {
+        // No MPI has started this one, whatever srun says.
+        true => refuses(
+            &project.brazier_with(&train, &step),
+            &[
+                "srun says that this is process 3 of 4, MPI that it is 0 of 1",
+                "hint: start with",
+            ],
+        ),
+        false => {
+            let impatient = [&train[..], &["--set", "parallel.timeout_seconds=1"]].concat();
+            project.brazier_with(&impatient, &step).exits(1).says(&[
+                "error: rank 3: the ranks did not meet: the host nid001 is not known",
+                "hint: MASTER_ADDR",
+            ]);
+        }
+    }
     let half = [("RANK", "1")];
     refuses(
         &project.brazier_with(&train, &half),

@@ -17,6 +17,8 @@ const POLL: Duration = Duration::from_millis(20);
 /// Who is connected and says nothing for so long is no rank.
 const HELLO_PATIENCE: Duration = Duration::from_secs(5);
 const ATTEMPT: Duration = Duration::from_secs(5);
+/// A name that is not known for so long will not be.
+const NAME_PATIENCE: Duration = Duration::from_secs(30);
 const MAX_ANSWER_BYTES: u64 = 16 << 20;
 const GOOD: &str = "good";
 
@@ -184,11 +186,26 @@ impl Meeting<'_> {
 
     /// Calls until somebody answers.
     fn call(&self, hello: Hello, host: &str, port: u16) -> Result<TcpStream, String> {
+        let started = Instant::now();
         loop {
-            let error = match connect(host, port).and_then(|mut stream| {
+            let addresses = match (host, port).to_socket_addrs() {
+                Ok(addresses) => addresses,
+                Err(_) if started.elapsed() < NAME_PATIENCE.min(self.timeout) => {
+                    std::thread::sleep(POLL);
+                    continue;
+                }
+                Err(error) => {
+                    return Err(format!(
+                        "the host {host} is not known here: {error}\n  hint: MASTER_ADDR has to be a name or an address of the host \
+                         of rank 0 that all hosts know"
+                    ));
+                }
+            };
+            let called = connect(addresses).and_then(|mut stream| {
                 hello.write(&mut stream)?;
                 Ok(stream)
-            }) {
+            });
+            let error = match called {
                 Ok(stream) => return Ok(stream),
                 Err(error) => error,
             };
@@ -284,9 +301,9 @@ fn listen(port: u16) -> io::Result<TcpListener> {
     }
 }
 
-fn connect(host: &str, port: u16) -> io::Result<TcpStream> {
+fn connect(addresses: impl Iterator<Item = SocketAddr>) -> io::Result<TcpStream> {
     let mut last = io::Error::new(ErrorKind::NotFound, "the host has no address");
-    for address in (host, port).to_socket_addrs()? {
+    for address in addresses {
         match TcpStream::connect_timeout(&address, ATTEMPT) {
             Ok(stream) => return Ok(stream),
             Err(error) => last = error,
