@@ -112,7 +112,7 @@ fn folder(name: &str) -> PathBuf {
     folder
 }
 
-/// Runs a target for `BRAZIER_FUZZ_SECONDS`, or a fixed number of cases; or the one case in the file `BRAZIER_FUZZ_CASE`.
+/// Runs a target for `BRAZIER_FUZZ_SECONDS` of a processor's time, or a fixed number of cases; or the one case in the file `BRAZIER_FUZZ_CASE`.
 pub(crate) fn fuzz(name: &'static str, target: fn(&Path) -> Target) {
     // Time and memory are counted for the whole process.
     static ALONE: Mutex<()> = Mutex::new(());
@@ -140,7 +140,7 @@ pub(crate) fn fuzz(name: &'static str, target: fn(&Path) -> Target) {
         slowest: Duration::ZERO,
         most_bytes: 0,
     };
-    let started = Instant::now();
+    let started = busy();
     let seconds = number("BRAZIER_FUZZ_SECONDS").map(Duration::from_secs);
     let mut cases = 0;
     for seed in &target.seeds {
@@ -148,15 +148,15 @@ pub(crate) fn fuzz(name: &'static str, target: fn(&Path) -> Target) {
         cases += 1;
     }
     while run.findings.len() < MAX_FINDINGS
-        && seconds.map_or(cases < target.rounds, |seconds| started.elapsed() < seconds)
+        && seconds.map_or(cases < target.rounds, |seconds| busy().saturating_sub(started) < seconds)
     {
         let case = mutated(&run.corpus, &target, &mut run.random);
         run.take(case);
         cases += 1;
     }
     let line = format!(
-        "{name}: {cases} cases in {:.0} s, {} kinds of outcome, slowest {:.2} s, at most {:.1} MiB, {} findings",
-        started.elapsed().as_secs_f64(),
+        "{name}: {cases} cases in {:.0} s of CPU time, {} kinds of outcome, slowest {:.2} s, at most {:.1} MiB, {} findings",
+        busy().saturating_sub(started).as_secs_f64(),
         run.outcomes.len(),
         run.slowest.as_secs_f64(),
         run.most_bytes as f64 / f64::from(1 << 20),
