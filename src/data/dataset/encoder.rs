@@ -10,7 +10,7 @@ use super::{
         image::load_image,
         options::{DataOptions, Grouping, ImageOptions, PaddingSide, TooLong},
         rows::{self, Document, IMAGE_TOKEN, ImageRef, Pair},
-        template::{ChatTemplate, Encoded, Masks, Rendered, TrainEos},
+        template::{ChatTemplate, Encoded, Ends, Masks, Rendered, TrainEos},
         tokenizer::Tokenizer,
     },
     Place, Row, RowImage, Source, decode_in_row,
@@ -99,8 +99,13 @@ impl Encoder {
         let encoded = match &row {
             rows::Row::Classified(row) => return self.prepare_classified(row, place),
             rows::Row::Chat(conversation) => {
+                let ends = match self.too_long {
+                    TooLong::TruncateTurns => Ends::Wanted,
+                    TooLong::Drop | TooLong::Truncate | TooLong::Error => Ends::Unwanted,
+                };
+                let (tokenizer, masks) = (&self.tokenizer, &self.masks);
                 self.template
-                    .encode(&self.tokenizer, conversation, &self.masks, self.image_id)?
+                    .encode(tokenizer, conversation, masks, self.image_id, ends)?
             }
             rows::Row::Text(document) => self.encode_document(document)?,
             rows::Row::Pair(pair) => self.encode_pair(pair)?,

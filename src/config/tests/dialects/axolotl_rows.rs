@@ -44,7 +44,7 @@ const ADDED: &[(&str, &str, &[&str])] = &[
     ("qwen3", "images.jsonl:1", &[NO_THOUGHT]),
     ("qwen3", "thoughts.jsonl:1", &["<think>\n"]),
     ("qwen3", "tools.jsonl:1", &[NO_THOUGHT]),
-    ("qwen3, tools", "tools.jsonl:1", &[NO_THOUGHT]),
+    ("qwen3, tools", "tools.jsonl:1", &["<|im_end|>", NO_THOUGHT]),
     ("inst", "common.jsonl:1", &[" ", " "]),
     ("inst", "common.jsonl:2", &[" "]),
     ("inst", EMPTY, &[" <|endoftext|>", " <|endoftext|>"]),
