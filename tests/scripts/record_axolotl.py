@@ -70,6 +70,9 @@ ROWS = {
         {"messages": flagged(COMMON["two turns"], None, False, None, None)},
         {"messages": flagged(COMMON["two turns"], True, None, None, False)},
     ],
+    "parts": [{"messages": [dict(m, content=templates.parts(m["content"])) for m in COMMON["system"]]}],
+    "strings": [{"messages": json.dumps(CALLS), "tools": json.dumps([templates.TOOL])}],
+    "system": [{"system": COMMON["system"][0]["content"], "messages": COMMON["system"][1:]}],
     "sharegpt": [
         {"conversations": [
             {"from": {"system": "system", "user": "human", "assistant": "gpt"}[m["role"]], "value": m["content"]}
@@ -129,6 +132,7 @@ def cases():
     yield case("llama3", "<|eot_id|>", chat("common"), chat("images"), chat_template="llama3")
     yield case("llama3, train_on_eos: all", "<|eot_id|>", chat("few", train_on_eos="all"), chat_template="llama3")
     yield case("qwen3", im_end, chat("common"), chat("images"), chat("thoughts"), chat("tools"), chat_template="qwen3")
+    yield case("qwen3, strings", im_end, chat("parts"), chat("strings"), chat("system"), chat_template="qwen3")
     yield case("qwen3, tools", im_end, chat("tools", roles_to_train=["assistant", "tool"], train_on_eos="all"), chat_template="qwen3")
     at_once = {"chat_template": "qwen3", "chat_template_kwargs": {"enable_thinking": False}}
     yield case("qwen3, enable_thinking: false", im_end, chat("few"), **at_once)

@@ -51,6 +51,9 @@ Token ids and labels are those that axolotl's own code makes of the same file an
 * What looks like a special token in a row is plain text, and so cannot end a turn.
 * A turn of `chatml` is tokenised by itself: after a header, a text that begins with a line break has the tokens that the model
   would say.
+* A `system` beside turns of which the first is another system turn is an error. axolotl ignores it.
+* A row with images has the labels of any other row. axolotl trains all of its text, headers and questions included, where it
+  has no strategy for the model's template.
 * A turn that says itself whether it is trained, as `train` or `weight`, is believed without `message_field_training`, too.";
 
 /// The text of `docs/dialects.md`.

@@ -175,6 +175,7 @@ fn data_set(t: &mut Translation, key: &str, native: &str) {
         ("message_field_role", "role"),
         ("message_field_content", "content"),
         ("message_field_training", "train"),
+        ("field_system", "system"),
         ("field_tools", "tools"),
         ("field", "text"),
     ] {

@@ -496,6 +496,7 @@ static DATASETS: &[Row] = &[
         "data.train[].fields.train",
         "as it is",
     ),
+    into(&["field_system"], "data.train[].fields.system", "as it is"),
     into(&["field_tools"], "data.train[].fields.tools", "as it is"),
     into(&["field"], "data.train[].fields.text", "as it is"),
     into(
@@ -538,7 +539,6 @@ static DATASETS: &[Row] = &[
             "template_thinking_key",
             "split_thinking",
             "drop_system_message",
-            "field_system",
             "logprobs_field",
             "temperature",
             "input_format",
