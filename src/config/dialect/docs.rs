@@ -44,8 +44,8 @@ Token ids and labels are those that axolotl's own code makes of the same file an
 * The end of an empty answer is trained as that of any other. axolotl does not find turns without text.
 * The token that ends a turn is trained, whichever it is. axolotl trains `eos_token`, or those of `eot_tokens` that stand in the
   template as they are; where the template ends turns with another one, the model does not learn to stop.
-* The first token of a row is no label. In rows of the types `completion` and `alpaca` axolotl has one, which counts
-  if rows are packed: then the row before it is trained to predict it.
+* The first token of a row is no label. In rows of the type `completion` axolotl has one, which counts if rows are packed:
+  then the row before it is trained to predict it.
 * A text of the type `completion` that is longer than `sequence_len` follows `excess_length_strategy`. axolotl cuts it into
   pieces.
 * What looks like a special token in a row is plain text, and so cannot end a turn.
