@@ -33,6 +33,29 @@ holds, and the report says so. A key with nothing after it counts as left out. V
 replace (`/path/to/…`) are errors.
 ";
 
+const AXOLOTL: &str = "\
+Known by `base_model`, `datasets`, `micro_batch_size`.
+
+Token ids and labels are those that axolotl's own code makes of the same file and rows (recorded by
+`tests/scripts/record_axolotl.py`), with these differences:
+
+* What a template writes between its prompt and an answer is trained, for the model has to say it: the empty thought of
+  `qwen3`, the space of Mistral's templates. axolotl trains the text of the message.
+* The end of an empty answer is trained as that of any other. axolotl does not find turns without text.
+* The token that ends a turn is trained, whichever it is. axolotl trains `eos_token`, or those of `eot_tokens` that stand in the
+  template as they are; where the template ends turns with another one, the model does not learn to stop.
+* The first token of a row is no label. In rows of the type `completion` axolotl has one, which counts if rows are packed:
+  then the row before it is trained to predict it.
+* A text of the type `completion` that is longer than `sequence_len` follows `excess_length_strategy`. axolotl cuts it into
+  pieces.
+* What looks like a special token in a row is plain text, and so cannot end a turn.
+* A turn of `chatml` is tokenised by itself: after a header, a text that begins with a line break has the tokens that the model
+  would say.
+* A `system` beside turns of which the first is another system turn is an error. axolotl ignores it.
+* A row with images has the labels of any other row. axolotl trains all of its text, headers and questions included, where it
+  has no strategy for the model's template.
+* A turn that says itself whether it is trained, as `train` or `weight`, is believed without `message_field_training`, too.";
+
 /// The text of `docs/dialects.md`.
 pub fn dialects() -> String {
     let mut text = INTRODUCTION.to_owned();
@@ -49,11 +72,7 @@ pub fn dialects() -> String {
              with both.",
             deepspeed::ROWS,
         ),
-        (
-            "axolotl",
-            "Known by `base_model`, `datasets`, `micro_batch_size`.",
-            Dialect::Axolotl.table(),
-        ),
+        ("axolotl", AXOLOTL, Dialect::Axolotl.table()),
         (
             "Hugging Face",
             "`TrainingArguments`, and what TRL's `SFTConfig`, `ModelConfig` and `ScriptArguments` add: YAML, JSON, or the flags of a \

@@ -262,6 +262,9 @@ fields! {
     /// Whether a turn is trained: true, false, 0 or 1. Left out: `train` or `weight`.
     #[schemars(example = &"learn")]
     train;
+    /// What stands before the turns, for a system turn. Left out: `system`.
+    #[schemars(example = &"instructions")]
+    system;
     /// Tools that the assistant may call. Left out: `tools`.
     #[schemars(example = &"functions")]
     tools;

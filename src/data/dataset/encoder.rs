@@ -11,7 +11,7 @@ use super::{
         image::load_image,
         options::{DataOptions, DataSource, Grouping, ImageOptions, PaddingSide, TooLong},
         rows::{self, Document, IMAGE_TOKEN, ImageRef, Pair},
-        template::{ChatTemplate, Encoded, Masks, Rendered, TemplateOptions, TrainEos},
+        template::{ChatTemplate, Encoded, Ends, Masks, Rendered, TemplateOptions, TrainEos},
         tokenizer::Tokenizer,
     },
     Row, RowImage, Source, decode_in_row,
@@ -114,9 +114,10 @@ impl Encoder {
         let TemplateOptions { variables, date, .. } = &self.template_options;
         let images = (self.images, self.decodes_images, image_dir);
         format!(
-            "{}\n{template}\n{variables:?} {date:?}\n{:?}\n{classes:?}\n{images:?}\n{:?}",
+            "{}\n{template}\n{variables:?} {date:?}\n{:?} {:?}\n{classes:?}\n{images:?}\n{:?}",
             self.tokenizer.digest(),
             self.masks,
+            self.ends(),
             source.rows,
         )
     }
@@ -139,13 +140,22 @@ impl Encoder {
         self.template.check(&self.tokenizer, &self.masks)
     }
 
+    /// Whether it matters where turns end.
+    fn ends(&self) -> Ends {
+        match self.too_long {
+            TooLong::TruncateTurns => Ends::Wanted,
+            TooLong::Drop | TooLong::Truncate | TooLong::Error => Ends::Unwanted,
+        }
+    }
+
     /// Tokens of a row, its images looked for.
     pub(super) fn encode(&self, row: rows::Row, source: &Source) -> Result<Draft, RowProblem> {
         let encoded = match &row {
             rows::Row::Classified(row) => return self.encode_classified(row),
             rows::Row::Chat(conversation) => {
+                let (tokenizer, masks) = (&self.tokenizer, &self.masks);
                 self.template
-                    .encode(&self.tokenizer, conversation, &self.masks, self.image_id)?
+                    .encode(tokenizer, conversation, masks, self.image_id, self.ends())?
             }
             rows::Row::Text(document) => self.encode_document(document)?,
             rows::Row::Pair(pair) => self.encode_pair(pair)?,

@@ -6,7 +6,8 @@
 //!  "images": ["images/000001.png"], "tags": ["shape"]}
 //! ```
 //! Content is a string or a list of parts. An image part and the literal [`IMAGE_TOKEN`](super::IMAGE_TOKEN) mean the
-//! same, as they do once a Hugging Face template has rendered the row. `tags` is optional: one name (or null) for each
+//! same, as they do once a Hugging Face template has rendered the row. `system` is optional: the text of a system turn before
+//! the others, as some of ShareGPT's rows have it. So is `tags`: one name (or null) for each
 //! assistant turn, by which evaluation groups its accuracy. Other keys of a row are ignored; other keys of a message are
 //! refused.
 
@@ -71,7 +72,7 @@ pub(super) fn conversation(
         });
     }
     let mut placeholders = Vec::new();
-    let messages: Vec<Message> = turns
+    let mut messages: Vec<Message> = turns
         .iter()
         .enumerate()
         .map(|(number, turn)| {
@@ -81,6 +82,7 @@ pub(super) fn conversation(
             Ok(Message { train, ..message })
         })
         .collect::<Result<_, RowProblem>>()?;
+    system_turn(reader, &mut messages, &mut placeholders)?;
     let tools = match reader.find(reader.tools())? {
         None => None,
         Some((_, Value::List(tools))) if tools.is_empty() => None,
@@ -95,6 +97,29 @@ pub(super) fn conversation(
         tags,
         messages,
     })
+}
+
+/// Puts the system turn first that the row has beside its turns.
+fn system_turn(
+    reader: &Reader<'_>,
+    messages: &mut Vec<Message>,
+    placeholders: &mut Vec<Option<ImageRef>>,
+) -> Result<(), RowProblem> {
+    let Some((name, value)) = reader.find(reader.system())? else {
+        return Ok(());
+    };
+    let turn = Message::new(Role::System, reader.to_text(name, value)?);
+    match &messages[0] {
+        first if first.role != Role::System => {
+            placeholders.splice(..0, std::iter::repeat_n(None, turn.num_images()));
+            messages.insert(0, turn);
+            Ok(())
+        }
+        first if first.content == turn.content => Ok(()),
+        _ => Err(RowProblem::Twice {
+            names: format!("{name:?} and a system turn of another text"),
+        }),
+    }
 }
 
 fn tool_list(name: &str, json: &str) -> Result<Value, RowProblem> {

@@ -43,6 +43,7 @@ macro_rules! names {
 impl<'a> Reader<'a> {
     names! {
         messages: ["messages", "conversations"];
+        system: ["system"];
         tools: ["tools"];
         images: ["images", "image", "modalities"];
         text: ["text"];

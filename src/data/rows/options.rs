@@ -56,6 +56,8 @@ pub struct Fields {
     pub content: Option<String>,
     /// Whether a turn is trained; usually `train` or `weight`.
     pub train: Option<String>,
+    /// What stands before the turns, for a system turn; usually `system`.
+    pub system: Option<String>,
     /// Tools that the model may call; usually `tools`.
     pub tools: Option<String>,
     /// Images; usually `images`, `image` or `modalities`.

@@ -72,6 +72,57 @@ fn conversations_are_read_under_their_usual_names() {
 }
 
 #[test]
+fn a_system_turn_may_stand_beside_the_others() {
+    let turns = |first: &str| {
+        format!(
+            r#"[{first}{{"role": "user", "content": "<image>q"}}, {{"role": "assistant", "content": "a"}}]"#
+        )
+    };
+    let row = |system: &str, first: &str| {
+        format!(
+            r#"{{"system": {system}, "messages": {}, "images": ["a.png", "b.png"]}}"#,
+            turns(first)
+        )
+    };
+    let beside = chat(&row(r#""s <image>""#, ""));
+    let expected = [
+        (Role::System, "s <image>"),
+        (Role::User, "<image>q"),
+        (Role::Assistant, "a"),
+    ];
+    assert_eq!(said(&beside), expected);
+    assert_eq!(beside.images.len(), 2);
+    assert_eq!(beside.tags, [None]);
+    // Said twice it counts once.
+    let first = r#"{"role": "system", "content": "s <image>"}, "#;
+    assert_eq!(said(&chat(&row(r#""s <image>""#, first))), expected);
+    assert_eq!(said(&chat(&row("null", first))), expected);
+    let message = parse(&row(r#""t""#, first)).unwrap_err();
+    assert!(
+        message.contains("\"system\" and a system turn of another text"),
+        "{message}"
+    );
+    let message = parse(&row("3", "")).unwrap_err();
+    assert!(message.contains("system: expected text"), "{message}");
+
+    let options = RowOptions {
+        fields: Fields {
+            system: Some("about".into()),
+            ..Fields::default()
+        },
+        ..RowOptions::default()
+    };
+    let line = format!(
+        r#"{{"about": "s", "system": 3, "messages": {}, "images": ["a.png"]}}"#,
+        turns("")
+    );
+    let Ok(Row::Chat(row)) = parse_with(&line, &options) else {
+        panic!("a conversation")
+    };
+    assert_eq!(row.messages[0].content, "s");
+}
+
+#[test]
 fn any_names_and_roles_are_read_by_mapping() {
     let options = RowOptions {
         fields: Fields {

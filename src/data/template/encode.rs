@@ -14,7 +14,7 @@ pub struct Encoded {
     pub tokens: Vec<u32>,
     /// Which of them are trained: ranges in `tokens`, in order, apart from each other.
     pub trained: Vec<Range<usize>>,
-    /// Where trained turns are complete: numbers of tokens, rising.
+    /// Where trained turns are complete, where someone asks: numbers of tokens, rising.
     pub ends: Vec<usize>,
 }
 
@@ -48,7 +48,7 @@ pub(in crate::data) struct Rendered {
     pub(in crate::data) text: String,
     /// Trained bytes of it, in order.
     pub(in crate::data) trained: Vec<Range<usize>>,
-    /// Bytes after which a trained turn is complete, rising.
+    /// Bytes after which a trained turn is complete, rising, where someone asks.
     pub(in crate::data) ends: Vec<usize>,
 }
 

@@ -13,6 +13,14 @@ use super::{
     spans::{CONTENT_END, CONTENT_START, take_blocks},
 };
 
+/// Whether someone asks where trained turns are complete. Of a template that marks what is trained, it takes one more
+/// rendering for each of them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(in crate::data) enum Ends {
+    Wanted,
+    Unwanted,
+}
+
 /// Where a turn stands in the text.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Span {
@@ -22,7 +30,7 @@ pub(super) struct Span {
     pub(super) end: Option<Range<usize>>,
     /// What the template itself marks as trained.
     pub(super) marked: bool,
-    /// Where the text of the next turn may begin.
+    /// Where the text of the next turn may begin, if that is wanted.
     pub(super) complete: usize,
 }
 
@@ -34,6 +42,7 @@ pub(super) struct Finder<'a> {
     pub(super) turns: &'a Turns,
     pub(super) text: &'a str,
     pub(super) blocks: &'a [Range<usize>],
+    pub(super) ends: Ends,
 }
 
 impl Finder<'_> {
@@ -57,7 +66,7 @@ impl Finder<'_> {
             (Some(complete), content) if complete >= start => {
                 let stripped = start + self.text[start..complete].trim_end().len();
                 let text_end = content.map_or(stripped, |range| range.end);
-                Ok(self.with_end(start, text_end, complete))
+                Ok(self.with_end(message.role, start..complete, text_end))
             }
             _ if calls_tools(message) => match self.end_of_calls(turn) {
                 Some(end) => Ok(Span {
@@ -88,14 +97,21 @@ impl Finder<'_> {
         }
     }
 
-    /// A turn from where it starts to where the conversation up to it ends.
-    fn with_end(&self, start: usize, text_end: usize, complete: usize) -> Span {
+    /// A turn from where it starts to where the conversation up to it ends. What a template writes behind an answer belongs
+    /// to it, as calls of tools do; behind other turns it is the template's, as their headers are.
+    fn with_end(&self, role: Role, turn: Range<usize>, text_end: usize) -> Span {
+        let Range { start, end: complete } = turn;
         let end = self
             .tokenizer
             .trailing_special(&self.text[start..complete])
             .map(|range| start + range.start..start + range.end);
+        let content_end = match &end {
+            Some(end) if role == Role::Assistant => end.start,
+            Some(end) => end.start.min(text_end),
+            None => text_end,
+        };
         Span {
-            content: start..end.as_ref().map_or(text_end, |end| end.start),
+            content: start..content_end,
             end,
             marked: false,
             complete,
@@ -117,7 +133,10 @@ impl Finder<'_> {
             None => self.leading_special(block.end),
         };
         let written = end.as_ref().map_or(block.end, |end| end.end.max(block.end));
-        let complete = self.complete(turn).unwrap_or(written);
+        let complete = match self.ends {
+            Ends::Wanted => self.complete(turn).unwrap_or(written),
+            Ends::Unwanted => written,
+        };
         Ok(Span {
             content: block,
             end,

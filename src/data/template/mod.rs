@@ -22,6 +22,7 @@ pub use masks::{Masks, TrainEos};
 pub use named::NamedTemplate;
 
 pub(super) use encode::Rendered;
+pub(super) use find::Ends;
 
 use std::{borrow::Cow, path::PathBuf, sync::Arc};
 
@@ -218,6 +219,7 @@ impl ChatTemplate {
         conversation: &Conversation,
         masks: &Masks,
         image_id: Option<u32>,
+        ends: Ends,
     ) -> Result<Encoded, RowProblem> {
         let encoded = match &self.form {
             Form::ChatMl => {
@@ -225,7 +227,7 @@ impl ChatTemplate {
                 chatml::encode_segments(tokenizer, &chatml::segments(&conversation.messages, masks))?
             }
             Form::Jinja(template) => {
-                spans::render(template, tokenizer, conversation, masks)?.encode(tokenizer, image_id)?
+                spans::render(template, tokenizer, conversation, masks, ends)?.encode(tokenizer, image_id)?
             }
         };
         match (&encoded.tokens[..], tokenizer.bos_id()) {

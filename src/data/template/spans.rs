@@ -18,7 +18,7 @@ use super::{
         value::Value,
     },
     encode::Rendered,
-    find::{Finder, Span, calls_tools},
+    find::{Ends, Finder, Span, calls_tools},
     jinja::{JinjaTemplate, Turns, problem},
     masks::{Masks, TrainEos},
 };
@@ -35,6 +35,7 @@ pub(super) fn render(
     tokenizer: &Tokenizer,
     conversation: &Conversation,
     masks: &Masks,
+    ends: Ends,
 ) -> Result<Rendered, RowProblem> {
     refuse_private(conversation)?;
     let turns = template.turns(conversation, tokenizer);
@@ -57,6 +58,7 @@ pub(super) fn render(
         turns: &turns,
         text: &text,
         blocks: &blocks,
+        ends,
     };
     let mut spans: Vec<(bool, Span)> = Vec::new();
     for (turn, message) in conversation.messages.iter().enumerate() {
@@ -71,6 +73,9 @@ pub(super) fn render(
         train(&mut rendered, *trained, span, masks.eos, last == Some(place));
     }
     rendered.text = text;
+    if ends == Ends::Unwanted {
+        rendered.ends.clear();
+    }
     Ok(rendered)
 }
 
@@ -121,8 +126,8 @@ pub(super) fn turn_end(
         ..masks.clone()
     };
     let conversation = Conversation::new(turns);
-    let as_marked = render(template, tokenizer, &conversation, &masks)?;
-    let with_end = match render(template, tokenizer, &conversation, &all) {
+    let as_marked = render(template, tokenizer, &conversation, &masks, Ends::Unwanted)?;
+    let with_end = match render(template, tokenizer, &conversation, &all, Ends::Unwanted) {
         // Several pieces of one answer are marked: the first special token at the end of one ends it.
         Err(RowProblem::Mask { .. }) if template.marks_generation => {
             let mut pieces = as_marked
@@ -161,6 +166,7 @@ pub(super) fn is_headless(template: &JinjaTemplate, tokenizer: &Tokenizer) -> bo
         turns: &turns,
         text: &text,
         blocks: &blocks,
+        ends: Ends::Unwanted,
     };
     match (finder.prefix(1, false), finder.content(1)) {
         (Some(before), Some(content)) if before <= content.start => {

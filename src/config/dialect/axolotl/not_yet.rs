@@ -175,7 +175,7 @@ pub(super) static NOT_YET: &[Row] = &[
         "way to add tokens: a tokenizer's folder brings them",
     ),
     not_yet(
-        &["eot_tokens", "default_system_message", "role_boundaries"],
+        &["default_system_message", "role_boundaries"],
         "counterpart of this key: the template says it",
     ),
     not_yet(

@@ -125,12 +125,16 @@ pub(in super::super) static ROWS: &[Row] = &[
     into(
         &["train_on_inputs"],
         "data.masks.roles",
-        "true is [system, user, assistant, tool]",
+        "true is all of them; refused beside the type alpaca",
     ),
     into(
         &["chat_template"],
         "data.template",
-        "tokenizer_default is tokenizer; chatml, llama3, qwen3, apertus, alpaca; jinja is the file of chat_template_jinja",
+        "tokenizer_default is tokenizer; chatml, llama3, qwen3, apertus; jinja is the file of chat_template_jinja",
+    ),
+    nothing(
+        &["eot_tokens"],
+        "a turn ends with the special token that follows its text, whichever that is",
     ),
     into(
         &["chat_template_jinja"],
@@ -472,7 +476,7 @@ static DATASETS: &[Row] = &[
     into(
         &["type"],
         "data.train[].kind",
-        "chat_template is chat, completion is text, alpaca is instruction",
+        "chat_template is chat, completion is text, alpaca is instruction with the template alpaca",
     ),
     into(&["ds_type"], "data.train[].format", "json is jsonl"),
     into(
@@ -493,6 +497,7 @@ static DATASETS: &[Row] = &[
         "data.train[].fields.train",
         "as it is",
     ),
+    into(&["field_system"], "data.train[].fields.system", "as it is"),
     into(&["field_tools"], "data.train[].fields.tools", "as it is"),
     into(&["field"], "data.train[].fields.text", "as it is"),
     into(
@@ -506,7 +511,11 @@ static DATASETS: &[Row] = &[
         "the same for all data sets",
     ),
     into(&["train_on_eos"], "data.masks.eos", "the same for all data sets"),
-    into(&["train_on_eot"], "data.masks.eos", "the same for all data sets"),
+    into(
+        &["train_on_eot"],
+        "data.masks.eos",
+        "rather than train_on_eos, where both are there",
+    ),
     into(&["chat_template"], "data.template", "the same for all data sets"),
     into(
         &["chat_template_jinja"],
@@ -531,7 +540,6 @@ static DATASETS: &[Row] = &[
             "template_thinking_key",
             "split_thinking",
             "drop_system_message",
-            "field_system",
             "logprobs_field",
             "temperature",
             "input_format",

@@ -1,6 +1,7 @@
 //! Configurations of other trainers: whole files, each key of each table, contradictions, and the mistakes of the
 //! originals.
 
+mod axolotl_rows;
 mod bugs;
 mod keys;
 mod values;

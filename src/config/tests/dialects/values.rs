@@ -301,7 +301,7 @@ fn models_of_multimeditron() {
 fn data_of_axolotl() {
     let data = axolotl(
         "datasets:\n  - {path: a.jsonl, type: chat_template, roles: {user: [human, question], assistant: [gpt]}, \
-         train_on_eos: all}\n  - {path: b.jsonl, type: alpaca}\ntest_datasets: [{path: c.jsonl, type: completion}]\n\
+         train_on_eos: all}\n  - {path: b.jsonl, type: completion}\ntest_datasets: [{path: c.jsonl, type: completion}]\n\
          eval_steps: 0.5\neval_batch_size: 2\nearly_stopping_patience: 3\nexcess_length_strategy: raise\n\
          chat_template: llama3\ntrain_on_inputs: true",
     );
@@ -311,11 +311,11 @@ fn data_of_axolotl() {
             ("data.train[0].kind", "chat"),
             ("data.train[0].roles.question", "user"),
             ("data.train[0].roles.gpt", "assistant"),
-            ("data.train[1].kind", "instruction"),
+            ("data.train[1].kind", "text"),
             ("data.eval[0].kind", "text"),
             ("data.eval[0].path", "c.jsonl"),
             ("data.masks.eos", "all"),
-            ("data.masks.roles", "[system, user, assistant, tool]"),
+            ("data.masks.roles", "[system, developer, user, assistant, tool]"),
             ("data.template", "llama3"),
             ("data.too_long", "error"),
             ("eval.every.ratio", "0.5"),
