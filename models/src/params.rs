@@ -8,7 +8,10 @@ use burn::{
 };
 use thiserror::Error;
 
-use crate::host::{HostDtype, HostTensor};
+use crate::{
+    host::{HostDtype, HostTensor},
+    shard::Shard,
+};
 
 /// What is known of a parameter without touching its values.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -318,6 +321,7 @@ pub fn load_some_params<M: Module>(
         stack: PathStack::default(),
         next: |info: &ParamInfo| Ok(given.remove(&info.path).map(host_data)),
         dtype: None,
+        shard: Shard::WHOLE,
         error: None::<Infallible>,
     };
     Ok(module.map(&mut replacer))
@@ -334,6 +338,16 @@ pub fn load_some_params<M: Module>(
 pub fn fill_params<M: Module, E>(
     module: M,
     dtype: HostDtype,
+    next: impl FnMut(&ParamInfo, &mut [u8]) -> Result<bool, E>,
+) -> Result<M, E> {
+    fill_part(module, Shard::WHOLE, dtype, next)
+}
+
+/// [`fill_params`] of which only the part of a shard stays.
+pub(crate) fn fill_part<M: Module, E>(
+    module: M,
+    shard: Shard,
+    dtype: HostDtype,
     mut next: impl FnMut(&ParamInfo, &mut [u8]) -> Result<bool, E>,
 ) -> Result<M, E> {
     let mut replacer = Replacer {
@@ -349,6 +363,7 @@ pub fn fill_params<M: Module, E>(
             Ok(is_filled.then(|| TensorData::from_bytes(bytes, info.shape.clone(), device_dtype(dtype))))
         },
         dtype: Some(device_dtype(dtype)),
+        shard,
         error: None,
     };
     let module = module.map(&mut replacer);
@@ -363,6 +378,8 @@ struct Replacer<F, E> {
     next: F,
     /// `None`: that of the parameter's present value.
     dtype: Option<DType>,
+    /// What stays of each parameter.
+    shard: Shard,
     error: Option<E>,
 }
 
@@ -382,24 +399,30 @@ impl<F: FnMut(&ParamInfo) -> Result<Option<TensorData>, E>, E> ModuleMapper for 
             id: param.id,
             shape: param.lazy_shape().to_vec(),
         };
+        let shard = self.shard;
+        let part = |whole| shard.part_of(&info.path, whole);
         match (self.next)(&info) {
             Ok(Some(data)) if param.is_initialized() || self.dtype.is_none() => {
                 let dtype = self.dtype;
                 replace_value(param, |old| {
                     let dtype = dtype.unwrap_or(old.dtype());
-                    Tensor::from_data(data, (&old.device(), dtype))
+                    part(Tensor::from_data(data, (&old.device(), dtype)))
                 })
             }
             Ok(Some(data)) => {
                 let dtype = self.dtype.unwrap_or(data.dtype());
-                let mut fresh = Param::from_tensor(Tensor::from_data(data, (&param.lazy_device(), dtype)));
+                let whole = Tensor::from_data(data, (&param.lazy_device(), dtype));
+                let mut fresh = Param::from_tensor(part(whole));
                 fresh.id = info.id;
                 fresh
             }
             Ok(None) => {
                 // The value is made by asking for it.
                 param.val();
-                param
+                match shard.is_whole() {
+                    true => param,
+                    false => replace_value(param, part),
+                }
             }
             Err(error) => {
                 self.error = Some(error);

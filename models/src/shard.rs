@@ -11,14 +11,16 @@ use std::{collections::HashMap, convert::Infallible, ops::Range};
 
 use burn::{
     module::{Module, ModuleMapper, Param, ParamId},
-    tensor::Tensor,
+    tensor::{DType, Tensor},
 };
 
 use crate::{
     Vlm,
-    config::{DecoderConfig, ModelConfigError, refuse},
-    params::{ParamInfo, list_params, replace_value},
-    segmented::Segment,
+    config::{DecoderConfig, Head, ModelConfigError, refuse},
+    host::HostDtype,
+    inputs::VlmInputs,
+    params::{ParamInfo, fill_part, list_params, replace_value},
+    segmented::{Segment, Segmented},
 };
 
 /// Which part of a decoder a model holds.
@@ -61,6 +63,16 @@ impl Shard {
         let part = whole.clone().narrow(axis, start, end - start);
         // A view would keep all of the whole.
         Tensor::from_data(part.into_data(), (&whole.device(), whole.dtype()))
+    }
+
+    /// Its part of a parameter.
+    pub(crate) fn part_of<const D: usize>(self, path: &str, whole: Tensor<D>) -> Tensor<D> {
+        let cut = Cut::of(path);
+        if self.is_whole() || cut == Cut::Copied {
+            return whole;
+        }
+        let (rows, count) = (whole.dims()[0], whole.shape().num_elements());
+        of_matrix(self.part(cut, &whole.reshape([rows, count / rows])))
     }
 
     /// Checks that heads and the inside of MLPs divide into so many shards. The vocabulary need not.
@@ -136,8 +148,40 @@ impl Vlm {
         self.shard
     }
 
-    /// A part of a whole model, one parameter after the other: of one that is drawn or read later, no more than one is whole at
-    /// any time.
+    /// All parameters as they are in the whole, in module order, with their ids in this model.
+    pub fn whole_params(&self) -> Vec<ParamInfo> {
+        let own = list_params(self);
+        if self.shard.is_whole() {
+            return own;
+        }
+        let weight = self.language_model.head_weight();
+        let (lora, device) = (self.lora(), weight.device());
+        let Ok(whole) = Self::init_deferred(self.config(), lora, 0, &device, weight.dtype()) else {
+            unreachable!("this model was built from the same configuration");
+        };
+        let whole = list_params(&whole).into_iter().zip(own);
+        whole
+            .map(|(whole, own)| ParamInfo { id: own.id, ..whole })
+            .collect()
+    }
+
+    /// Fills a whole model as [`fill_params`](crate::params::fill_params) does and keeps the part of a shard: no more than one
+    /// parameter is whole at any time if the model was deferred.
+    ///
+    /// # Errors
+    /// The first one of `next`.
+    pub fn fill<E>(
+        self,
+        shard: Shard,
+        dtype: HostDtype,
+        next: impl FnMut(&ParamInfo, &mut [u8]) -> Result<bool, E>,
+    ) -> Result<Self, E> {
+        let mut model = fill_part(self, shard, dtype, next)?;
+        model.hold(shard);
+        Ok(model)
+    }
+
+    /// A part of a whole model.
     #[must_use]
     pub fn into_shard(self, shard: Shard) -> Self {
         let part = |info: &ParamInfo, whole| Ok::<_, Infallible>(shard.part(Cut::of(&info.path), &whole));
@@ -173,6 +217,42 @@ impl Vlm {
         Ok(model)
     }
 
+    /// Log-sum-exps of the labelled rows' logits over this model's part of the vocabulary, f32; `None` with a classification
+    /// head, which is not cut.
+    ///
+    /// # Shapes
+    /// `x_btd` before the final norm → `[n]`
+    pub fn log_sums(&self, x_btd: Tensor<3>, inputs: &VlmInputs) -> Option<Tensor<1>> {
+        match self.config().head {
+            Head::Lm => Some(self.language_model.log_sums(x_btd, inputs.label_rows_n.clone())),
+            Head::Classification { .. } => None,
+        }
+    }
+
+    /// This shard's term of [`Segmented::loss_sum`]; `log_sums_n` are those of all shards together. With a classification head
+    /// it is the first shard's, and the others' is 0.
+    ///
+    /// # Shapes
+    /// `x_btd` before the final norm, `log_sums_n [n]` → `[1]`
+    pub fn loss_term(
+        &self,
+        x_btd: Tensor<3>,
+        inputs: &VlmInputs,
+        log_sums_n: Option<Tensor<1>>,
+    ) -> Tensor<1> {
+        match log_sums_n {
+            Some(log_sums_n) => self.language_model.loss_term(
+                x_btd,
+                inputs.label_rows_n.clone(),
+                inputs.targets_n.clone(),
+                log_sums_n,
+                self.shard.range(self.config().text.vocab_size).start,
+            ),
+            None if self.shard.is_first() => self.loss_sum(x_btd, inputs),
+            None => Tensor::zeros([1], (&x_btd.device(), DType::F32)),
+        }
+    }
+
     /// Whether what this model gives of a link is one term of a sum over the shards.
     pub fn gives_term(&self, segment: Segment) -> bool {
         match segment {
@@ -195,6 +275,12 @@ impl Vlm {
     }
 }
 
+/// A matrix, or the vector that is its one column.
+fn of_matrix<const D: usize>(matrix: Tensor<2>) -> Tensor<D> {
+    let extents = matrix.dims();
+    matrix.reshape(std::array::from_fn::<usize, D, _>(|axis| extents[axis]))
+}
+
 /// Puts other values in the places of parameters that are cut.
 struct Exchange<F, E> {
     cut: HashMap<ParamId, ParamInfo>,
@@ -210,11 +296,7 @@ impl<E, F: FnMut(&ParamInfo, Tensor<2>) -> Result<Tensor<2>, E>> ModuleMapper fo
         replace_value(param, |old| {
             let (rows, count) = (old.dims()[0], old.shape().num_elements());
             match (self.value)(info, old.clone().reshape([rows, count / rows])) {
-                Ok(new) => {
-                    // A vector has one column.
-                    let extents = new.dims();
-                    new.reshape(std::array::from_fn::<usize, D, _>(|axis| extents[axis]))
-                }
+                Ok(new) => of_matrix(new),
                 Err(error) => {
                     self.error = Some(error);
                     old

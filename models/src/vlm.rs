@@ -349,44 +349,6 @@ impl Vlm {
     }
 }
 
-impl Vlm {
-    /// Log-sum-exps of the labelled rows' logits over this model's part of the vocabulary, f32; `None` with a classification
-    /// head, which is not cut.
-    ///
-    /// # Shapes
-    /// `x_btd` before the final norm → `[n]`
-    pub fn log_sums(&self, x_btd: Tensor<3>, inputs: &VlmInputs) -> Option<Tensor<1>> {
-        match self.config.head {
-            Head::Lm => Some(self.language_model.log_sums(x_btd, inputs.label_rows_n.clone())),
-            Head::Classification { .. } => None,
-        }
-    }
-
-    /// This shard's term of [`Segmented::loss_sum`]; `log_sums_n` are those of all shards together. With a classification head
-    /// it is the first shard's, and the others' is 0.
-    ///
-    /// # Shapes
-    /// `x_btd` before the final norm, `log_sums_n [n]` → `[1]`
-    pub fn loss_term(
-        &self,
-        x_btd: Tensor<3>,
-        inputs: &VlmInputs,
-        log_sums_n: Option<Tensor<1>>,
-    ) -> Tensor<1> {
-        match log_sums_n {
-            Some(log_sums_n) => self.language_model.loss_term(
-                x_btd,
-                inputs.label_rows_n.clone(),
-                inputs.targets_n.clone(),
-                log_sums_n,
-                self.shard.range(self.config.text.vocab_size).start,
-            ),
-            None if self.shard.is_first() => self.loss_sum(x_btd, inputs),
-            None => Tensor::zeros([1], (&x_btd.device(), DType::F32)),
-        }
-    }
-}
-
 impl Segmented for Vlm {
     type Inputs = VlmInputs;
 

@@ -7,8 +7,9 @@ use std::{
 };
 
 use brazier_models::{
-    Head, HostDtype, HostTensor, LoraConfig, VisionLanguageConfig, VisionModelType, Vlm, VlmConfig,
-    lora::is_adapter, params,
+    Head, HostDtype, HostTensor, LoraConfig, Shard, VisionLanguageConfig, VisionModelType, Vlm, VlmConfig,
+    lora::is_adapter,
+    params::{self, ParamInfo},
 };
 use burn::tensor::{DType, Device};
 use indicatif::{ProgressBar, ProgressStyle};
@@ -351,6 +352,14 @@ pub(super) fn locate(path: &Path) -> Result<PathBuf, Failure> {
     Ok(hub::locate(path, &|name| std::env::var(name).ok())?)
 }
 
+/// Where a model goes, and which part of it.
+pub(super) struct Place<'a> {
+    pub(super) device: &'a Device,
+    pub(super) dtype: DType,
+    /// All of it where there are adapters.
+    pub(super) shard: Shard,
+}
+
 /// A model with the weights of a Hugging Face folder, and adapters on it where there are some; one tensor after the other:
 /// beside the parameters no more than one is in host memory.
 pub(super) fn import(
@@ -361,7 +370,18 @@ pub(super) fn import(
     dtype: DType,
 ) -> Result<Vlm, Failure> {
     let choice = ModelChoice::Import(dir.into());
-    import_choice(&choice, config, adapters, None, 0, device, dtype)
+    import_choice(
+        &choice,
+        config,
+        adapters,
+        None,
+        0,
+        &Place {
+            device,
+            dtype,
+            shard: Shard::WHOLE,
+        },
+    )
 }
 
 /// As [`import`], of whatever a run's model comes from; what the files lack is drawn from the seed.
@@ -371,9 +391,9 @@ pub(super) fn import_choice(
     adapters: Option<&Adapters>,
     resize: Option<ResizeOptions>,
     seed: u64,
-    device: &Device,
-    dtype: DType,
+    place: &Place,
 ) -> Result<Vlm, Failure> {
+    let Place { device, dtype, shard } = *place;
     let lora = adapters.map(|adapters| &adapters.config);
     let model = Vlm::init_deferred(config, lora, seed, device, dtype)?;
     let Stored {
@@ -381,7 +401,9 @@ pub(super) fn import_choice(
         params: stored,
     } = stored_weights(choice, config, expected(&model), resize)?;
     let (std, dtype) = (config.text.initializer_range, host_dtype(dtype));
-    let filled = params::fill_params(model, dtype, |info, bytes| {
+    // Files of adapters are for whole layers.
+    let shard = if adapters.is_some() { Shard::WHOLE } else { shard };
+    let filled = model.fill(shard, dtype, |info, bytes| {
         let Some(weights) = weights.iter().find(|weights| weights.contains(&info.path)) else {
             return Ok::<bool, HubError>(false);
         };
@@ -405,6 +427,20 @@ pub(super) fn import_choice(
     match adapters {
         Some(adapters) => adapters.load_into(filled?),
         None => Ok(filled?),
+    }
+}
+
+/// A model with weights drawn from a seed.
+pub(super) fn draw_model(session: &Session, seed: u64, place: &Place) -> Result<Vlm, Failure> {
+    let Place { device, dtype, shard } = *place;
+    if shard.is_whole() {
+        return Ok(Vlm::init(&session.model, seed, device, dtype)?);
+    }
+    let model = Vlm::init_deferred(&session.model, None, seed, device, dtype)?;
+    let nothing = |_: &ParamInfo, _: &mut [u8]| Ok::<_, std::convert::Infallible>(false);
+    match model.fill(shard, host_dtype(dtype), nothing) {
+        Ok(model) => Ok(model),
+        Err(never) => match never {},
     }
 }
 

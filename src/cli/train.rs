@@ -3,6 +3,7 @@
 use std::{path::PathBuf, process::ExitCode, sync::Arc, time::Instant};
 
 use brazier_models::{Vlm, ops};
+use burn::tensor::Device;
 use clap::Args;
 use sha2::{Digest, Sha256};
 
@@ -10,7 +11,7 @@ use super::{
     ConfigArgs, Failure, STOPPED, check,
     conclude::conclude,
     ranks, say,
-    session::{self, Session},
+    session::{self, Place, Session},
     show, speak_as,
 };
 use crate::{
@@ -22,7 +23,7 @@ use crate::{
     fs,
     learner::{
         Evaluator, Learner, Outcome, Run, RunEnd, Watch, compute_dtype, fresh_state, options::Recompute,
-        resume_state,
+        resume_state, shard_of,
     },
     parallel::{Group, Launch},
     signal::StopRequest,
@@ -202,16 +203,16 @@ impl Job<'_> {
     }
 }
 
-/// Puts model, data, log and writer together at the step where the run begins.
-fn prepare(job: &Job, run: &RunConfig, device: DeviceChoice, group: Arc<Group>) -> Result<Run, Failure> {
+/// Makes a rank's model, or its part of one.
+fn make_model(job: &Job, run: &RunConfig, device: &Device) -> Result<Vlm, Failure> {
     let Job { session, start, .. } = *job;
-    let plan = run.plan(session.train.stream())?;
-    let device = device::open(device, compute_dtype(run.train.precision))?;
-    let dtype = compute_dtype(run.train.precision);
-    let yaml = run.to_yaml().map_err(anyhow::Error::from)?;
-    let config_hash = format!("{:x}", Sha256::digest(&yaml));
     let adapters = session.adapters.as_ref();
-    let model = match (start, adapters) {
+    let place = Place {
+        device,
+        dtype: compute_dtype(run.train.precision),
+        shard: shard_of(run.world.of_tensor(run.parallel.learner.tensor)),
+    };
+    match (start, adapters) {
         // A checkpoint of adapters does not hold their base model.
         (Start::Import(_), _) | (_, Some(_)) => session::import_choice(
             &run.model,
@@ -219,13 +220,24 @@ fn prepare(job: &Job, run: &RunConfig, device: DeviceChoice, group: Arc<Group>) 
             adapters,
             run.resize_vocabulary,
             run.seed,
-            &device,
-            dtype,
-        )?,
+            &place,
+        ),
         (Start::Scratch | Start::Resume(_) | Start::Other(_), None) => {
-            Vlm::init(&session.model, run.seed, &device, dtype)?
+            session::draw_model(session, run.seed, &place)
         }
-    };
+    }
+}
+
+/// Puts model, data, log and writer together at the step where the run begins.
+fn prepare(job: &Job, run: &RunConfig, device: DeviceChoice, group: Arc<Group>) -> Result<Run, Failure> {
+    let Job { session, start, .. } = *job;
+    let plan = run.plan(session.train.stream())?;
+    let yaml = run.to_yaml().map_err(anyhow::Error::from)?;
+    let config_hash = format!("{:x}", Sha256::digest(&yaml));
+    let device = device::open(device, compute_dtype(run.train.precision)).map_err(Failure::from);
+    let made = device.and_then(|device| Ok((make_model(job, run, &device)?, device)));
+    // Ranks that hold a model together need each other from here on.
+    let (model, device) = group.agree(made)?;
     let is_first = group.world().rank == 0;
     let step = plan.options.step.clone();
     let mut learner = Learner::in_group(model, step, device, group, run.parallel.learner)?;

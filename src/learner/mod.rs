@@ -31,6 +31,6 @@ pub use run::{Outcome, Run, RunEnd, fresh_state, resume_state};
 pub use schedule::lr_factor;
 pub use snapshot::{SavedParameter, saved_parameters};
 pub use step::{Learner, StepReport, compute_dtype, upload};
-pub use tensor_group::TensorGroup;
+pub use tensor_group::{TensorGroup, shard_of};
 pub use trainable::{Part, Trainable, Trained, moves_beside_adapters};
 pub use watch::Watch;

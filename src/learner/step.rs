@@ -6,7 +6,7 @@ use brazier_models::{
     HostBatch, HostClasses, PaddingSide, Segmented, Shard, Vlm, VlmInputs,
     flops::{Work, flops},
     ops,
-    params::{self, ParamInfo},
+    params::ParamInfo,
 };
 use burn::{
     module::Module,
@@ -97,7 +97,8 @@ impl Learner {
         )
     }
 
-    /// One rank of several, which all have the same model, whole. Where several hold it together, each keeps its part.
+    /// One rank of several, which all have the same model, or their shards of it. Where several hold it together and the model
+    /// is whole, each keeps its part.
     ///
     /// # Errors
     /// As [`Learner::new`]; if the ranks or the model do not divide as `parallel` says, or a rank is missing or has failed.
@@ -119,9 +120,9 @@ impl Learner {
         Shard::check(parallel.tensor, &model.config().text)?;
         let grid = Grid::new(group, parallel.tensor)?;
         let ranks = TensorGroup::new(grid.tensor.clone());
-        let (infos, base_digest) = (params::list_params(&model), base_digest(&model));
+        let (infos, base_digest) = (model.whole_params(), base_digest(&model));
         let model = match ranks.shard() {
-            Shard::WHOLE => model,
+            shard if model.shard() == shard => model,
             shard => model.into_shard(shard),
         };
         trainable.measure(&model);

@@ -17,7 +17,7 @@ use super::{
     parts::{from_floats, pieces, to_floats},
     trainable::Trainable,
 };
-use crate::parallel::{CollectiveError, Group};
+use crate::parallel::{CollectiveError, Group, World};
 
 /// The ranks of a decoder, which see the same batches.
 pub struct TensorGroup {
@@ -36,11 +36,7 @@ impl TensorGroup {
 
     /// What this rank holds.
     pub fn shard(&self) -> Shard {
-        let world = self.group.world();
-        Shard {
-            index: world.rank,
-            count: world.size,
-        }
+        shard_of(self.group.world())
     }
 
     /// The sum of all ranks' terms of a hidden state or its gradient, added up in f32.
@@ -228,6 +224,14 @@ impl TensorGroup {
         let part = self.shard().part(cut, &flat.reshape(matrix(&info.shape)));
         let count = part.shape().num_elements();
         part.reshape([count])
+    }
+}
+
+/// What one of the ranks that hold a model together has of it.
+pub fn shard_of(rank: World) -> Shard {
+    Shard {
+        index: rank.rank,
+        count: rank.size,
     }
 }
 

@@ -92,7 +92,8 @@ impl Trainable {
     /// these move in the place of tower and decoder.
     pub fn select(model: &Vlm, mode: TrainMode, optimizer: &OptimizerConfig) -> Self {
         let rests = |path: &str| model.lora().is_some() && !moves_beside_adapters(path);
-        let params: Vec<Trained> = params::list_params(model)
+        let params: Vec<Trained> = model
+            .whole_params()
             .into_iter()
             .filter(|info| {
                 Part::of(&info.path).moves_in(mode) && model.uses(&info.path) && !rests(&info.path)

@@ -306,8 +306,10 @@ impl Engine for Threads {
     }
 
     fn split(&mut self, colour: usize) -> Result<Box<dyn Engine>, CollectiveError> {
-        let colours = self.exchange(colour.to_le_bytes().to_vec())?;
-        let same = (0..self.world.size).filter(|&rank| colours[rank] == colours[self.world.rank]);
+        let own = Part::Bytes(Arc::new(colour.to_le_bytes().to_vec()));
+        let colours = self.meet("split", own, Lengths::Any)?;
+        let is_same = |&rank: &usize| colours[rank].bytes() == colours[self.world.rank].bytes();
+        let same = (0..self.world.size).filter(is_same);
         let same: Vec<usize> = same.collect();
         let key = (self.hub_number + 1, self.splits, colour);
         self.splits += 1;

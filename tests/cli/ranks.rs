@@ -13,8 +13,9 @@ pub(crate) fn ranks<'a>(devices: &'a str, accumulation: &'a str, more: &[&'a str
     sets
 }
 
-/// Key heads that two ranks can share.
-const TWO_KEY_HEADS: &str = "model.language.num_key_value_heads=2";
+/// Key heads that two ranks can share, and an optimizer that makes no whole steps of differences by rounding: terms of hidden
+/// states are rounded before they are added up.
+const TOGETHER: [&str; 2] = ["model.language.num_key_value_heads=2", "train.optimizer.eps=1e-4"];
 
 /// Numbers of the log that must not depend on the ranks.
 pub(crate) fn numbers(project: &Project) -> Vec<Vec<(String, f64)>> {
@@ -96,7 +97,7 @@ fn threads_train_what_one_trains() {
 /// Two ranks hold one model together; four are two models, or two copies of which each rank has its part of the state.
 #[test]
 fn ranks_that_hold_a_model_together_train_what_one_trains() {
-    let one = alone("train.accumulation=4", &[TWO_KEY_HEADS]);
+    let one = alone("train.accumulation=4", &TOGETHER);
     for (devices, accumulation, more) in [
         (
             "parallel.devices=2",
@@ -111,8 +112,8 @@ fn ranks_that_hold_a_model_together_train_what_one_trains() {
         ),
     ] {
         let project = Project::new();
-        let mut sets = ranks(devices, accumulation, &["parallel.tensor=2", TWO_KEY_HEADS]);
-        sets.extend(more);
+        let mut sets = ranks(devices, accumulation, &["parallel.tensor=2"]);
+        sets.extend(TOGETHER.iter().chain(more));
         let done = project.train(&sets);
         done.exits(0);
         assert_eq!(done.stderr.matches("finished after").count(), 1, "{done}");
@@ -182,17 +183,14 @@ fn another_number_of_ranks_goes_on() {
 /// From a model on two ranks to two models on one each, and back.
 #[test]
 fn another_way_to_hold_a_model_goes_on() {
-    let one = alone("train.accumulation=4", &[TWO_KEY_HEADS]);
-    let together = ranks(
-        "parallel.devices=2",
-        "train.accumulation=4",
-        &["parallel.tensor=2", TWO_KEY_HEADS],
-    );
-    let copies = ranks(
-        "parallel.devices=2",
-        "train.accumulation=2",
-        &["parallel.zero=2", TWO_KEY_HEADS],
-    );
+    let one = alone("train.accumulation=4", &TOGETHER);
+    let with = |devices, accumulation, more| {
+        let mut sets = ranks(devices, accumulation, &[more]);
+        sets.extend(TOGETHER);
+        sets
+    };
+    let together = with("parallel.devices=2", "train.accumulation=4", "parallel.tensor=2");
+    let copies = with("parallel.devices=2", "train.accumulation=2", "parallel.zero=2");
     for (before, after) in [(&together, &copies), (&copies, &together)] {
         let project = Project::new();
         project.train(before).exits(0);
@@ -279,7 +277,7 @@ mod processes {
 
     #[test]
     fn processes_that_hold_a_model_together_train_what_one_trains() {
-        let one = alone("train.accumulation=4", &[TWO_KEY_HEADS]);
+        let one = alone("train.accumulation=4", &TOGETHER);
         for (size, accumulation, zero) in [
             (2, "train.accumulation=4", "parallel.zero=0"),
             (4, "train.accumulation=2", "parallel.zero=2"),
@@ -291,9 +289,9 @@ mod processes {
                 accumulation,
                 zero,
                 "parallel.tensor=2",
-                TWO_KEY_HEADS,
                 "train.recompute=blocks",
             ];
+            let sets = [&sets[..], &TOGETHER].concat();
             Done::of(&mut project.mpirun(size, &sets)).exits(0);
             assert_same_numbers(&format!("{size} processes, {zero}"), &project, &one);
         }

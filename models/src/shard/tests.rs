@@ -309,6 +309,28 @@ fn parts_make_up_the_whole() {
         whole.clone().into_shard(Shard { index, count: 3 })
     });
     let values = |model: &Vlm| crate::params::read_params(model, |_| true);
+    // Drawn later or now, as parts or cut: the same.
+    for shard in &shards {
+        let deferred = Vlm::init_deferred(&config, None, 5, &device, DType::F32).unwrap();
+        let whole = deferred.whole_params();
+        let nothing = |_: &ParamInfo, _: &mut [u8]| Ok::<_, Infallible>(false);
+        let filled = deferred
+            .fill(shard.shard(), crate::HostDtype::F32, nothing)
+            .unwrap();
+        let drawn = Vlm::init(&config, 5, &device, DType::F32).unwrap();
+        let cut = drawn.into_shard(shard.shard());
+        for (filled, cut) in values(&filled).iter().zip(&values(&cut)) {
+            assert_eq!((&filled.name, &filled.shape), (&cut.name, &cut.shape));
+            assert!(filled.bytes == cut.bytes, "{}", cut.name);
+        }
+        let names = |infos: Vec<ParamInfo>| {
+            infos
+                .into_iter()
+                .map(|info| (info.path, info.shape))
+                .collect::<Vec<_>>()
+        };
+        assert_eq!(names(filled.whole_params()), names(whole));
+    }
     let others = shards.each_ref().map(values);
     let [first, ..] = shards;
     let joined = first.reshard(Shard::WHOLE, |info, _| {

@@ -64,6 +64,72 @@ fn a_global_batch_over_ranks() {
     );
 }
 
+/// Ranks that hold one model together see the same rows.
+#[test]
+fn a_global_batch_over_groups_of_ranks() {
+    let world = World { rank: 5, size: 8 };
+    let sets = [
+        "train.micro_batch_size=4",
+        "train.global_batch_size=48",
+        "parallel.tensor=2",
+    ];
+    let RunPlan { batch, numbers, .. } = plan(&sets, world, 240).unwrap();
+    assert_eq!(
+        (
+            batch.accumulation,
+            batch.rank,
+            batch.world_size,
+            numbers.rows_per_step
+        ),
+        (3, 2, 4, 48)
+    );
+    let text = numbers.to_string();
+    assert!(
+        text.starts_with("samples per step  48 = 4 in a micro-batch x 3 accumulated x 4 groups of 2 ranks\n"),
+        "{text}"
+    );
+}
+
+/// Heads, inner columns and vocabulary are shared out, and by ZeRO what is left among those with the same part.
+#[test]
+fn memory_of_a_part_of_a_model() {
+    let memory = |tensor: usize, size: usize, zero: u8| {
+        let sets = [
+            format!("parallel.tensor={tensor}"),
+            format!("parallel.zero={zero}"),
+            "train.recompute=none".to_owned(),
+        ];
+        let sets: Vec<&str> = sets.iter().map(String::as_str).collect();
+        let run = resolve(&load_text(BASE, &sets).unwrap(), World { rank: 0, size }).unwrap();
+        let model = run.model_config(1000, Some(3)).unwrap().unwrap();
+        (
+            run.memory(&model, None, 16),
+            model,
+            run.train.micro_batch_size as u64,
+        )
+    };
+    let (whole, model, rows) = memory(1, 1, 0);
+    let (part, ..) = memory(4, 4, 0);
+    let (shared, ..) = memory(4, 8, 1);
+    let (d, i) = (64, 128);
+    let copied =
+        whole.counts.vision + whole.counts.projector + (2 * model.text.num_hidden_layers as u64 + 1) * d;
+    let cut = whole.counts.total() - copied;
+    assert!(cut.is_multiple_of(4));
+    assert_eq!(part.parameters_bytes, 4 * (copied + cut / 4));
+    assert_eq!(part.gradients_bytes, 4 * (copied + cut / 4));
+    assert_eq!(part.optimizer_bytes, 2 * shared.optimizer_bytes);
+    assert_eq!(part.logits_bytes, whole.logits_bytes / 4);
+    // What a block keeps of the inside of its attention and MLP is a quarter, the rest whole.
+    let tokens = model.text.num_hidden_layers as u64 * rows * 64;
+    let inside = 4 * (3 * d + 3 * d + 4 * i) + 4 * 4;
+    assert_eq!(
+        whole.activations_bytes - part.activations_bytes,
+        tokens * inside * 3 / 4
+    );
+    assert_eq!((part.counts, part.trained), (whole.counts, whole.trained));
+}
+
 #[test]
 fn schedules() {
     let check = |schedule: &str, kind: ScheduleKind, warmup_steps: u64| {

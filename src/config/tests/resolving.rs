@@ -69,6 +69,16 @@ fn length_batch_and_schedule() {
              hint: write 4, or change train.micro_batch_size",
         ),
         (
+            &["parallel.tensor=2", "train.global_batch_size=3"],
+            "--set: parallel.tensor = 2: 1 rank does not divide into groups of 2\n  \
+             hint: start a multiple of 2 ranks (--devices, or the launcher), or write another number",
+        ),
+        (
+            &["parallel.tensor=8", "parallel.devices=8"],
+            "--set: parallel.tensor = 8: num_attention_heads = 4: does not divide into the 8 parts of parallel.tensor\n  \
+             hint: lower it to a number that divides all of them",
+        ),
+        (
             &["train.schedule={name: linear, min_lr: 0.01}"],
             "--set: train.schedule.min_lr = 0.01: larger than the peak, train.optimizer.lr = 0.001\n  \
              hint: lower it, or raise train.optimizer.lr",

@@ -349,6 +349,36 @@ fn data_of_axolotl() {
     );
 }
 
+/// How many ranks hold one model together, in the words of each; pipelines are refused with what there is instead.
+#[test]
+fn parallelism_of_tensors() {
+    becomes(&axolotl("tensor_parallel_size: 4"), &[("parallel.tensor", "4")]);
+    becomes(
+        &deepspeed("{tensor_parallel: {autotp_size: 2}}"),
+        &[("parallel.tensor", "2")],
+    );
+    becomes(
+        &deepspeed("{tensor_parallel: {autotp_size: 0}}"),
+        &[("parallel.tensor", "1")],
+    );
+    let megatron = |flags: &str| {
+        let command = format!("python run.py --stage 2 {flags}");
+        translate_as(Some(Dialect::MegatronVlm), &command, &[])
+    };
+    becomes(&megatron("--tp 4 --pp 1"), &[("parallel.tensor", "4")]);
+    becomes(
+        &megatron("--tensor-model-parallel-size 2"),
+        &[("parallel.tensor", "2")],
+    );
+    let error = refused(&megatron("--pp 2"));
+    assert!(error.contains("--tp and parallel.zero"), "{error}");
+    let error = refused(&deepspeed("{pipeline: {stages: 2}}"));
+    assert!(
+        error.contains("tensor_parallel and zero_optimization.stage"),
+        "{error}"
+    );
+}
+
 /// A DeepSpeed mapping in an axolotl file that says `max_grad_norm: 1.0`, micro-batch 4 and accumulation 8.
 fn deepspeed(json: &str) -> Translated {
     axolotl(&format!(
