@@ -27,7 +27,9 @@ use std::{
 };
 
 pub use cache::Cache;
+pub(super) use energon::write_index;
 pub use energon::{PrepareOptions, Prepared, SplitChoice, prepare};
+pub(super) use tar::{holds_bytes, is_image, member_name};
 
 use super::{
     error::{DataError, RowProblem},
@@ -52,6 +54,11 @@ pub(super) trait Rows: Send + Sync {
 
     /// What holds them, as the configuration calls it.
     fn what(&self) -> &'static str;
+
+    /// Columns of types that are no type of a [`Value`], and are read as text.
+    fn rewritten(&self) -> Vec<String> {
+        Vec::new()
+    }
 }
 
 /// What holds the rows.

@@ -74,8 +74,7 @@ pub fn prepare(options: &PrepareOptions) -> Result<Prepared, DataError> {
     let names = shards(folder, &options.exclude)?;
     let (mut counts, mut first, mut keys) = (Vec::new(), Vec::new(), HashMap::new());
     for name in &names {
-        let path = folder.join(name);
-        let shard = Shard::open(&path, hold(&path, &Cache::default())?, &Cache::default(), None)?;
+        let shard = indexed(&folder.join(name))?;
         for sample in shard.samples() {
             if let Some(other) = keys.insert(sample.key.clone(), name) {
                 return Err(failed(format!(
@@ -88,9 +87,7 @@ pub fn prepare(options: &PrepareOptions) -> Result<Prepared, DataError> {
                 first.push(format!("{}: {}", sample.key, parts.join(", ")));
             }
         }
-        let offsets: Vec<u8> = shard.offsets().flat_map(u64::to_le_bytes).collect();
-        fs::write_atomic(&path.with_extension("tar.idx"), &offsets)?;
-        counts.push((name.clone(), offsets.len() / 8 - 1));
+        counts.push((name.clone(), shard.samples().len()));
     }
     let parts = share(&names, &options.split).map_err(failed)?;
     let meta = folder.join(".nv-meta");
@@ -101,6 +98,18 @@ pub fn prepare(options: &PrepareOptions) -> Result<Prepared, DataError> {
     // One of an earlier time would be read first.
     fs::remove_file(&meta.join("split.json"))?;
     Ok(Prepared { counts, parts, first })
+}
+
+/// Reads a shard and writes energon's `.tar.idx` beside it.
+pub(in crate::data) fn write_index(path: &Path) -> Result<(), DataError> {
+    indexed(path).map(drop)
+}
+
+fn indexed(path: &Path) -> Result<Shard, DataError> {
+    let shard = Shard::open(path, hold(path, &Cache::default())?, &Cache::default(), None)?;
+    let offsets: Vec<u8> = shard.offsets().flat_map(u64::to_le_bytes).collect();
+    fs::write_atomic(&path.with_extension("tar.idx"), &offsets)?;
+    Ok(shard)
 }
 
 /// Tar files below a folder, by their paths from it.
