@@ -62,6 +62,9 @@ pub(in crate::cli) struct ConvertArgs {
     /// repeated
     #[arg(long, value_name = "NAME=KEY", value_parser = field)]
     fields: Vec<(Named, String)>,
+    /// Write the text of every turn as a list of one part, so that turns with images and without fit into one column
+    #[arg(long)]
+    content_parts: bool,
     /// Most rows of one file in a folder
     #[arg(long, value_name = "ROWS", value_parser = clap::value_parser!(u64).range(1..))]
     max_shard_rows: Option<u64>,
@@ -175,6 +178,7 @@ impl ConvertArgs {
                 content: key(Named::Content),
                 ..Fields::default()
             },
+            content_parts: self.content_parts,
             to_split: self.to_split.clone(),
             limit: self.limit,
             max_shard_rows: self.max_shard_rows.and_then(|rows| usize::try_from(rows).ok()),

@@ -55,8 +55,8 @@ pub enum ConvertError {
     },
     /// Two rows that do not fit into one column.
     #[error(
-        "{second}: {place} is {second_kind}, but {first_kind} in {first}\n  hint: a column of a table has one kind of value; \
-         jsonl and tar hold rows of any kind, and --columns names the columns to take"
+        "{second}: {place} is {second_kind}, but {first_kind} in {first}\n  hint: a column of a table has one kind of value; {}",
+        way_out(place, first_kind, second_kind)
     )]
     Kinds {
         /// Where in the rows: `messages[].content`.
@@ -78,6 +78,14 @@ pub enum ConvertError {
         /// Why not.
         reason: String,
     },
+}
+
+fn way_out(place: &str, first_kind: &str, second_kind: &str) -> &'static str {
+    let text_and_parts = [(first_kind, second_kind), (second_kind, first_kind)].contains(&("text", "a list"));
+    match text_and_parts && place.contains("[].") {
+        true => "--content-parts writes the text of every turn as a list of one part",
+        false => "jsonl and tar hold rows of any kind, and --columns names the columns to take",
+    }
 }
 
 impl ConvertError {

@@ -10,7 +10,10 @@ use super::super::{error::RowProblem, value::Value};
 /// If it holds what JSON cannot: bytes, or a number that is none.
 pub(super) fn line(row: &Value) -> Result<Vec<u8>, RowProblem> {
     if let Some((place, reason)) = unwritable(row) {
-        return Err(RowProblem::field(&place, reason.to_owned()));
+        return Err(RowProblem::field(
+            place.trim_start_matches('.'),
+            reason.to_owned(),
+        ));
     }
     serde_json::to_vec(&Json(row)).map_err(|error| RowProblem::Source {
         reason: error.to_string(),
@@ -37,12 +40,7 @@ fn unwritable(value: &Value) -> Option<(String, &'static str)> {
         }
         Value::Object(entries) => entries.iter().find_map(|(name, value)| {
             let (place, reason) = unwritable(value)?;
-            let dot = if place.is_empty() || place.starts_with('[') {
-                ""
-            } else {
-                "."
-            };
-            Some((format!("{name}{dot}{place}"), reason))
+            Some((format!(".{name}{place}"), reason))
         }),
         Value::Null | Value::Bool(_) | Value::Int(_) | Value::Float(_) | Value::Text(_) => None,
     }

@@ -27,7 +27,7 @@ pub use target::{Compression, TargetFormat};
 
 use super::{
     error::RowProblem,
-    rows::Fields,
+    rows::{Fields, text_as_parts},
     source::{self, Cache, Selection},
     value::Value,
 };
@@ -58,6 +58,8 @@ pub struct ConvertOptions {
     pub image_dir: Option<PathBuf>,
     /// Names of keys that hold images, turns and their content.
     pub fields: Fields,
+    /// Whether the text of a turn becomes a list of one part, so that a column holds turns with images and without.
+    pub content_parts: bool,
     /// Name of the split that is written; `None`: that of `from`, or `train`.
     pub to_split: Option<String>,
     /// Most rows to convert.
@@ -172,6 +174,9 @@ fn look(
     let mut shapes = Shapes::default();
     let work = |row: &mut Value, folder: &Path| {
         let mut places = Vec::new();
+        if options.content_parts {
+            text_as_parts(row, &options.fields)?;
+        }
         let folder = options.image_dir.as_deref().unwrap_or(folder);
         match target.images {
             ImagePlace::Inline => pictures::foresee(row, &options.fields, folder, false, &mut places)?,
@@ -218,6 +223,9 @@ fn write(
     // Where names take the places of images, what is around them stays.
     let within = images == ImagePlace::Files || format == TargetFormat::Tar;
     let work = |row: &mut Value, folder: &Path| {
+        if options.content_parts {
+            text_as_parts(row, &options.fields)?;
+        }
         let folder = options.image_dir.as_deref().unwrap_or(folder);
         match images {
             ImagePlace::Keep => Ok(()),

@@ -121,7 +121,7 @@ impl Notes {
             .filter(|own| !["images", "image", "modalities"].contains(own))
         {
             lines.push(format!(
-                "{own:?} is \"images\" in the shards, where their readers look for them"
+                "{own:?} is \"images\" or \"image\" in the shards, where their readers look for them"
             ));
         }
         if self.has_moved {

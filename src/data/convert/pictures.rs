@@ -95,12 +95,16 @@ pub(super) fn foresee(
 /// Where a row holds images as bytes.
 pub(super) fn held(row: &mut Value, fields: &Fields, places: &mut Vec<String>) -> Result<(), RowProblem> {
     walk(row, fields, &mut |mut site| {
-        let place = site.place.to_owned();
-        if matches!(innermost(&mut site).1.get("bytes"), Some(Value::Bytes(_))) {
-            places.push(place);
+        if is_held(&mut site) {
+            places.push(site.place.to_owned());
         }
         Ok(())
     })
+}
+
+/// Whether the row holds this image as bytes.
+pub(super) fn is_held(site: &mut Site<'_>) -> bool {
+    matches!(innermost(site).1.get("bytes"), Some(Value::Bytes(_)))
 }
 
 /// Gives each gathered image to `place`, which says what stands for it in the row from now on.

@@ -84,15 +84,19 @@ pub(super) fn rename_images(row: &mut Value, fields: &Fields) -> Result<(), RowP
     if own == "image" || own == "images" || own == "modalities" {
         return Ok(());
     }
-    let is_there = |key: &str| entries.iter().any(|(name, _)| name == key);
-    if is_there(own) && is_there("images") {
+    let Some(at) = entries.iter().position(|(name, _)| name == own) else {
+        return Ok(());
+    };
+    let usual = match entries[at].1 {
+        Value::List(_) => "images",
+        _ => "image",
+    };
+    if entries.iter().any(|(name, _)| name == usual) {
         return Err(problem(format!(
-            "{own:?} would be \"images\" in a shard, but the row has that key, too"
+            "{own:?} would be {usual:?} in a shard, but the row has that key, too"
         )));
     }
-    if let Some((name, _)) = entries.iter_mut().find(|(name, _)| name == own) {
-        "images".clone_into(name);
-    }
+    usual.clone_into(&mut entries[at].0);
     Ok(())
 }
 
@@ -159,8 +163,11 @@ type Members = Vec<(String, Vec<u8>)>;
 /// Takes images and other bytes out of a row; names of members stand for the images.
 fn members(key: &str, row: &mut Value) -> Result<(Members, usize), RowProblem> {
     let usual = Fields::default();
-    let mut places = Vec::new();
-    pictures::held(row, &usual, &mut places)?;
+    let mut num_images = 0;
+    for_each_image(row, &usual, &mut |mut site| {
+        num_images += usize::from(pictures::is_held(&mut site));
+        Ok(())
+    })?;
     let file = key.rsplit('/').next().unwrap_or_default();
     let (mut members, mut num_names) = (Members::new(), 0);
     pictures::place(row, &usual, &mut |bytes, path| {
@@ -177,7 +184,7 @@ fn members(key: &str, row: &mut Value) -> Result<(Members, usize), RowProblem> {
                     .to_owned(),
             )
         })?;
-        let part = match places.len() {
+        let part = match num_images {
             1 => ending,
             _ => format!("{}.{ending}", members.len()),
         };

@@ -16,7 +16,7 @@ pub use options::{Fields, RowKind, RowOptions};
 pub(super) use fields::Reader;
 pub(super) use images::ImageRef;
 pub(super) use pairs::tokens as token_ids;
-pub(super) use sites::{Site, for_each_image};
+pub(super) use sites::{Site, for_each_image, text_as_parts};
 
 use super::{
     classified::{ClassOptions, ClassifiedRow, parse_classified},

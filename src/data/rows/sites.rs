@@ -51,6 +51,24 @@ pub(crate) fn for_each_image(
     })
 }
 
+/// Writes the text of each turn as a list of one part, as turns with images have it.
+pub(crate) fn text_as_parts(row: &mut Value, fields: &Fields) -> Result<(), RowProblem> {
+    for_each(row, fields.messages.as_deref(), &MESSAGES, &mut |_, turns| {
+        for turn in list_of(turns) {
+            for_each(turn, fields.content.as_deref(), &CONTENT, &mut |_, content| {
+                if let Value::Text(text) = content {
+                    let text = Value::Text(std::mem::take(text));
+                    let kind = Value::Text("text".to_owned());
+                    let part = vec![("type".to_owned(), kind), ("text".to_owned(), text)];
+                    *content = Value::List(vec![Value::Object(part)]);
+                }
+                Ok(())
+            })?;
+        }
+        Ok(())
+    })
+}
+
 /// Calls `found` with what is under the given name, or else under the usual ones.
 fn for_each(
     value: &mut Value,

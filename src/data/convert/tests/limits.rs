@@ -49,7 +49,8 @@ fn contradictions_name_both_rows() {
         ),
         (
             "{\"m\": []}\n{\"m\": [{\"content\": \"x\"}]}\n{\"m\": [{\"content\": [1]}]}\n",
-            "rows.jsonl:3: m[].content is a list, but text in rows.jsonl:2",
+            "rows.jsonl:3: m[].content is a list, but text in rows.jsonl:2\n  hint: a column of a table has one kind of value; \
+             --content-parts",
         ),
         (
             "{\"a\": true}\n{\"a\": 0}\n",
@@ -188,8 +189,8 @@ fn keys_of_samples_are_one_of_a_kind() {
             "rows.jsonl:1: the name \"../a.json\" leads out of the tar",
         ),
         (
-            "{\"__key__\": \"__a__\"}\n",
-            "rows.jsonl:1: \"__a__.json\" is no name",
+            "{\"__key__\": \"__a__/b\"}\n",
+            "rows.jsonl:1: \"__a__/b.json\" is no name",
         ),
         (
             "{\"__key__\": 7}\n",
@@ -210,5 +211,27 @@ fn keys_of_samples_are_one_of_a_kind() {
     assert_eq!(
         keys,
         ["000000000", "000000001", "000000002"].map(|key| Some(Value::Text(key.into())))
+    );
+}
+
+#[test]
+fn text_and_parts_go_together_on_request() {
+    let room = Room::new();
+    room.write(
+        "rows.jsonl",
+        r#"{"messages": [{"role": "user", "content": [{"type": "text", "text": "a"}]}, {"role": "assistant", "content": "b"}]}"#,
+    );
+    let message = room.try_convert("rows.jsonl", "a.parquet", |_| {}).unwrap_err();
+    assert!(
+        message.contains("messages[].content is text, but a list in "),
+        "{message}"
+    );
+    room.convert("rows.jsonl", "a.parquet", |options| options.content_parts = true);
+    assert_eq!(
+        room.rows("a.parquet"),
+        [json(
+            r#"{"messages": [{"role": "user", "content": [{"type": "text", "text": "a"}]},
+            {"role": "assistant", "content": [{"type": "text", "text": "b"}]}]}"#
+        )]
     );
 }

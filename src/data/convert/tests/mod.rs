@@ -44,6 +44,7 @@ impl Room {
             images: None,
             image_dir: None,
             fields: Fields::default(),
+            content_parts: false,
             to_split: None,
             limit: None,
             max_shard_rows: None,
