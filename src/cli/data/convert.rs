@@ -11,21 +11,23 @@ use crate::data::{
     TargetFormat, convert,
 };
 
-/// Writes rows in another format. Images keep their bytes: from paths, base64, tables or shards they come into the rows, or
-/// into files beside them. A table gets the types that Hugging Face's `datasets` gives, found by reading all rows first.
-/// Nothing is under the final name before all of it is there.
 #[derive(Args)]
 #[command(after_help = "\
 Examples:
-  brazier data convert rows.jsonl rows.parquet                        images come into the file, as struct {bytes, path}
-  brazier data convert rows.parquet out --format jsonl                out/train.jsonl and out/images/
-  brazier data convert 'shards/*.tar' rows.jsonl.zst --images inline  images as base64
-  brazier data convert rows.jsonl saved --format arrow                for datasets.load_from_disk('saved')
-  brazier data convert saved shards --format tar --max-shard-size 1GB shards/shard-000000.tar …, for WebDataset and energon
+  brazier data convert rows.jsonl rows.parquet                         images come into it, as struct {bytes, path}
+  brazier data convert rows.parquet out --format jsonl                 out/train.jsonl and out/images/
+  brazier data convert 'shards/*.tar' rows.jsonl.zst --images inline   images as base64
+  brazier data convert rows.jsonl saved --format arrow                 for datasets.load_from_disk('saved')
+  brazier data convert saved shards --format tar --max-shard-size 1GB  for WebDataset and energon
 
-What a format does not hold is said at the end: a table does not tell null from a key that is not there, gives a column
-one kind of number, and cannot have text in a row where another has a list; members of a shard are named by the key of
-their sample, which is __key__ when they are read again; JSON holds no bytes but those of images.")]
+Images keep their bytes: from paths, base64, tables or shards they come into the rows, or into files beside them.
+A table gets the types that Hugging Face's datasets gives, found by reading all rows first. Nothing is under the
+final name before all of it is there.
+
+What a format does not hold is said at the end, or refused: a table does not tell null from a key that is not
+there, gives a column one kind of number, and cannot have text in a row where another has a list; members of a
+shard are named by the key of their sample, which is __key__ when they are read again; JSON holds no bytes but
+those of images.")]
 pub(in crate::cli) struct ConvertArgs {
     /// File, folder, or pattern in quotes, like 'data/*.jsonl'; as data.train takes it
     from: PathBuf,

@@ -5,6 +5,7 @@
 mod arrow;
 mod columns;
 mod error;
+mod formats;
 mod json;
 mod jsonl;
 mod notes;
@@ -21,9 +22,9 @@ mod tests;
 use std::path::{Path, PathBuf};
 
 pub use error::ConvertError;
+pub use formats::{Compression, TargetFormat};
 pub use notes::Converted;
 pub use pictures::ImagePlace;
-pub use target::{Compression, TargetFormat};
 
 use super::{
     error::RowProblem,
@@ -245,6 +246,9 @@ fn write(
         },
     )?;
     let num_rows = shards.num_rows;
+    if let (0, Some(first)) = (num_rows, source.bad.first()) {
+        return Err(wrong("FROM", &format!("no row is left; the first is {first}")));
+    }
     let (num_files, num_images) = shards.finish(notes)?;
     Ok((num_rows, num_files, num_images))
 }

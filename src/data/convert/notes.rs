@@ -5,7 +5,8 @@ use std::{fmt, path::PathBuf};
 use super::{
     super::{batch::SampleId, error::RowError, source::Rows, value::Value},
     ConvertOptions, ImagePlace,
-    target::{Target, TargetFormat},
+    formats::TargetFormat,
+    target::Target,
 };
 
 /// Wrong rows that are shown.

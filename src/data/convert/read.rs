@@ -85,6 +85,9 @@ impl<'a> Source<'a> {
                 }
                 let (rows, index) = self.place(number);
                 let done = rows.read(index).and_then(|mut row| {
+                    if row.as_object().is_none() {
+                        return Err(RowProblem::expected("the row", "an object", &row));
+                    }
                     let done = work(&mut row, rows.path().parent().unwrap_or(Path::new("")))?;
                     used.fetch_add(size_bytes(&row), Ordering::Relaxed);
                     Ok((row, done))

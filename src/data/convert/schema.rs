@@ -58,8 +58,18 @@ impl Type {
             Type::Text => value("string"),
             Type::Bytes => value("binary"),
             Type::List(inside) => json!({"feature": inside.feature(), "_type": "List"}),
-            Type::Struct(fields) => features(fields),
+            Type::Struct(fields) => entries(fields),
             Type::Image => json!({"_type": "Image"}),
+        }
+    }
+
+    fn has_mark(&self) -> bool {
+        match self {
+            Type::Struct(fields) => fields
+                .iter()
+                .any(|(name, inside)| name == "_type" || inside.has_mark()),
+            Type::List(inside) => inside.has_mark(),
+            _ => false,
         }
     }
 
@@ -86,8 +96,19 @@ fn arrow_fields(fields: &[(String, Type)]) -> Fields {
     fields.iter().map(field).collect()
 }
 
-/// `Features` of a data set.
+/// `Features` of a data set; null where a key is `_type`, which they do not tell from a mark of their own. Without them,
+/// `datasets` goes by the columns.
 pub(super) fn features(columns: &[(String, Type)]) -> Json {
+    match columns
+        .iter()
+        .any(|(name, inside)| name == "_type" || inside.has_mark())
+    {
+        true => Json::Null,
+        false => entries(columns),
+    }
+}
+
+fn entries(columns: &[(String, Type)]) -> Json {
     let entries = columns
         .iter()
         .map(|(name, inside)| (name.clone(), inside.feature()));
@@ -96,8 +117,14 @@ pub(super) fn features(columns: &[(String, Type)]) -> Json {
 
 /// The schema of a file, with the features for `datasets` in its metadata.
 pub(super) fn schema(columns: &[(String, Type)]) -> SchemaRef {
-    let info = json!({"info": {"features": features(columns)}}).to_string();
-    let metadata = HashMap::from([("huggingface".to_owned(), info)]);
+    let features = features(columns);
+    let metadata = match features.is_null() {
+        true => HashMap::new(),
+        false => HashMap::from([(
+            "huggingface".to_owned(),
+            json!({"info": {"features": features}}).to_string(),
+        )]),
+    };
     Arc::new(Schema::new_with_metadata(arrow_fields(columns), metadata))
 }
 
@@ -153,7 +180,7 @@ pub(super) struct Columns {
 }
 
 impl Shapes {
-    /// Looks at a row. `images` are places where it holds images.
+    /// Looks at a row, which is an object. `images` are places where it holds images.
     pub(super) fn add(
         &mut self,
         row: &Value,
@@ -165,17 +192,11 @@ impl Shapes {
                 self.image_places.insert(place);
             }
         }
-        let Value::Object(entries) = row else {
-            return Err(ConvertError::Table {
-                sample: sample.clone(),
-                reason: format!("the row is {}, not an object", row.kind()),
-            });
-        };
         let mut adding = Adding {
             sample,
             num_columns: &mut self.num_columns,
         };
-        adding.entries(&mut self.columns, entries, "")?;
+        adding.entries(&mut self.columns, row.as_object().unwrap_or_default(), "")?;
         self.last = Some(sample.clone());
         Ok(())
     }

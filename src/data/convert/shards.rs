@@ -5,12 +5,13 @@ use super::{
     ImagePlace, Notes, Sink,
     arrow::{self, ArrowWriter},
     error::{ConvertError, Refusal},
+    formats::TargetFormat,
     jsonl::JsonLines,
     parquet::ParquetWriter,
     pictures::{self, ImageFolder},
     schema::Type,
     tar::{Keys, TarWriter, rename_images},
-    target::{Partial, Target, TargetFormat, failed},
+    target::{Partial, Target, failed},
 };
 use crate::fs;
 
@@ -139,6 +140,12 @@ impl<'a> Shards<'a> {
 
     /// Ends the last file and gives all of them their names. Says how many there are, and how many images beside them.
     pub(super) fn finish(mut self, notes: &mut Notes) -> Result<(usize, usize), ConvertError> {
+        if self.sink.is_some() && self.num_rows_in_sink == 0 {
+            // All that was to come in was wrong.
+            self.sink = None;
+            self.num_shards -= 1;
+            fs::remove_file(&self.partial.rows.join(partial_name(self.num_shards)))?;
+        }
         self.close(notes)?;
         if !self.target.is_folder {
             return Ok((1, self.images.num_images));

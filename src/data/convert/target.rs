@@ -6,101 +6,17 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use super::{ConvertOptions, ImagePlace, error::ConvertError};
+use super::{
+    ConvertOptions, ImagePlace,
+    error::ConvertError,
+    formats::{Compression, TargetFormat, by_name, is_other_file},
+};
 use crate::fs;
 
 /// What files are written through.
 pub(super) const BUFFER_BYTES: usize = 1 << 20;
 /// The folder of images beside rows in a folder; of a file, its name comes before this.
 const IMAGES: &str = "images";
-
-/// What is written.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum TargetFormat {
-    /// One JSON object a line.
-    Jsonl,
-    /// Parquet.
-    Parquet,
-    /// An Arrow stream; in a folder, what `save_to_disk` writes.
-    Arrow,
-    /// WebDataset shards.
-    Tar,
-}
-
-impl TargetFormat {
-    pub(super) fn is_table(self) -> bool {
-        matches!(self, TargetFormat::Parquet | TargetFormat::Arrow)
-    }
-
-    fn ending(self) -> &'static str {
-        match self {
-            TargetFormat::Jsonl => "jsonl",
-            TargetFormat::Parquet => "parquet",
-            TargetFormat::Arrow => "arrow",
-            TargetFormat::Tar => "tar",
-        }
-    }
-}
-
-impl fmt::Display for TargetFormat {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.ending())
-    }
-}
-
-/// How the content is compressed.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Compression {
-    /// Not.
-    None,
-    /// JSON lines or the pages of Parquet.
-    Gzip,
-    /// JSON lines, the pages of Parquet or the batches of Arrow.
-    Zstd,
-    /// The pages of Parquet.
-    Snappy,
-    /// The pages of Parquet or the batches of Arrow.
-    Lz4,
-}
-
-impl Compression {
-    const ALL: [Self; 5] = [
-        Compression::None,
-        Compression::Gzip,
-        Compression::Zstd,
-        Compression::Snappy,
-        Compression::Lz4,
-    ];
-
-    fn name(self) -> &'static str {
-        match self {
-            Compression::None => "none",
-            Compression::Gzip => "gzip",
-            Compression::Zstd => "zstd",
-            Compression::Snappy => "snappy",
-            Compression::Lz4 => "lz4",
-        }
-    }
-
-    fn is_of(self, format: TargetFormat) -> bool {
-        match self {
-            Compression::None => true,
-            Compression::Gzip => matches!(format, TargetFormat::Jsonl | TargetFormat::Parquet),
-            Compression::Zstd => format != TargetFormat::Tar,
-            Compression::Snappy => format == TargetFormat::Parquet,
-            Compression::Lz4 => format.is_table(),
-        }
-    }
-
-    /// What is added to names of files that are compressed as a whole.
-    fn ending(self) -> &'static str {
-        match self {
-            Compression::Gzip => ".gz",
-            Compression::Zstd => ".zst",
-            Compression::None | Compression::Snappy | Compression::Lz4 => "",
-        }
-    }
-}
 
 /// What is to be written, with everything decided.
 #[derive(Debug)]
@@ -117,7 +33,19 @@ pub(super) struct Target {
 
 impl Target {
     pub(super) fn of(options: &ConvertOptions) -> Result<Self, ConvertError> {
+        if options.to.file_name().is_none() {
+            return Err(wrong(
+                "TO",
+                "it names no file and no folder\n  hint: write the folder by its name",
+            ));
+        }
         let by_name = by_name(&options.to);
+        if by_name.is_none() && is_other_file(&options.to) {
+            return Err(wrong(
+                "TO",
+                "no file of such a name is written\n  hint: name it .jsonl, .parquet, .arrow or .tar",
+            ));
+        }
         let format = options.format.or(by_name.map(|(format, _)| format)).ok_or_else(|| {
             wrong(
                 "TO",
@@ -186,7 +114,7 @@ impl Target {
     pub(super) fn check(&self, sources: &[&Path]) -> Result<(), ConvertError> {
         let finals = [
             Some(self.path.clone()),
-            (!self.is_folder).then(|| self.image_dir()),
+            (!self.is_folder && self.images == ImagePlace::Files).then(|| self.image_dir()),
         ];
         for path in finals.into_iter().flatten().filter(|path| fs::exists(path)) {
             let real = fs::canonicalize(&path)?;
@@ -386,28 +314,6 @@ fn foreign(folder: &Path, depth: usize) -> Result<Option<PathBuf>, ConvertError>
         }
     }
     Ok(None)
-}
-
-/// What the name of a file says; `None` for a folder.
-fn by_name(path: &Path) -> Option<(TargetFormat, Compression)> {
-    if fs::is_dir(path) {
-        return None;
-    }
-    let name = path.file_name()?.to_string_lossy().to_lowercase();
-    let (plain, compression) = match (name.strip_suffix(".gz"), name.strip_suffix(".zst")) {
-        (Some(plain), _) => (plain, Compression::Gzip),
-        (_, Some(plain)) => (plain, Compression::Zstd),
-        _ => (name.as_str(), Compression::None),
-    };
-    let format = match plain.rsplit_once('.')?.1 {
-        "jsonl" | "ndjson" => TargetFormat::Jsonl,
-        "parquet" | "pq" => TargetFormat::Parquet,
-        "arrow" => TargetFormat::Arrow,
-        "tar" => TargetFormat::Tar,
-        _ => return None,
-    };
-    let is_whole = compression != Compression::None;
-    (!is_whole || format == TargetFormat::Jsonl).then_some((format, compression))
 }
 
 /// The name of the written split, which becomes part of names of files.

@@ -1,9 +1,9 @@
 //! WebDataset shards: tar files whose members of one key, one after the other, are a sample. A shard is indexed once
 //! and stays mapped.
 //!
-//! A row is what its members hold. `.json` gives its entries to the row; images are listed in `images`, each with its
-//! bytes, in the order in which `images` of the JSON names them, or in that of the tar; every other member is an entry
-//! by its part (`txt`, `cls`, …); `__key__` is the key.
+//! A row is what its members hold. `.json` gives its entries to the row; images stand, each with its bytes, where the JSON names
+//! them (in `images`, or wherever else rows have images), or are listed in `images` in the order of the tar; every other member
+//! is an entry by its part (`txt`, `cls`, …); `__key__` is the key.
 
 mod index;
 mod members;

@@ -115,7 +115,7 @@ fn what_makes_no_table_is_refused() {
         (
             "{\"a\": 1}\n[1]\n",
             "a.arrow",
-            "rows.jsonl:2: the row is a list, not an object",
+            "rows.jsonl:2: the row: expected an object, found a list",
         ),
         ("{\"a\": 1}\n{\n", "a.arrow", "rows.jsonl:2: column 1: EOF"),
         ("", "a.jsonl", "FROM: there is no row to convert"),

@@ -112,6 +112,29 @@ fn an_index_is_the_one_that_prepare_writes() {
     assert!(room.plain("t", Nulls::Kept) == room.plain("rows.jsonl", Nulls::Kept));
 }
 
+/// A file is no longer than its rows, and wrong ones make none.
+#[test]
+fn wrong_rows_make_no_empty_file() {
+    let room = Room::new();
+    room.write("rows.jsonl", "{\"n\": 0}\n{\"n\": 1}\n{\"__key__\": 7}\n");
+    let options = |options: &mut ConvertOptions| {
+        options.format = Some(TargetFormat::Tar);
+        options.max_shard_rows = Some(1);
+        options.max_bad_rows = 3;
+    };
+    let said = room.convert("rows.jsonl", "t", options);
+    assert!(said.starts_with("t: 2 rows as tar in 2 files\n"), "{said}");
+    assert_eq!(room.files("t").len(), 4);
+    room.write("bad.jsonl", "{\n7\n");
+    let message = room.try_convert("bad.jsonl", "u", options).unwrap_err();
+    assert!(
+        message.starts_with("FROM: no row is left; the first is ")
+            && message.contains("bad.jsonl:1: column 1"),
+        "{message}"
+    );
+    assert_eq!(room.files("").len(), 6);
+}
+
 /// `datasets` takes the types from here.
 #[test]
 fn features_are_those_of_datasets() {
@@ -143,6 +166,14 @@ fn features_are_those_of_datasets() {
         serde_json::from_slice(&fs::read(&room.path("saved/state.json")).unwrap()).unwrap();
     assert_eq!(state["_split"], "train");
     assert_eq!(state["_fingerprint"].as_str().unwrap().len(), 16);
+    // A mark of their own: they go by the columns then.
+    room.write("rows.jsonl", "{\"a\": [{\"_type\": \"x\"}]}");
+    room.convert("rows.jsonl", "marked", |options| {
+        options.format = Some(TargetFormat::Arrow);
+    });
+    let info = fs::read_to_string(&room.path("marked/dataset_info.json")).unwrap();
+    assert!(info.contains("\"features\": null"), "{info}");
+    assert_eq!(room.rows("marked"), room.rows("rows.jsonl"));
 }
 
 #[test]
@@ -219,6 +250,14 @@ fn the_name_says_what_is_written() {
     };
     let none = |_: &mut ConvertOptions| {};
     assert!(wrong("out", &none).starts_with("TO: its name does not say what to write\n  hint: "));
+    for to in ["a.csv", "a.parquet.gz", "a.tar.zst"] {
+        let message = wrong(to, &|options| options.format = Some(TargetFormat::Jsonl));
+        assert!(
+            message.starts_with("TO: no file of such a name is written"),
+            "{message}"
+        );
+    }
+    assert!(wrong("..", &none).starts_with("TO: it names no file and no folder"));
     assert!(
         wrong("a.tar", &|options| options.format = Some(TargetFormat::Arrow))
             .starts_with("--format: arrow, but the name of the file says tar")
@@ -278,7 +317,7 @@ fn the_name_says_what_is_written() {
             assert_eq!(room.rows(to), expected, "{to}, {compression:?}");
         }
     }
-    for to in ["b.jsonl.gz", "b.jsonl.zst", "b.ndjson"] {
+    for to in ["b.jsonl.gz", "b.jsonl.zst", "b.ndjson", "b.json"] {
         room.convert("rows.jsonl", to, |_| {});
         assert_eq!(room.rows(to), expected, "{to}");
     }

@@ -1,5 +1,6 @@
 //! What `energon prepare` writes, for energon and for us: `.nv-meta` with the class, the split and the numbers of samples,
-//! and an index beside each shard. Energon's data base of samples is left out; training does not need it.
+//! and an index beside each shard. Energon's data base of samples (`index.sqlite`) is left out: training does not need it,
+//! joined data sets and reading by key do.
 
 use std::{
     collections::HashMap,
@@ -75,6 +76,11 @@ pub fn prepare(options: &PrepareOptions) -> Result<Prepared, DataError> {
     let (mut counts, mut first, mut keys) = (Vec::new(), Vec::new(), HashMap::new());
     for name in &names {
         let shard = indexed(&folder.join(name))?;
+        if shard.samples().is_empty() {
+            return Err(failed(format!(
+                "the shard {name:?} has no samples\n  hint: leave it out by --exclude"
+            )));
+        }
         for sample in shard.samples() {
             if let Some(other) = keys.insert(sample.key.clone(), name) {
                 return Err(failed(format!(
@@ -95,8 +101,11 @@ pub fn prepare(options: &PrepareOptions) -> Result<Prepared, DataError> {
     fs::write_atomic(&meta.join("dataset.yaml"), described.as_bytes())?;
     fs::write_atomic(&meta.join("split.yaml"), split_yaml(&parts).as_bytes())?;
     fs::write_atomic(&meta.join(".info.json"), info_json(&counts).as_bytes())?;
-    // One of an earlier time would be read first.
-    fs::remove_file(&meta.join("split.json"))?;
+    // One of an earlier time would be read first; in the data base, shards have numbers by their order in an earlier
+    // `.info.json`, and samples the places they had then.
+    for old in ["split.json", "index.sqlite", "index.uuid"] {
+        fs::remove_file(&meta.join(old))?;
+    }
     Ok(Prepared { counts, parts, first })
 }
 
