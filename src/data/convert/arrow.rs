@@ -17,8 +17,8 @@ use super::{
     Compression, Sink,
     columns::Batch,
     error::{ConvertError, Refusal},
-    schema::{Type, features, schema},
     target::{BUFFER_BYTES, failed},
+    types::{Type, features, schema},
 };
 use crate::fs::{self, Output};
 

@@ -14,7 +14,7 @@ use arrow::{
 
 use super::{
     super::{error::RowProblem, value::Value},
-    schema::{Type, image_fields},
+    types::{Type, image_fields},
 };
 
 /// Text, bytes and lists of a column are counted with 31 bits, and a batch is closed long before; one row must fit.

@@ -18,6 +18,7 @@ mod tar;
 mod target;
 #[cfg(test)]
 mod tests;
+mod types;
 
 use std::path::{Path, PathBuf};
 
@@ -171,7 +172,7 @@ fn look(
     source: &mut Source<'_>,
     notes: &mut Notes,
     progress: &dyn Fn(Stage, usize, usize),
-) -> Result<Vec<(String, schema::Type)>, ConvertError> {
+) -> Result<Vec<(String, types::Type)>, ConvertError> {
     let mut shapes = Shapes::default();
     let work = |row: &mut Value, folder: &Path| {
         let mut places = Vec::new();

@@ -13,8 +13,8 @@ use super::{
     Compression, Sink,
     columns::Batch,
     error::{ConvertError, Refusal},
-    schema::{Type, schema},
     target::{BUFFER_BYTES, failed},
+    types::{Type, schema},
 };
 use crate::fs::Output;
 

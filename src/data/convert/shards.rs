@@ -9,9 +9,9 @@ use super::{
     jsonl::JsonLines,
     parquet::ParquetWriter,
     pictures::{self, ImageFolder},
-    schema::Type,
     tar::{Keys, TarWriter, rename_images},
     target::{Partial, Target, failed},
+    types::Type,
 };
 use crate::fs;
 
@@ -74,7 +74,7 @@ impl<'a> Shards<'a> {
             rename_images(&mut row, self.fields)?;
         }
         match (self.target.images, self.target.format) {
-            (ImagePlace::Files, _) => self.to_files(number, &mut row)?,
+            (ImagePlace::Files, _) => self.put_images(number, &mut row)?,
             (ImagePlace::Inline, TargetFormat::Jsonl) => pictures::encode(&mut row, self.fields)?,
             _ => {}
         }
@@ -94,7 +94,7 @@ impl<'a> Shards<'a> {
         Ok(())
     }
 
-    fn to_files(&mut self, number: usize, row: &mut Value) -> Result<(), Refusal> {
+    fn put_images(&mut self, number: usize, row: &mut Value) -> Result<(), Refusal> {
         let (mut place, mut failure) = (0, None);
         let images = &mut self.images;
         let done = pictures::place(row, self.fields, &mut |bytes, path| {

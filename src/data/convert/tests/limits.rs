@@ -133,8 +133,8 @@ fn what_makes_no_table_is_refused() {
 fn numbers_that_are_none_are_no_json() {
     let room = Room::new();
     let columns = [
-        ("x".to_owned(), schema::Type::Float),
-        ("y".to_owned(), schema::Type::Int),
+        ("x".to_owned(), types::Type::Float),
+        ("y".to_owned(), types::Type::Int),
     ];
     let output = fs::Output::create(&room.path("a.parquet")).unwrap();
     let mut file: Box<dyn Sink> =
