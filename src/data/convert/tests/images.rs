@@ -61,11 +61,12 @@ fn names_stay_and_files_are_shared() {
 #[test]
 fn two_images_of_one_name_stay_two() {
     let room = Room::new();
+    // Of one size, too.
     let row = |number: usize| {
         let image = base64::Engine::encode(&base64::engine::general_purpose::STANDARD, picture(number));
         format!("{{\"image\": {{\"bytes\": \"{image}\", \"path\": \"x.png\"}}}}\n")
     };
-    room.write("rows.jsonl", [row(1), row(2), row(1)].concat());
+    room.write("rows.jsonl", [row(1), row(5), row(1)].concat());
     room.convert("rows.jsonl", "out", |options| {
         options.format = Some(TargetFormat::Jsonl)
     });

@@ -116,7 +116,10 @@ fn an_index_is_the_one_that_prepare_writes() {
 #[test]
 fn wrong_rows_make_no_empty_file() {
     let room = Room::new();
-    room.write("rows.jsonl", "{\"n\": 0}\n{\"n\": 1}\n{\"__key__\": 7}\n");
+    room.write(
+        "rows.jsonl",
+        "{\"n\": 0}\n{\"n\": 1}\n{\"image\": {\"bytes\": \"AAAA\"}}\n",
+    );
     let options = |options: &mut ConvertOptions| {
         options.format = Some(TargetFormat::Tar);
         options.max_shard_rows = Some(1);
