@@ -258,6 +258,7 @@ impl Input {
 pub struct Output {
     file: File,
     path: PathBuf,
+    written_bytes: u64,
 }
 
 impl Output {
@@ -266,6 +267,7 @@ impl Output {
         Ok(Output {
             file: create(path)?,
             path: path.into(),
+            written_bytes: 0,
         })
     }
 
@@ -274,14 +276,32 @@ impl Output {
         &self.path
     }
 
+    /// What was written by now.
+    pub fn written_bytes(&self) -> u64 {
+        self.written_bytes
+    }
+
     /// Appends all the bytes.
     pub fn write_all(&mut self, bytes: &[u8]) -> Result<()> {
-        self.file.write_all(bytes).map_err(at("write", &self.path))
+        Write::write_all(self, bytes).map_err(at("write", &self.path))
     }
 
     /// Waits until it is on the disk.
     pub fn sync(&self) -> Result<()> {
         self.file.sync_all().map_err(at("sync", &self.path))
+    }
+}
+
+/// For libraries that write; they name the file by [`Output::path`] themselves.
+impl Write for Output {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let length = self.file.write(bytes)?;
+        self.written_bytes += length as u64;
+        Ok(length)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.file.flush()
     }
 }
 

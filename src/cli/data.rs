@@ -1,5 +1,7 @@
 //! `brazier data`
 
+mod convert;
+
 use std::{path::PathBuf, process::ExitCode};
 
 use clap::{Args, Subcommand};
@@ -16,6 +18,8 @@ pub(super) enum DataCommand {
     Synth(SynthArgs),
     /// Look at a data set: files, rows, keys and their types, images, first rows
     Inspect(InspectArgs),
+    /// Write rows in another format: JSON lines with images, Parquet, Arrow, tar shards
+    Convert(Box<convert::ConvertArgs>),
     /// Prepare a folder of tar shards for megatron-energon, and for training here, without questions
     Prepare(PrepareArgs),
 }
@@ -107,6 +111,7 @@ pub(super) fn data(command: &DataCommand) -> Result<ExitCode, Failure> {
     match command {
         DataCommand::Synth(args) => draw(args),
         DataCommand::Inspect(args) => show_rows(args),
+        DataCommand::Convert(args) => convert::run(args),
         DataCommand::Prepare(args) => describe_shards(args),
     }
 }

@@ -302,7 +302,7 @@ fn throughput(size_bytes: u64, elapsed: Duration) -> String {
 }
 
 /// `5GB`, `1.5GiB`, `500MB`, `1000`.
-fn parse_size(text: &str) -> Result<usize, String> {
+pub(super) fn parse_size(text: &str) -> Result<usize, String> {
     let digits = text.trim_end_matches(|c: char| c.is_ascii_alphabetic());
     let unit = match text[digits.len()..].to_ascii_uppercase().as_str() {
         "" | "B" => 1.0,

@@ -343,7 +343,7 @@ pub(super) fn draw(choice: &SynthChoice) -> Result<(), Failure> {
     Ok(())
 }
 
-fn style(template: &str) -> ProgressStyle {
+pub(super) fn style(template: &str) -> ProgressStyle {
     ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar())
 }
 

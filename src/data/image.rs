@@ -10,7 +10,7 @@ use crate::{
     image_processor::{ImageProblem, Size},
 };
 
-const MAX_FILE_BYTES: u64 = 1 << 29;
+pub(super) const MAX_FILE_BYTES: u64 = 1 << 29;
 
 /// An image that cannot be used.
 #[derive(Debug, Error)]

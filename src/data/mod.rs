@@ -6,6 +6,7 @@
 
 mod batch;
 mod classified;
+mod convert;
 mod dataset;
 mod error;
 mod image;
@@ -28,6 +29,9 @@ pub use batch::{
     collate, collate_rows,
 };
 pub use classified::ClassOptions;
+pub use convert::{
+    Compression, ConvertError, ConvertOptions, Converted, ImagePlace, Stage, TargetFormat, convert,
+};
 pub use dataset::{Dataset, DatasetReport, Lengths, Prompt, ShownToken, count_rows, data_files};
 pub use error::{DataError, EncodeError, RowError, RowProblem};
 pub use inspect::{Inspection, inspect};

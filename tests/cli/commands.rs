@@ -19,6 +19,7 @@ fn every_command_explains_itself() {
         ("data synth", "--seed"),
         ("data inspect", "--split"),
         ("data prepare", "--field-map"),
+        ("data convert", "Examples:"),
         ("model", "info"),
         ("model info", "config.json"),
         ("model init", "--projector"),

@@ -11,6 +11,7 @@
 mod bad_input;
 mod classification;
 mod commands;
+mod conversion;
 mod dialects;
 mod disk;
 #[cfg(feature = "wgpu")]

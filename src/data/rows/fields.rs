@@ -7,6 +7,12 @@ use super::{
     IMAGE_TOKEN, RowKind, RowOptions,
 };
 
+pub(super) const MESSAGES: [&str; 2] = ["messages", "conversations"];
+pub(super) const IMAGES: [&str; 3] = ["images", "image", "modalities"];
+pub(super) const CONTENT: [&str; 2] = ["content", "value"];
+/// Keys of a part under which its image may stand.
+pub(super) const PART_IMAGES: [&str; 5] = ["image", "image_url", "path", "url", "base64"];
+
 /// Names of a thing in rows.
 #[derive(Clone, Copy)]
 pub(crate) struct Names<'a> {
@@ -42,10 +48,10 @@ macro_rules! names {
 
 impl<'a> Reader<'a> {
     names! {
-        messages: ["messages", "conversations"];
+        messages: MESSAGES;
         system: ["system"];
         tools: ["tools"];
-        images: ["images", "image", "modalities"];
+        images: IMAGES;
         text: ["text"];
         input_ids: ["input_ids"];
         prompt: ["prompt"];

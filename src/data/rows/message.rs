@@ -3,7 +3,7 @@
 use super::{
     super::{error::RowProblem, value::Value},
     IMAGE_TOKEN, ImageRef, RowOptions,
-    fields::{Names, Reader, find, keys},
+    fields::{CONTENT, Names, PART_IMAGES, Reader, find, keys},
     images::image_ref,
 };
 
@@ -128,7 +128,7 @@ pub(super) fn parse(
         ));
     };
     let role_names = Names::new(fields.role.as_ref(), &["role", "from"]);
-    let content_names = Names::new(fields.content.as_ref(), &["content", "value"]);
+    let content_names = Names::new(fields.content.as_ref(), &CONTENT);
     let train_names = Names::new(fields.train.as_ref(), &["train", "weight"]);
     let extra: Vec<(String, Value)> = entries
         .iter()
@@ -152,7 +152,7 @@ pub(super) fn parse(
         // A turn that only calls tools says nothing.
         None if calls_tools => (String::new(), None),
         None if turn.as_object().is_some_and(|entries| has(entries, content_name)) => {
-            return Err(RowProblem::expected(&content_place, CONTENT, &Value::Null));
+            return Err(RowProblem::expected(&content_place, TEXT_OR_PARTS, &Value::Null));
         }
         None => return Err(missing(turn, place, content_name)),
     };
@@ -181,7 +181,7 @@ pub(super) fn parse(
     })
 }
 
-const CONTENT: &str = "a string or a list of parts";
+const TEXT_OR_PARTS: &str = "a string or a list of parts";
 
 fn has(entries: &[(String, Value)], name: &str) -> bool {
     entries.iter().any(|(known, _)| known == name)
@@ -252,7 +252,7 @@ fn content(
             }
             Ok((content, Some(parts)))
         }
-        other => Err(RowProblem::expected(place, CONTENT, other)),
+        other => Err(RowProblem::expected(place, TEXT_OR_PARTS, other)),
     }
 }
 
@@ -266,8 +266,8 @@ fn part(
 ) -> Result<(), RowProblem> {
     let kind = value.get("type").and_then(Value::as_text);
     let known: &[&str] = match kind {
-        Some("text") => &["type", "text"],
-        Some("image" | "image_url") => &["type", "image", "image_url", "path", "url", "base64"],
+        Some("text") => &["text"],
+        Some("image" | "image_url") => &PART_IMAGES,
         Some(other) => {
             let reason = format!("a part of the type {other:?}; a part is \"text\" or \"image\"");
             return Err(RowProblem::field(place, reason));
@@ -280,7 +280,7 @@ fn part(
     let entries = value.as_object().unwrap_or_default();
     let unknown = entries
         .iter()
-        .find(|(name, value)| !known.contains(&name.as_str()) && *value != Value::Null);
+        .find(|(name, value)| name != "type" && !known.contains(&name.as_str()) && *value != Value::Null);
     if let Some((name, _)) = unknown {
         return Err(RowProblem::UnknownField {
             place: place.to_owned(),
@@ -304,9 +304,7 @@ fn part(
         }
         return Ok(());
     }
-    let mut held = known[1..]
-        .iter()
-        .filter_map(|name| Some((*name, value.get(name)?)));
+    let mut held = known.iter().filter_map(|name| Some((*name, value.get(name)?)));
     let image = match (held.next(), held.next()) {
         (Some((one, _)), Some((other, _))) => {
             return Err(RowProblem::Twice {

@@ -7,6 +7,7 @@ mod images;
 mod message;
 mod options;
 mod pairs;
+mod sites;
 
 pub use chat::Conversation;
 pub use message::{Message, Part, Role};
@@ -15,6 +16,7 @@ pub use options::{Fields, RowKind, RowOptions};
 pub(super) use fields::Reader;
 pub(super) use images::ImageRef;
 pub(super) use pairs::tokens as token_ids;
+pub(super) use sites::{Site, for_each_image, text_as_parts};
 
 use super::{
     classified::{ClassOptions, ClassifiedRow, parse_classified},

@@ -163,6 +163,10 @@ impl Rows for ArrowFile {
     fn what(&self) -> &'static str {
         Format::Arrow.name()
     }
+
+    fn rewritten(&self) -> Vec<String> {
+        cells::rewritten(&self.schema, self.projection.as_deref())
+    }
 }
 
 fn damaged(reason: String) -> RowProblem {

@@ -5,7 +5,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use arrow::{
     array::{Array, ArrayRef, AsArray, RecordBatch, StructArray},
     datatypes::{
-        DataType, Float16Type, Float32Type, Float64Type, Int8Type, Int16Type, Int32Type, Int64Type,
+        DataType, Float16Type, Float32Type, Float64Type, Int8Type, Int16Type, Int32Type, Int64Type, Schema,
         UInt8Type, UInt16Type, UInt32Type, UInt64Type,
     },
     util::display::{ArrayFormatter, FormatOptions},
@@ -53,6 +53,32 @@ fn in_column(name: &str, error: RowProblem) -> RowProblem {
 
 fn problem(reason: String) -> RowProblem {
     RowProblem::Source { reason }
+}
+
+/// Names of columns that hold, anywhere in them, what [`written`] writes as text.
+pub(super) fn rewritten(schema: &Schema, wanted: Option<&[usize]>) -> Vec<String> {
+    let is_wanted = |place: usize| wanted.is_none_or(|wanted| wanted.contains(&place));
+    let fields = schema.fields().iter().enumerate();
+    fields
+        .filter(|(place, field)| is_wanted(*place) && is_written(field.data_type()))
+        .map(|(_, field)| field.name().clone())
+        .collect()
+}
+
+fn is_written(data_type: &DataType) -> bool {
+    match data_type {
+        DataType::List(field)
+        | DataType::LargeList(field)
+        | DataType::ListView(field)
+        | DataType::LargeListView(field)
+        | DataType::FixedSizeList(field, _)
+        | DataType::Map(field, _) => is_written(field.data_type()),
+        DataType::Struct(fields) => fields.iter().any(|field| is_written(field.data_type())),
+        DataType::Dictionary(_, values) => is_written(values),
+        DataType::Float16 | DataType::Float32 | DataType::Float64 => false,
+        DataType::Null | DataType::Boolean => false,
+        other => !(other.is_integer() || other.is_string() || other.is_binary()),
+    }
 }
 
 macro_rules! whole {

@@ -26,9 +26,11 @@ use std::{
     sync::Arc,
 };
 
-pub use cache::{Cache, WORTH_KEEPING_BYTES};
 pub(super) use cache::keep_pieces;
+pub use cache::{Cache, WORTH_KEEPING_BYTES};
+pub(super) use energon::write_index;
 pub use energon::{PrepareOptions, Prepared, SplitChoice, prepare};
+pub(super) use tar::{holds_bytes, is_image, member_name};
 
 use super::{
     error::{DataError, RowProblem},
@@ -53,6 +55,11 @@ pub(super) trait Rows: Send + Sync {
 
     /// What holds them, as the configuration calls it.
     fn what(&self) -> &'static str;
+
+    /// Columns of types that are no type of a [`Value`], and are read as text.
+    fn rewritten(&self) -> Vec<String> {
+        Vec::new()
+    }
 }
 
 /// What holds the rows.

@@ -151,6 +151,10 @@ impl Rows for ParquetFile {
     fn what(&self) -> &'static str {
         Format::Parquet.name()
     }
+
+    fn rewritten(&self) -> Vec<String> {
+        cells::rewritten(self.metadata.schema(), self.projection.as_deref())
+    }
 }
 
 fn damaged(reason: String) -> RowProblem {

@@ -1,12 +1,13 @@
 //! WebDataset shards: tar files whose members of one key, one after the other, are a sample. A shard is indexed once
 //! and stays mapped.
 //!
-//! A row is what its members hold. `.json` gives its entries to the row; images are listed in `images`, each with its
-//! bytes, in the order in which `images` of the JSON names them, or in that of the tar; every other member is an entry
-//! by its part (`txt`, `cls`, …); `__key__` is the key.
+//! A row is what its members hold. `.json` gives its entries to the row; images stand, each with its bytes, where the JSON names
+//! them (in `images`, or wherever else rows have images), or are listed in `images` in the order of the tar; every other member
+//! is an entry by its part (`txt`, `cls`, …); `__key__` is the key.
 
 mod index;
 mod members;
+mod place;
 
 use std::{path::Path, sync::Arc};
 
@@ -14,7 +15,10 @@ use bytes::Bytes;
 
 use index::Index;
 pub(super) use index::Sample;
-pub(super) use members::{decode, is_image};
+pub(in crate::data) use index::member_name;
+pub(super) use members::decode;
+pub(in crate::data) use members::{holds_bytes, is_image};
+use place::{Image, place_images};
 
 use super::{
     super::{
@@ -117,74 +121,12 @@ impl Rows for Shard {
     }
 }
 
-struct Image<'a> {
-    part: &'a str,
-    bytes: &'a [u8],
-}
-
 /// An image in a row: its bytes, and the name it has in the tar.
 pub(super) fn image(sample: &Sample, part: &str, bytes: &[u8]) -> Value {
     Value::Object(vec![
         ("bytes".to_owned(), Value::Bytes(bytes.to_vec())),
         ("path".to_owned(), Value::Text(format!("{}.{part}", sample.key))),
     ])
-}
-
-/// Puts images where the row's own `images` names them, else all of them there.
-fn place_images(
-    sample: &Sample,
-    entries: &mut Vec<(String, Value)>,
-    images: Vec<Image<'_>>,
-) -> Result<(), RowProblem> {
-    let file = sample.key.rsplit('/').next().unwrap_or_default();
-    let own = entries.iter_mut().find(|(name, _)| name == "images");
-    let Some((_, own)) = own else {
-        if !images.is_empty() {
-            let all = images
-                .iter()
-                .map(|found| image(sample, found.part, found.bytes))
-                .collect();
-            entries.push(("images".to_owned(), Value::List(all)));
-        }
-        return Ok(());
-    };
-    let Value::List(named) = own else {
-        return Err(problem(format!("images is {}, not a list", own.kind())));
-    };
-    let mut used = Vec::new();
-    for place in named {
-        // What is no name may bring its bytes along.
-        let Value::Text(name) = place else { continue };
-        let is_named = |found: &&Image<'_>| {
-            *name == found.part
-                || *name == format!("{file}.{}", found.part)
-                || *name == format!("{}.{}", sample.key, found.part)
-        };
-        let Some(found) = images.iter().find(is_named) else {
-            return Err(problem(format!(
-                "images names {name:?}, which is not in the sample {:?}\n  hint: a name is that of a member, or its part: {}",
-                sample.key,
-                list(&images)
-            )));
-        };
-        used.push(found.part);
-        *place = image(sample, found.part, found.bytes);
-    }
-    match images.iter().find(|found| !used.contains(&found.part)) {
-        None => Ok(()),
-        Some(unused) => Err(problem(format!(
-            "the sample {:?} has the image {:?}, which its images do not name",
-            sample.key, unused.part
-        ))),
-    }
-}
-
-fn list(images: &[Image<'_>]) -> String {
-    let parts: Vec<&str> = images.iter().map(|image| image.part).collect();
-    match parts.is_empty() {
-        true => "it has no image".to_owned(),
-        false => parts.join(", "),
-    }
 }
 
 fn insert(entries: &mut Vec<(String, Value)>, name: String, value: Value) -> Result<(), RowProblem> {

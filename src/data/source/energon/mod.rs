@@ -17,6 +17,7 @@ use sha2::{Digest, Sha256};
 
 pub(super) use blend::is_blend;
 pub(super) use meta::is_prepared;
+pub(in crate::data) use prepare::write_index;
 pub use prepare::{PrepareOptions, Prepared, SplitChoice, prepare};
 
 use super::{

@@ -1,5 +1,6 @@
 //! What `energon prepare` writes, for energon and for us: `.nv-meta` with the class, the split and the numbers of samples,
-//! and an index beside each shard. Energon's data base of samples is left out; training does not need it.
+//! and an index beside each shard. Energon's data base of samples (`index.sqlite`) is left out: training does not need it,
+//! joined data sets and reading by key do.
 
 use std::{
     collections::HashMap,
@@ -74,8 +75,12 @@ pub fn prepare(options: &PrepareOptions) -> Result<Prepared, DataError> {
     let names = shards(folder, &options.exclude)?;
     let (mut counts, mut first, mut keys) = (Vec::new(), Vec::new(), HashMap::new());
     for name in &names {
-        let path = folder.join(name);
-        let shard = Shard::open(&path, hold(&path, &Cache::default())?, &Cache::default(), None)?;
+        let shard = indexed(&folder.join(name))?;
+        if shard.samples().is_empty() {
+            return Err(failed(format!(
+                "the shard {name:?} has no samples\n  hint: leave it out by --exclude"
+            )));
+        }
         for sample in shard.samples() {
             if let Some(other) = keys.insert(sample.key.clone(), name) {
                 return Err(failed(format!(
@@ -88,9 +93,7 @@ pub fn prepare(options: &PrepareOptions) -> Result<Prepared, DataError> {
                 first.push(format!("{}: {}", sample.key, parts.join(", ")));
             }
         }
-        let offsets: Vec<u8> = shard.offsets().flat_map(u64::to_le_bytes).collect();
-        fs::write_atomic(&path.with_extension("tar.idx"), &offsets)?;
-        counts.push((name.clone(), offsets.len() / 8 - 1));
+        counts.push((name.clone(), shard.samples().len()));
     }
     let parts = share(&names, &options.split).map_err(failed)?;
     let meta = folder.join(".nv-meta");
@@ -98,9 +101,24 @@ pub fn prepare(options: &PrepareOptions) -> Result<Prepared, DataError> {
     fs::write_atomic(&meta.join("dataset.yaml"), described.as_bytes())?;
     fs::write_atomic(&meta.join("split.yaml"), split_yaml(&parts).as_bytes())?;
     fs::write_atomic(&meta.join(".info.json"), info_json(&counts).as_bytes())?;
-    // One of an earlier time would be read first.
-    fs::remove_file(&meta.join("split.json"))?;
+    // One of an earlier time would be read first; in the data base, shards have numbers by their order in an earlier
+    // `.info.json`, and samples the places they had then.
+    for old in ["split.json", "index.sqlite", "index.uuid"] {
+        fs::remove_file(&meta.join(old))?;
+    }
     Ok(Prepared { counts, parts, first })
+}
+
+/// Reads a shard and writes energon's `.tar.idx` beside it.
+pub(in crate::data) fn write_index(path: &Path) -> Result<(), DataError> {
+    indexed(path).map(drop)
+}
+
+fn indexed(path: &Path) -> Result<Shard, DataError> {
+    let shard = Shard::open(path, hold(path, &Cache::default())?, &Cache::default(), None)?;
+    let offsets: Vec<u8> = shard.offsets().flat_map(u64::to_le_bytes).collect();
+    fs::write_atomic(&path.with_extension("tar.idx"), &offsets)?;
+    Ok(shard)
 }
 
 /// Tar files below a folder, by their paths from it.

@@ -346,6 +346,19 @@ fn what_we_prepare_is_read_and_indexed_as_by_energon() {
     let refused = |options: &PrepareOptions| prepare(options).unwrap_err().to_string();
     assert!(refused(&options).contains("is prepared already"));
     options.overwrite = true;
+    let left_over =
+        ["split.json", "index.sqlite", "index.uuid"].map(|name| dir.path().join(".nv-meta").join(name));
+    for path in &left_over {
+        fs::write_durable(path, b"of an earlier time").unwrap();
+    }
+    prepare(&options).unwrap();
+    assert!(!left_over.iter().any(|path| fs::exists(path)));
+    fs::write_durable(&dir.path().join("empty.tar"), &shard(&[])).unwrap();
+    assert!(
+        refused(&options)
+            .contains("the shard \"empty.tar\" has no samples\n  hint: leave it out by --exclude")
+    );
+    options.exclude = vec!["empty.tar".into()];
     prepare(&options).unwrap();
     options.exclude = vec!["*.tar".into()];
     assert!(refused(&options).contains("no tar file in this folder"));
@@ -354,7 +367,7 @@ fn what_we_prepare_is_read_and_indexed_as_by_energon() {
     fs::copy(&fixture.join("000000.tar"), &dir.path().join("copy.tar")).unwrap();
     options = PrepareOptions {
         sample_type: "CrudeSample".into(),
-        exclude: Vec::new(),
+        exclude: vec!["empty.tar".into()],
         ..options
     };
     assert!(refused(&options).contains("the sample \"00\" is in 000000.tar and in copy.tar"));

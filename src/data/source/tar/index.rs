@@ -146,6 +146,18 @@ fn check_name(name: &str) -> Result<(), String> {
     Ok(())
 }
 
+/// The name of a member, if readers take it apart again into this key and part.
+pub(in crate::data) fn member_name(key: &str, part: &str) -> Result<String, String> {
+    let name = format!("{key}.{part}");
+    check_name(&name)?;
+    match split(&name) == Some((key, part)) {
+        true => Ok(name),
+        false => Err(format!(
+            "{name:?} is no name for {part:?} of the sample {key:?}: keys have no dot in their last part"
+        )),
+    }
+}
+
 /// Key and part: `a/1.left.jpg` is `left.jpg` of `a/1`. What is no member of a sample gives `None`: names without a
 /// dot, and those under `__x__`, which WebDataset keeps for itself.
 fn split(name: &str) -> Option<(&str, &str)> {

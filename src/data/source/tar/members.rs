@@ -13,11 +13,16 @@ use super::super::{
 const MAX_MEMBER_BYTES: u64 = 256 << 20;
 
 /// Whether a part is an image, `jpg` or `left.png`.
-pub(in crate::data::source) fn is_image(part: &str) -> bool {
+pub(in crate::data) fn is_image(part: &str) -> bool {
     const IMAGES: &[&str] = &[
         "jpg", "jpeg", "png", "webp", "bmp", "gif", "tif", "tiff", "ppm", "pgm",
     ];
     IMAGES.contains(&ending(part).as_str())
+}
+
+/// Whether a member of this part is read as the bytes it has.
+pub(in crate::data) fn holds_bytes(part: &str) -> bool {
+    !is_image(part) && matches!(decode(part, &[]), Ok(Value::Bytes(_)))
 }
 
 fn ending(part: &str) -> String {

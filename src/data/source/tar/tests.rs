@@ -176,3 +176,40 @@ fn the_index_of_a_large_shard_is_kept() {
     crate::fs::write_durable(&kept[0], b"[").unwrap();
     assert_eq!(samples(), first, "a damaged index is made again");
 }
+
+/// As `data convert` writes them, and others who name images where rows have them.
+#[test]
+fn images_are_placed_wherever_rows_name_them() {
+    let text = |name: &str| Value::Text(name.into());
+    let row = read(&[("1.json", br#"{"image": "1.png", "n": 1}"#), ("1.png", b"A")]).unwrap();
+    assert_eq!(
+        (row.get("image"), row.get("images")),
+        (Some(&image_of("1.png", b"A")), None)
+    );
+    let parts = br#"{"messages": [{"content": [{"type": "image", "image": "1.a.png"}, {"type": "image_url",
+        "image_url": {"url": "b.png"}}]}], "images": null}"#;
+    let row = read(&[("1.json", parts), ("1.a.png", b"A"), ("1.b.png", b"B")]).unwrap();
+    let content = row.get("messages").unwrap().as_list().unwrap()[0]
+        .get("content")
+        .unwrap();
+    let content = content.as_list().unwrap();
+    assert_eq!(content[0].get("image"), Some(&image_of("1.a.png", b"A")));
+    assert_eq!(content[1].get("image_url"), Some(&image_of("1.b.png", b"B")));
+    assert_eq!(row.get("images"), None);
+    // Names that are not all of them may mean anything.
+    let row = read(&[
+        ("1.json", br#"{"image": "1.a.png"}"#),
+        ("1.a.png", b"A"),
+        ("1.b.png", b"B"),
+    ])
+    .unwrap();
+    assert_eq!(row.get("image"), Some(&text("1.a.png")));
+    assert_eq!(row.get("images").unwrap().as_list().unwrap().len(), 2);
+    // A text that is no image may be called as one is.
+    let row = read(&[
+        ("1.json", br#"{"image": "1.png", "file_name": "1.png"}"#),
+        ("1.png", b"A"),
+    ])
+    .unwrap();
+    assert_eq!(row.get("file_name"), Some(&text("1.png")));
+}
