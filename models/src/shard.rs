@@ -86,12 +86,12 @@ impl Shard {
             ("intermediate_size", config.intermediate_size),
         ] {
             if count == 0 || !len.is_multiple_of(count) {
-                let reason = format!("does not divide into the {count} parts of parallel.tensor");
+                let reason = format!("does not divide into {count} parts");
                 return Err(refuse(name, len, reason));
             }
         }
         if config.vocab_size < count {
-            let reason = format!("has fewer rows than the {count} parts of parallel.tensor");
+            let reason = format!("has fewer rows than {count} parts");
             return Err(refuse("vocab_size", config.vocab_size, reason));
         }
         Ok(())
@@ -307,5 +307,57 @@ impl<E, F: FnMut(&ParamInfo, Tensor<2>) -> Result<Tensor<2>, E>> ModuleMapper fo
 }
 
 #[cfg(test)]
-#[cfg(feature = "flex")]
-mod tests;
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_cut_follows_from_the_path() {
+        let layer = "language_model.model.layers.3.";
+        for (path, cut) in [
+            ("self_attn.q_proj.weight", Cut::Rows),
+            ("self_attn.v_proj.bias", Cut::Rows),
+            ("self_attn.k_proj.lora_B.weight", Cut::Rows),
+            ("self_attn.k_proj.lora_A.weight", Cut::Copied),
+            ("self_attn.q_norm.weight", Cut::Copied),
+            ("self_attn.o_proj.weight", Cut::Columns),
+            ("self_attn.o_proj.bias", Cut::Copied),
+            ("mlp.gate_proj.weight", Cut::Rows),
+            ("mlp.up_proj.bias", Cut::Rows),
+            ("mlp.down_proj.lora_A.weight", Cut::Columns),
+            ("mlp.down_proj.lora_B.weight", Cut::Copied),
+            ("mlp.act_fn.alpha_p", Cut::Copied),
+            ("input_layernorm.weight", Cut::Copied),
+        ] {
+            assert_eq!(Cut::of(&format!("{layer}{path}")), cut, "{path}");
+        }
+        for (path, cut) in [
+            ("language_model.model.embed_tokens.weight", Cut::Rows),
+            ("language_model.lm_head.weight", Cut::Rows),
+            ("language_model.score.weight", Cut::Copied),
+            ("language_model.model.norm.weight", Cut::Copied),
+            ("multi_modal_projector.linear_1.weight", Cut::Copied),
+            (
+                "vision_tower.vision_model.encoder.layers.0.self_attn.q_proj.weight",
+                Cut::Copied,
+            ),
+        ] {
+            assert_eq!(Cut::of(path), cut, "{path}");
+        }
+    }
+
+    #[test]
+    fn parts_cover_everything_once() {
+        for (len, count) in [(8, 2), (7, 3), (5, 5), (151_937, 8)] {
+            let ranges: Vec<_> = (0..count)
+                .map(|index| Shard { index, count }.range(len))
+                .collect();
+            assert_eq!((ranges[0].start, ranges[count - 1].end), (0, len));
+            assert!(ranges.windows(2).all(|pair| pair[0].end == pair[1].start));
+            assert!(
+                ranges
+                    .iter()
+                    .all(|range| range.len() <= len.div_ceil(count) && !range.is_empty())
+            );
+        }
+    }
+}

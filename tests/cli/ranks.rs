@@ -222,7 +222,7 @@ fn what_cannot_be_shared_is_refused() {
     done.exits(2).says(&[
         "parallel.tensor",
         "num_attention_heads",
-        "does not divide into the 64 parts",
+        "does not divide into 64 parts",
     ]);
     let launched = [
         ("RANK", "1"),

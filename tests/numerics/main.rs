@@ -23,6 +23,7 @@ mod models;
 mod optimizer;
 mod parts;
 mod segments;
+mod shards;
 #[path = "../support/mod.rs"]
 mod support;
 mod towers;

@@ -50,7 +50,7 @@ pub(super) fn resolve(
         let ranks = if world.size == 1 { "rank does" } else { "ranks do" };
         let reason = format!("{} {ranks} not divide into groups of {tensor}", world.size);
         let hint = format!(
-            "start a multiple of {tensor} ranks (--devices, or the launcher), or write another number"
+            "start a multiple of {tensor} ranks (parallel.devices, or a launcher), or write another number"
         );
         errors.refuse("parallel.tensor", &reason, Some(&hint));
     }

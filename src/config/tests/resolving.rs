@@ -71,11 +71,11 @@ fn length_batch_and_schedule() {
         (
             &["parallel.tensor=2", "train.global_batch_size=3"],
             "--set: parallel.tensor = 2: 1 rank does not divide into groups of 2\n  \
-             hint: start a multiple of 2 ranks (--devices, or the launcher), or write another number",
+             hint: start a multiple of 2 ranks (parallel.devices, or a launcher), or write another number",
         ),
         (
             &["parallel.tensor=8", "parallel.devices=8"],
-            "--set: parallel.tensor = 8: num_attention_heads = 4: does not divide into the 8 parts of parallel.tensor\n  \
+            "--set: parallel.tensor = 8: num_attention_heads = 4: does not divide into 8 parts\n  \
              hint: lower it to a number that divides all of them",
         ),
         (

@@ -1,67 +1,24 @@
-//! Terms of shards add up to what the whole computes, forward and gradients.
+//! Shards of a model: their terms add up to what the whole computes, forward and gradients.
 
-use std::collections::BTreeMap;
+use std::{
+    collections::{BTreeMap, HashMap},
+    convert::Infallible,
+};
 
+use brazier_models::{
+    AttentionBias, Cut, DecoderConfig, Head, HostBatch, HostDtype, LanguageModelType, LoraConfig, LoraParts,
+    LoraTargets, MlpKind, PaddingSide, RopeScaling, Segment, Segmented, Shard, Vlm, VlmConfig, VlmInputs,
+    params::{ParamInfo, fill_params, from_host_flat, list_params, read_params},
+};
 use burn::{
-    module::ModuleVisitor,
-    tensor::{DType, Device, Gradients, TensorData},
+    module::{Module, ModuleVisitor, Param, ParamId},
+    tensor::{DType, Device, Gradients, Tensor, TensorData},
 };
 
-use super::*;
-use crate::{
-    AttentionBias, Head, HostBatch, LanguageModelType, LoraConfig, LoraParts, LoraTargets, MlpKind,
-    PaddingSide, RopeScaling, Segmented, VlmConfig, VlmInputs, selftest::draw::noise,
-};
+use crate::support::{Noise, devices};
 
-#[test]
-fn what_is_cut_follows_from_the_path() {
-    let layer = "language_model.model.layers.3.";
-    for (path, cut) in [
-        ("self_attn.q_proj.weight", Cut::Rows),
-        ("self_attn.v_proj.bias", Cut::Rows),
-        ("self_attn.k_proj.lora_B.weight", Cut::Rows),
-        ("self_attn.k_proj.lora_A.weight", Cut::Copied),
-        ("self_attn.q_norm.weight", Cut::Copied),
-        ("self_attn.o_proj.weight", Cut::Columns),
-        ("self_attn.o_proj.bias", Cut::Copied),
-        ("mlp.gate_proj.weight", Cut::Rows),
-        ("mlp.up_proj.bias", Cut::Rows),
-        ("mlp.down_proj.lora_A.weight", Cut::Columns),
-        ("mlp.down_proj.lora_B.weight", Cut::Copied),
-        ("mlp.act_fn.alpha_p", Cut::Copied),
-        ("input_layernorm.weight", Cut::Copied),
-    ] {
-        assert_eq!(Cut::of(&format!("{layer}{path}")), cut, "{path}");
-    }
-    for (path, cut) in [
-        ("language_model.model.embed_tokens.weight", Cut::Rows),
-        ("language_model.lm_head.weight", Cut::Rows),
-        ("language_model.score.weight", Cut::Copied),
-        ("language_model.model.norm.weight", Cut::Copied),
-        ("multi_modal_projector.linear_1.weight", Cut::Copied),
-        (
-            "vision_tower.vision_model.encoder.layers.0.self_attn.q_proj.weight",
-            Cut::Copied,
-        ),
-    ] {
-        assert_eq!(Cut::of(path), cut, "{path}");
-    }
-}
-
-#[test]
-fn parts_cover_everything_once() {
-    for (len, count) in [(8, 2), (7, 3), (5, 5), (151_937, 8)] {
-        let ranges: Vec<_> = (0..count)
-            .map(|index| Shard { index, count }.range(len))
-            .collect();
-        assert_eq!((ranges[0].start, ranges[count - 1].end), (0, len));
-        assert!(ranges.windows(2).all(|pair| pair[0].end == pair[1].start));
-        assert!(
-            ranges
-                .iter()
-                .all(|range| range.len() <= len.div_ceil(count) && !range.is_empty())
-        );
-    }
+fn noise(count: usize, seed: u64) -> Vec<f32> {
+    Noise(seed).take(count)
 }
 
 /// A decoder of a family, whose vocabulary does not divide.
@@ -120,7 +77,7 @@ fn inputs(config: &VlmConfig, device: &Device) -> VlmInputs {
 /// Fresh weights; the matrices that start as 0 and the biases get other values, the same for every shard.
 fn model(config: &VlmConfig, lora: Option<&LoraConfig>, device: &Device) -> Vlm {
     let model = Vlm::init_with_lora(config, lora, 5, device, DType::F32).unwrap();
-    let model = crate::params::fill_params(model, crate::HostDtype::F32, |info, bytes| {
+    let model = fill_params(model, HostDtype::F32, |info, bytes| {
         let is_plain =
             info.path.ends_with("bias") || info.path.contains("lora_B") || info.path.contains("norm");
         let values = noise(info.num_elements(), info.path.len() as u64);
@@ -224,7 +181,7 @@ fn lora() -> LoraConfig {
 
 #[test]
 fn terms_of_shards_add_up_to_the_whole() {
-    let device = Device::flex();
+    let device = devices().remove(0);
     for (model_type, lora) in [
         (LanguageModelType::Llama, None),
         (LanguageModelType::Qwen3, None),
@@ -301,22 +258,20 @@ fn check_gradient(what: &str, path: &str, whole: &Tensor<2>, terms: &[Results]) 
 /// Cut and put together again a model is what it was.
 #[test]
 fn parts_make_up_the_whole() {
-    let device = Device::flex();
+    let device = devices().remove(0);
     let config = config(LanguageModelType::Llama);
     let whole = model(&config, Some(&lora()), &device);
     let shards = [0, 1, 2].map(|index| {
         // Three parts divide neither heads nor columns evenly; the values do not mind.
         whole.clone().into_shard(Shard { index, count: 3 })
     });
-    let values = |model: &Vlm| crate::params::read_params(model, |_| true);
+    let values = |model: &Vlm| read_params(model, |_| true);
     // Drawn later or now, as parts or cut: the same.
     for shard in &shards {
         let deferred = Vlm::init_deferred(&config, None, 5, &device, DType::F32).unwrap();
         let whole = deferred.whole_params();
         let nothing = |_: &ParamInfo, _: &mut [u8]| Ok::<_, Infallible>(false);
-        let filled = deferred
-            .fill(shard.shard(), crate::HostDtype::F32, nothing)
-            .unwrap();
+        let filled = deferred.fill(shard.shard(), HostDtype::F32, nothing).unwrap();
         let drawn = Vlm::init(&config, 5, &device, DType::F32).unwrap();
         let cut = drawn.into_shard(shard.shard());
         for (filled, cut) in values(&filled).iter().zip(&values(&cut)) {
@@ -337,7 +292,7 @@ fn parts_make_up_the_whole() {
         let parts = others.iter().map(|tensors| {
             let tensor = tensors.iter().find(|tensor| tensor.name == info.path).unwrap();
             let [rows, columns] = [tensor.shape[0], tensor.num_elements() / tensor.shape[0]];
-            crate::params::from_host_flat(tensor, &device, DType::F32).reshape([rows, columns])
+            from_host_flat(tensor, &device, DType::F32).reshape([rows, columns])
         });
         Ok::<_, Infallible>(Tensor::cat(parts.collect(), Cut::of(&info.path).axis().unwrap()))
     });
