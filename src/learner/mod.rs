@@ -20,6 +20,7 @@ mod snapshot;
 mod step;
 mod store;
 mod trainable;
+mod vision_cache;
 mod watch;
 
 pub use classification::Prediction;
@@ -29,6 +30,7 @@ pub use evaluate::{Answer, Evaluation, Evaluator};
 pub use run::{Outcome, Run, RunEnd, fresh_state, resume_state};
 pub use schedule::lr_factor;
 pub use snapshot::{SavedParameter, saved_parameters};
-pub use step::{Learner, StepReport, compute_dtype, upload};
+pub use step::{CacheUse, Learner, StepReport, compute_dtype, upload};
 pub use trainable::{Part, Trainable, Trained, moves_beside_adapters};
+pub use vision_cache::{CachedImages, RestingVision, VisionCache};
 pub use watch::Watch;

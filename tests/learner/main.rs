@@ -22,7 +22,7 @@ use std::{collections::BTreeMap, sync::Arc};
 
 use brazier::{
     checkpoint::Snapshot,
-    data::{Batch, Example, PixelImage, collate},
+    data::{Batch, Example, ImageSource, PixelImage, collate},
     device,
     learner::{
         Learner, compute_dtype, fresh_state,
@@ -60,6 +60,7 @@ fn example(line: usize, num_images: usize, prompt: usize, answer: usize) -> Exam
         input_ids,
         labels,
         images: (0..num_images).map(image).collect(),
+        image_sources: vec![ImageSource::Decoded(None); num_images],
         class: None,
     }
 }

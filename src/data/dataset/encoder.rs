@@ -266,6 +266,7 @@ impl Encoder {
             tokens: tokens.into(),
             trained: [].into(),
             images: [].into(),
+            image_numbers: [].into(),
             class: Some(Class {
                 id: class as i32,
                 weight: classes.weight(class),

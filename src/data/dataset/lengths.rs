@@ -42,6 +42,7 @@ impl Encoder {
             tokens: encoded.tokens.into(),
             trained: encoded.trained.into(),
             images: images.into(),
+            image_numbers: [].into(),
             class: None,
         };
         Ok(Prepared::Kept { row, truncated })

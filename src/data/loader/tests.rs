@@ -326,7 +326,7 @@ fn rows_are_cut_at_random_and_the_same_way_again() {
             assert_eq!(*ids, uncut.input_ids[..segments[0]]);
             lengths[sample.line].push(segments[0]);
         }
-        assert_eq!(batch.images.as_ref().unwrap().num_images, batch.rows);
+        assert_eq!(batch.images.as_ref().unwrap().num_images(), batch.rows);
         assert!(batch.num_labelled >= batch.rows);
     }
     assert!(lengths[1..].iter().all(|lengths| lengths.len() == 3));
@@ -352,7 +352,7 @@ fn held_out_rows_are_not_cut_at_random() {
     let eval = eval.unwrap();
     assert_eq!(eval.report().cut_at_random, 0);
     assert_eq!(
-        eval.example_in(3, 5).unwrap().input_ids,
+        eval.example_in(3, 5, &|_| false).unwrap().input_ids,
         eval.example(5).unwrap().input_ids
     );
 }
