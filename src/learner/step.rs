@@ -26,7 +26,7 @@ use super::{
     snapshot::base_digest,
     store::{Store, Visiting},
     trainable::Trainable,
-    vision_cache::{RestingVision, Wanted},
+    vision_cache::{CachedImages, RestingVision, Wanted},
 };
 use crate::{
     data::{self, Batch, ImageBatch},
@@ -225,10 +225,12 @@ impl Learner {
         (&self.trainable, &mut self.optimizer, &mut self.finished_steps)
     }
 
-    /// From now on computes what a part of the vision tower that rests makes of an image only where a cache does not hold it.
-    /// Has to be said again after [`Learner::restore`], whose weights may be others. Ranks of a group say it together.
-    pub fn keep_vision_features(&mut self, vision: RestingVision) {
-        self.vision = Some(vision);
+    /// From now on computes what the part of the vision tower that rests makes of a training image only where the cache does
+    /// not hold it. Has to be said again after [`Learner::restore`], whose weights may be others; ranks of a group say it
+    /// together. Gives the part that rests; `None`, and nothing is kept, if some of the tower moves.
+    pub fn keep_vision_features(&mut self, images: CachedImages) -> Option<RestingVision> {
+        self.vision = RestingVision::of(&self.trainable, self.model(), images);
+        self.vision.clone()
     }
 
     /// Puts a model with other parameters in the place of this one.

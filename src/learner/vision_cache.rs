@@ -72,8 +72,7 @@ impl CachedImages {
         Self { cache, first }
     }
 
-    /// Which images a loader need not decode.
-    pub fn held(&self) -> Held {
+    fn held(&self) -> Held {
         let images = self.clone();
         Arc::new(move |number| images.get(number).is_some())
     }
@@ -146,7 +145,7 @@ pub(super) struct Computed(Vec<Option<Box<[u8]>>>);
 
 impl RestingVision {
     /// The vision segments in front of the first one that moves; `None` if some of the tower moves.
-    pub fn of(trainable: &Trainable, model: &Vlm, images: CachedImages) -> Option<Self> {
+    pub(super) fn of(trainable: &Trainable, model: &Vlm, images: CachedImages) -> Option<Self> {
         let chain = model.chain(true);
         let rests = |segment: &&Segment| segment.is_vision() && !trainable.moves(**segment);
         let segments: Vec<Segment> = chain.iter().take_while(rests).copied().collect();
@@ -163,6 +162,11 @@ impl RestingVision {
             segments: self.segments.clone(),
             images,
         }
+    }
+
+    /// Which images a loader need not decode.
+    pub fn held(&self) -> Held {
+        self.images.held()
     }
 
     /// Whether a segment is a part of it.

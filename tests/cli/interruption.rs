@@ -51,9 +51,17 @@ impl Result {
     }
 }
 
-/// A line of the metrics without times, speed and memory.
+/// A line of the metrics without times, speed, memory and what was in it.
 fn without_clock(mut line: Value) -> Value {
-    const CLOCK: [&str; 5] = ["_seconds", "_per_second", "_memory_bytes", "tflops", "mfu"];
+    const CLOCK: [&str; 7] = [
+        "_seconds",
+        "_per_second",
+        "_memory_bytes",
+        "tflops",
+        "mfu",
+        "_cache_hits",
+        "_cache_misses",
+    ];
     let is_clock = |name: &str| CLOCK.iter().any(|end| name.ends_with(end));
     line.as_object_mut().unwrap().retain(|name, _| !is_clock(name));
     line

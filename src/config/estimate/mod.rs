@@ -23,6 +23,9 @@
 //! Of several ranks each holds its part of what `parallel.zero` names; what a block puts together for a moment is not
 //! counted. With `parallel.offload` masters and moments are in host memory.
 //!
+//! Where the vision tower rests, what it makes of images is kept in host memory besides: the tokens of an image times the width
+//! of what leaves the last segment that rests, in the compute dtype; see [`VisionCachePlan`].
+//!
 //! What an allocator wastes and what kernels borrow for a moment is not in it.
 
 mod memory;
@@ -30,6 +33,8 @@ mod parameters;
 mod run;
 #[cfg(test)]
 mod tests;
+mod vision_cache;
 
 pub use memory::{BatchShape, MemoryEstimate, estimate_memory};
 pub use parameters::{ParameterCounts, num_parameters};
+pub use vision_cache::{ImagesOfRun, VisionCachePlan, VisionCacheRoom};

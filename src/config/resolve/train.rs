@@ -30,6 +30,7 @@ pub(super) fn resolve(raw: RawTrain, world: World, errors: &mut Errors) -> Train
         precision,
         recompute,
         memory_gib,
+        vision_cache_gib,
         ops,
     } = raw;
     let optimizer = adamw(optimizer);
@@ -55,6 +56,7 @@ pub(super) fn resolve(raw: RawTrain, world: World, errors: &mut Errors) -> Train
             RawRecompute::Blocks | RawRecompute::Auto => Recompute::Blocks,
         },
         auto_recompute: auto_recompute(recompute, memory_gib, errors),
+        vision_cache: vision_cache_gib.map(bytes_of_gib),
         ops: match ops {
             RawOps::Fused => Bodies::Fused,
             RawOps::Reference => Bodies::Reference,
@@ -78,8 +80,12 @@ fn auto_recompute(
         let hint = "set train.recompute to auto, or leave it out";
         errors.refuse("train.memory_gib", "decides nothing here", Some(hint));
     }
-    let memory = memory_gib.map(|gib| (gib * f64::from(1 << 30)) as u64);
+    let memory = memory_gib.map(bytes_of_gib);
     is_auto.then_some(AutoRecompute { memory })
+}
+
+fn bytes_of_gib(gib: f64) -> u64 {
+    (gib * f64::from(1 << 30)) as u64
 }
 
 fn length(epochs: Option<f64>, steps: Option<u64>, errors: &mut Errors) -> Length {
