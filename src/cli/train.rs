@@ -15,7 +15,7 @@ use super::{
 };
 use crate::{
     checkpoint::{self, AsyncWriter, CheckpointInfo, CheckpointStore, Start, decide_start},
-    config::{ModelChoice, RunConfig, VisionCachePlan},
+    config::{ModelChoice, RunConfig, VisionCachePlan, readable},
     data::{Loader, data_files},
     device,
     device_choice::DeviceChoice,
@@ -172,8 +172,8 @@ impl Cache {
 
     /// What it holds.
     fn describe(&self) -> String {
-        let gib = self.held.bytes() as f64 / f64::from(1 << 30);
-        format!("vision cache     {} images in {gib:.2} GiB", self.held.num_held())
+        let bytes = readable(self.held.bytes());
+        format!("vision cache     {} images in {bytes}", self.held.num_held())
     }
 }
 

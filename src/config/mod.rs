@@ -32,7 +32,7 @@ pub use dialect::{Dialect, Report};
 pub use error::{ConfigError, Location};
 pub use estimate::{
     BatchShape, ImagesOfRun, MemoryEstimate, ParameterCounts, VisionCachePlan, VisionCacheRoom,
-    estimate_memory, num_parameters,
+    estimate_memory, num_parameters, readable,
 };
 pub use plan::{DerivedNumbers, RunPlan};
 pub use readme::readme;

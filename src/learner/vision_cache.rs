@@ -72,7 +72,8 @@ impl CachedImages {
         Self { cache, first }
     }
 
-    fn held(&self) -> Held {
+    /// Which images a loader need not decode.
+    pub fn held(&self) -> Held {
         let images = self.clone();
         Arc::new(move |number| images.get(number).is_some())
     }
@@ -141,6 +142,7 @@ impl Wanted<'_> {
 }
 
 /// Features that were computed, where the cache has no room for them.
+#[derive(Default)]
 pub(super) struct Computed(Vec<Option<Box<[u8]>>>);
 
 impl RestingVision {
@@ -259,7 +261,11 @@ impl RestingVision {
         let at_once = if on_cpu { 1 } else { IMAGES_AT_ONCE };
         let mut hidden: Vec<Tensor<3>> = Vec::new();
         for &segment in &self.segments {
-            let model = residence.enter(segment)?.valid();
+            let model = residence.enter(segment)?;
+            if wanted.missing.is_empty() {
+                continue;
+            }
+            let model = model.valid();
             hidden = match segment {
                 Segment::VisionEmbeddings => {
                     let groups = wanted.missing.chunks(at_once).collect();

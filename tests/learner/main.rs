@@ -17,6 +17,7 @@ mod resume;
 mod sameness;
 #[path = "../support/mod.rs"]
 mod support;
+mod vision_cache;
 
 use std::{collections::BTreeMap, sync::Arc};
 

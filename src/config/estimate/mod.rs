@@ -35,6 +35,6 @@ mod run;
 mod tests;
 mod vision_cache;
 
-pub use memory::{BatchShape, MemoryEstimate, estimate_memory};
+pub use memory::{BatchShape, MemoryEstimate, estimate_memory, readable};
 pub use parameters::{ParameterCounts, num_parameters};
 pub use vision_cache::{ImagesOfRun, VisionCachePlan, VisionCacheRoom};
