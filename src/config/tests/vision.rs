@@ -139,7 +139,7 @@ fn features_of_a_tower_that_rests_are_kept() {
             (image_bytes, MIB),
             "{sets:?}"
         );
-        assert_eq!((cache.train_images, cache.eval_images), (100, 0), "{sets:?}");
+        assert_eq!((cache.train_images, cache.eval_images), (100, 20), "{sets:?}");
     }
     for sets in [
         vec!["train.mode=full"],
@@ -148,20 +148,21 @@ fn features_of_a_tower_that_rests_are_kept() {
         assert_eq!(plan(&sets, images), (None, None), "{sets:?}");
     }
     let frozen = "train.mode=lm_only";
-    // 100 features take 400 KiB.
+    // Held-out images come with each evaluation.
     let shown = |sets: &[&str], images| plan(sets, images).1.map(|cache| cache.to_string());
     assert_eq!(
         shown(&[frozen], images).as_deref(),
-        Some("all 100 images, 4.0 KiB each: 400.0 KiB of at most 1.0 MiB of host memory")
+        Some("all 120 images, 4.0 KiB each: 480.0 KiB of at most 1.0 MiB of host memory")
     );
     assert_eq!(
         shown(&[frozen, "train.vision_cache_gib=1e-4"], images).as_deref(),
-        Some("the first 26 of 100 images, 4.0 KiB each: 104.0 KiB of at most 104.9 KiB of host memory")
+        Some("the first 26 of 120 images, 4.0 KiB each: 104.0 KiB of at most 104.9 KiB of host memory")
     );
     assert_eq!(shown(&[frozen, "train.vision_cache_gib=0"], images), None);
     // In one pass no image comes again, unless rows share it.
     let once = ImagesOfRun {
         epochs: 1.0,
+        eval: 0,
         ..images
     };
     assert_eq!(shown(&[frozen], once), None);

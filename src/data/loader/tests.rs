@@ -1,7 +1,10 @@
 //! Batches in order, whoever makes them.
 
 use super::*;
-use crate::data::{Grouping, ImageSource, dataset::fixtures::Folder};
+use crate::{
+    data::{Grouping, ImageSource, dataset::fixtures::Folder},
+    fs,
+};
 
 const NUM_ROWS: usize = 11;
 
