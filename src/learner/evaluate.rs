@@ -16,9 +16,9 @@ use burn::{
 use super::{
     LearnerError,
     classification::{self, Prediction},
+    inputs::{look_up, upload, upload_features},
     losses::{self, BatchLoss},
     options::EvalConfig,
-    step::{look_up, upload, upload_features},
     vision_cache::RestingVision,
 };
 use crate::{

@@ -3,9 +3,8 @@
 use std::{borrow::Cow, sync::Arc, time::Instant};
 
 use brazier_models::{
-    HostBatch, HostClasses, HostFeatures, PaddingSide, Segment, Segmented, Vlm, VlmInputs,
+    Segment, Segmented, Vlm, VlmInputs,
     flops::{Passes, Work, flops},
-    inputs::check_tokens,
     ops,
     params::{self, ParamInfo},
 };
@@ -19,6 +18,7 @@ use super::{
     agree::{Norms, Share, Shares},
     buckets::{self, Bucket},
     engine::forward_backward,
+    inputs::{labelled, look_up, name_samples, to_host_batch, upload, upload_features},
     optimizer::{AdamW, Update},
     options::{ParallelConfig, Precision, Recompute, StepConfig, Zero},
     reduce::Reducer,
@@ -29,7 +29,7 @@ use super::{
     vision_cache::{CachedImages, RestingVision, Wanted},
 };
 use crate::{
-    data::{self, Batch, ImageBatch},
+    data::{Batch, ImageBatch},
     device::host_memory,
     parallel::{CollectiveError, Group},
 };
@@ -535,82 +535,6 @@ impl Learner {
     }
 }
 
-/// Micro-batches with something to learn from, with their numbers.
-fn labelled(batches: &[Batch]) -> impl Iterator<Item = (usize, &Batch)> {
-    let numbered = batches.iter().enumerate();
-    numbered.filter(|(_, batch)| batch.num_labelled > 0)
-}
-
-/// Checks batches and looks for the features of their images.
-pub(super) fn look_up<'b>(
-    vision: &RestingVision,
-    batches: &[&'b Batch],
-    model: &Vlm,
-) -> Result<Wanted<'b>, LearnerError> {
-    let config = model.config();
-    let bad = |batch: &Batch, source| LearnerError::Input {
-        samples: name_samples(std::slice::from_ref(batch)),
-        source,
-    };
-    for batch in batches {
-        check_tokens(&to_host_batch(batch), config).map_err(|error| bad(batch, error))?;
-    }
-    let found = vision.find(batches, config);
-    found.map_err(|(at, error)| bad(batches[at], error))
-}
-
-/// As [`upload`], with the features of the batch's images.
-pub(super) fn upload_features(
-    batch: &Batch,
-    features: HostFeatures,
-    model: &Vlm,
-    device: &Device,
-    dtype: DType,
-) -> Result<VlmInputs, LearnerError> {
-    let inputs = VlmInputs::with_features(&to_host_batch(batch), features, model.config(), device, dtype);
-    inputs.map_err(|source| LearnerError::Input {
-        samples: name_samples(std::slice::from_ref(batch)),
-        source,
-    })
-}
-
-/// Puts a batch on a device, laid out for its loss.
-///
-/// # Errors
-/// If it does not fit the model; the error names its samples.
-pub fn upload(batch: &Batch, model: &Vlm, device: &Device, dtype: DType) -> Result<VlmInputs, LearnerError> {
-    VlmInputs::for_loss(&to_host_batch(batch), model.config(), device, dtype).map_err(|source| {
-        LearnerError::Input {
-            samples: name_samples(std::slice::from_ref(batch)),
-            source,
-        }
-    })
-}
-
-fn to_host_batch(batch: &Batch) -> HostBatch<'_> {
-    let (pixels, num_images): (&[f32], usize) = match &batch.images {
-        Some(images) => (&images.pixels, images.num_images()),
-        None => (&[], 0),
-    };
-    HostBatch {
-        rows: batch.rows,
-        length: batch.length,
-        input_ids: &batch.input_ids,
-        labels: &batch.labels,
-        padding_side: match batch.padding_side {
-            data::PaddingSide::Left => PaddingSide::Left,
-            data::PaddingSide::Right => PaddingSide::Right,
-        },
-        segments: &batch.segments,
-        pixels,
-        num_images,
-        classes: batch.classes.as_ref().map(|classes| HostClasses {
-            classes: &classes.ids,
-            weights: &classes.weights,
-        }),
-    }
-}
-
 /// Different for every step of every run.
 fn dropout_seed(seed: u64, step: u64) -> u64 {
     // Odd factors keep different pairs apart; what draws from it mixes the bits.
@@ -633,17 +557,4 @@ fn read_norms(losses: Vec<Tensor<1>>, gradients: &[Option<Tensor<1>>]) -> (Vec<f
     let scalars: Vec<f64> = scalars.iter::<f64>().collect();
     let (losses, squares) = scalars.split_at(num_losses);
     (losses.to_vec(), squares.iter().sum())
-}
-
-fn name_samples(batches: &[Batch]) -> String {
-    const SHOWN: usize = 8;
-    let samples: Vec<String> = batches
-        .iter()
-        .flat_map(|batch| &batch.samples)
-        .map(ToString::to_string)
-        .collect();
-    match samples.len().saturating_sub(SHOWN) {
-        0 => samples.join(", "),
-        more => format!("{} and {more} more", samples[..SHOWN].join(", ")),
-    }
 }

@@ -1,7 +1,8 @@
 //! Vision towers, projectors and what joins them to a decoder.
 
 use brazier_models::{
-    FeatureSelect, ProjectorKind, Segment, VisionActivation, VisionLanguageConfig, VisionModelType,
+    FeatureSelect, LoraConfig, LoraParts, LoraTargets, ProjectorKind, Segment, VisionActivation,
+    VisionLanguageConfig, VisionModelType,
 };
 
 use super::*;
@@ -107,9 +108,10 @@ fn features_of_a_tower_that_rests_are_kept() {
     let plan = |sets: &[&str], images| {
         let run = resolve_base(sets).unwrap();
         let model = run.model_config(300, Some(3)).unwrap().unwrap();
-        let lora = run.lora_config(&model, None).unwrap();
-        let after = run.resting_vision(&model, lora.as_ref());
-        (after, run.vision_cache(&model, lora.as_ref(), images, 2 * MIB))
+        (
+            run.resting_vision(&model, None),
+            run.vision_cache(&model, None, images, 2 * MIB),
+        )
     };
     // 17 tokens of width 32 out of the tower, 16 of width 64 out of the projector.
     for (sets, after, image_bytes) in [
@@ -120,11 +122,6 @@ fn features_of_a_tower_that_rests_are_kept() {
             2 * 17 * 32,
         ),
         (vec!["train.mode=lm_only"], Segment::Projector, 4 * 16 * 64),
-        (
-            vec!["train.mode=full", "model.lora={parts: language}"],
-            Segment::VisionBlock(1),
-            4 * 17 * 32,
-        ),
         (
             vec!["train.mode=alignment", "model.vision_feature_layer=0"],
             Segment::VisionEmbeddings,
@@ -141,11 +138,24 @@ fn features_of_a_tower_that_rests_are_kept() {
         );
         assert_eq!((cache.train_images, cache.eval_images), (100, 20), "{sets:?}");
     }
-    for sets in [
-        vec!["train.mode=full"],
-        vec!["train.mode=full", "model.lora={parts: both}"],
+    assert_eq!(plan(&["train.mode=full"], images), (None, None));
+    // Beside adapters on the language model alone, the tower rests in any mode.
+    let run = resolve_base(&["train.mode=full"]).unwrap();
+    let model = run.model_config(300, Some(3)).unwrap().unwrap();
+    for (parts, after) in [
+        (LoraParts::Language, Some(Segment::VisionBlock(1))),
+        (LoraParts::Vision, None),
+        (LoraParts::Both, None),
     ] {
-        assert_eq!(plan(&sets, images), (None, None), "{sets:?}");
+        let lora = LoraConfig {
+            r: 2,
+            lora_alpha: 4.0,
+            lora_dropout: 0.0,
+            use_rslora: false,
+            target_modules: LoraTargets::AllLinear,
+            parts,
+        };
+        assert_eq!(run.resting_vision(&model, Some(&lora)), after, "{parts:?}");
     }
     let frozen = "train.mode=lm_only";
     // Held-out images come with each evaluation.
