@@ -159,3 +159,10 @@ fn not_compiled(backend: &'static str) -> DeviceError {
 pub fn memory_in_use(device: &Device) -> Option<u64> {
     device.memory_pool_usage().map(|usage| usage.bytes_in_use)
 }
+
+/// Whether a device is one of the CPU backends.
+pub fn is_cpu(device: &Device) -> bool {
+    let inner = device.clone().inner();
+    let is = |choice: DeviceChoice| open(choice, DType::F32).is_ok_and(|cpu| cpu == inner);
+    is(DeviceChoice::Flex) || is(DeviceChoice::Ndarray)
+}

@@ -4,12 +4,15 @@
     cargo build --release
     python3 benches/compare/speed.py --brazier target/release/brazier --threads 2 --rounds 3
 
-Jobs: `text-5m` and `text-45m` (Qwen3-shaped language models, all rows of full length, every token trained) and `sft` (a
-LLaVA-style model with a frozen tower, prompts of many lengths, short answers). Each round runs both once; the figure of
-a run is the median over its steps, that of a side the median of its runs. Prints ratios Brazier / PyTorch of tokens
-and samples per second, of peak memory, of CPU time per step (of the training process, user and system: steadier than
-wall time on a machine with other work, above all with --threads 1, where nobody waits for anybody) and of the time from
-the command to the end of the first step, and writes everything to --json. A quiet machine matters more than rounds.
+Jobs: `text-5m` and `text-45m` (Qwen3-shaped language models, all rows of full length, every token trained), `sft` (a
+LLaVA-style model with a frozen tower, prompts of many lengths, short answers; every picture of every step goes through the
+tower on both sides), and `sft-epochs`: the same for three epochs of --steps steps, over pictures of which none comes twice
+in an epoch, with Brazier's cache of vision features. Its figures are those of the first epoch, in which all is computed, of
+the epochs after it, and of the whole job. Each round runs both sides once; the figure of a run is the median over its steps
+(of the whole job the mean), that of a side the median of its runs. Prints ratios Brazier / PyTorch of tokens and samples per
+second, of peak memory, of CPU time per step (of the training process, user and system: steadier than wall time on a machine
+with other work, above all with --threads 1, where nobody waits for anybody) and of the time from the command to the end of
+the first step, and writes everything to --json. A quiet machine matters more than rounds.
 
 The rival is train.py beside this file; --rival passes its switches ("--compile", "--head labelled", "--cache"; several in
 quotes). Needs torch, transformers, tokenizers, pillow, numpy and pyyaml.
@@ -28,7 +31,8 @@ import subprocess
 import sys
 import tempfile
 import time
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -60,6 +64,8 @@ class Job:
     length: int  # of a row, in tokens
     question: tuple[int, int]  # words, at least and at most
     answer: tuple[int, int]
+    epochs: int = 1  # of as many steps as are asked for
+    keeps_features: bool = False  # whether Brazier may keep what the frozen tower makes of an image
 
 
 JOBS = {
@@ -68,6 +74,7 @@ JOBS = {
     "sft": Job({"language": language(384, 1152, 6, 8000, 512), "vision": VISION, "vision_feature_layer": -2},
                "end_to_end", 8, 512, (5, 300), (2, 30)),
 }
+JOBS["sft-epochs"] = replace(JOBS["sft"], epochs=3, keeps_features=True)
 
 
 def make_parser(description: str, jobs: dict[str, Job], device: str, precision: str) -> argparse.ArgumentParser:
@@ -79,7 +86,7 @@ def make_parser(description: str, jobs: dict[str, Job], device: str, precision: 
     add("--threads", type=int, default=os.cpu_count(), help="of both sides (default: %(default)s)")
     add("--job", action="append", choices=list(jobs), help="only these")
     add("--rounds", type=int, default=3, help="(default: %(default)s)")
-    add("--steps", type=int, default=40, help="of a run (default: %(default)s)")
+    add("--steps", type=int, default=40, help="of an epoch (default: %(default)s)")
     add("--rival", default="", help="switches of the rival")
     add("--json", type=Path, help="file for all figures")
     return parser
@@ -90,12 +97,15 @@ def write_job(job: Job, data: Path, folder: Path, arguments: argparse.Namespace)
     folder.mkdir(parents=True)
     generator = random.Random(0)
     pictures = sorted((data / "images" / "train").iterdir())
+    num_rows = job.micro_batch * arguments.steps
+    if job.keeps_features and num_rows > len(pictures):
+        sys.exit(f"{num_rows} rows would share {len(pictures)} pictures: at most --steps {len(pictures) // job.micro_batch}")
 
     def words(bounds: tuple[int, int]) -> str:
         return " ".join(generator.choice(WORDS) for _ in range(generator.randint(*bounds)))
 
     with (folder / "train.jsonl").open("w") as file:
-        for index in range(job.micro_batch * arguments.steps):
+        for index in range(num_rows):
             asked: Any = words(job.question)
             row: dict[str, Any] = {}
             if "vision" in job.model:
@@ -108,11 +118,13 @@ def write_job(job: Job, data: Path, folder: Path, arguments: argparse.Namespace)
         "model": {**job.model, "tokenizer": str(data / "tokenizer")},
         "data": {"train": [{"path": str(folder / "train.jsonl")}], "sequence_length": job.length, "too_long": "truncate",
                  "shuffle": False, "workers": 1},
-        "train": {"mode": job.mode, "steps": arguments.steps, "micro_batch_size": job.micro_batch,
+        "train": {"mode": job.mode, "steps": arguments.steps * job.epochs, "micro_batch_size": job.micro_batch,
                   "precision": arguments.precision, "optimizer": {"lr": 1e-4, "weight_decay": 0.01}},
         "checkpoint": {"export": False, "every": "never"},
         "track": {"log_every": 1, "tensorboard": False, "console": "none"},
     }
+    if not job.keeps_features:
+        config["train"]["vision_cache_gib"] = 0
     path = folder / "job.yaml"
     path.write_text(json.dumps(config, indent=2))  # JSON is YAML
     return path
@@ -184,14 +196,34 @@ def cpu_seconds(pid: int) -> float:
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
-def figures(run: Run) -> dict[str, float]:
-    steps = run.steps[SKIP:]
-    keys = ("tokens_per_second", "samples_per_second", "step_seconds")
-    result = {key: statistics.median(step[key] for step in steps) for key in keys} | {"peak_bytes": run.peak_bytes}
-    (_, before), (_, after) = run.arrivals[SKIP - 1], run.arrivals[-1]
+def sections(job: Job, arguments: argparse.Namespace) -> dict[str, tuple[range, Callable[[Iterable[float]], float]]]:
+    """Parts of a run with figures of their own: their steps, and what stands for them. The first steps never count."""
+    if job.epochs == 1:
+        return {"": (range(SKIP, arguments.steps), statistics.median)}
+    last = arguments.steps * job.epochs
+    return {
+        " epoch 1": (range(SKIP, arguments.steps), statistics.median),
+        f" epochs 2-{job.epochs}": (range(arguments.steps, last), statistics.median),
+        f" all {job.epochs}": (range(SKIP, last), statistics.fmean),
+    }
+
+
+def figures(
+    run: Run, steps_of: range | None = None, middle: Callable[[Iterable[float]], float] = statistics.median
+) -> dict[str, float]:
+    steps_of = steps_of or range(SKIP, len(run.steps))
+    steps = run.steps[steps_of.start : steps_of.stop]
+    result = {"step_seconds": middle([step["step_seconds"] for step in steps]), "peak_bytes": run.peak_bytes}
+    for what in ("tokens", "samples"):
+        rates = [step[f"{what}_per_second"] for step in steps]
+        seconds = sum(step["step_seconds"] for step in steps)
+        # The mean rate is that of the time, not of the steps.
+        whole = sum(rate * step["step_seconds"] for rate, step in zip(rates, steps)) / seconds
+        result[f"{what}_per_second"] = whole if middle is statistics.fmean else middle(rates)
+    (_, before), (_, after) = run.arrivals[steps_of.start - 1], run.arrivals[steps_of.stop - 1]
     of_steps = [step["device_memory_bytes"] for step in steps if step.get("device_memory_bytes")]
     result["device_bytes"] = run.summary.get("peak_device_bytes") or max(of_steps, default=0)
-    result["step_cpu_seconds"] = (after - before) / (len(run.arrivals) - SKIP)
+    result["step_cpu_seconds"] = (after - before) / len(steps)
     return result | {"first_step_seconds": run.arrivals[0][0]}
 
 
@@ -216,7 +248,7 @@ def summarise(name: str, ours: list[dict[str, float]], theirs: list[dict[str, fl
             values = [run[key] * scale for run in side]
             sides.append((statistics.median(values), f"{statistics.median(values):.4g} ({min(values):.4g}-{max(values):.4g})"))
         (a, text_a), (b, text_b) = sides
-        return f"{name:10} {key:19} {text_a:>26} {text_b:>26} {unit:8} ratio {a / b:.2f}"
+        return f"{name:21} {key:19} {text_a:>26} {text_b:>26} {unit:8} ratio {a / b:.2f}"
 
     for key, scale, unit in (("tokens_per_second", 1, "tokens/s"), ("samples_per_second", 1, "rows/s"),
                              ("step_seconds", 1e3, "ms"), ("step_cpu_seconds", 1e3, "ms"),
@@ -229,7 +261,7 @@ def summarise(name: str, ours: list[dict[str, float]], theirs: list[dict[str, fl
 def main() -> None:
     arguments = make_parser(__doc__, JOBS, "flex", "f32").parse_args()
     everything = {}
-    print(f"{'job':10} {'figure':19} {'Brazier median (range)':>26} {'PyTorch median (range)':>26}")
+    print(f"{'job':21} {'figure':19} {'Brazier median (range)':>26} {'PyTorch median (range)':>26}")
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
         data = draw_data(arguments.brazier, folder / "data")
@@ -237,10 +269,12 @@ def main() -> None:
             config = write_job(JOBS[name], data, folder / name, arguments)
             ours, theirs = [], []
             for _ in range(arguments.rounds):
-                ours.append(figures(run_brazier(config, arguments)))
-                theirs.append(figures(run_rival(config, arguments, arguments.rival)))
-            everything[name] = {"brazier": ours, "pytorch": theirs}
-            summarise(name, ours, theirs)
+                ours.append(run_brazier(config, arguments))
+                theirs.append(run_rival(config, arguments, arguments.rival))
+            for section, part in sections(JOBS[name], arguments).items():
+                sides = [[figures(run, *part) for run in side] for side in (ours, theirs)]
+                everything[name + section] = dict(zip(("brazier", "pytorch"), sides))
+                summarise(name + section, *sides)
     if arguments.json:
         arguments.json.write_text(json.dumps(everything, indent=1))
 

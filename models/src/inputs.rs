@@ -11,13 +11,15 @@ use crate::{
     config::{VisionLanguageConfig, VlmConfig},
     dropout::{SequenceKeys, Sequences, mix},
     ops::{RopeTable, Segments},
+    segmented::Segment,
 };
 
 mod check;
 mod layout;
 
 pub use check::InputError;
-use check::check;
+pub use check::check_tokens;
+use check::{check_features, check_pixels};
 pub use layout::Layout;
 use layout::{Span, spans};
 
@@ -69,11 +71,35 @@ pub struct HostClasses<'a> {
     pub weights: &'a [f32],
 }
 
+/// What a segment of the vision part has made of images, in host memory.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct HostFeatures {
+    /// The segment that they leave: a vision block or the projector.
+    pub after: Segment,
+    /// `[m, t, d]` in the compute dtype, row-major, images in the order of their tokens; see
+    /// [`VisionLanguageConfig::features`] for `t` and `d`.
+    pub bytes: Vec<u8>,
+}
+
+/// As what the images of a batch come, in the compute dtype.
+#[derive(Debug, Clone)]
+pub enum Images {
+    /// `[m, 3, size, size]`
+    Pixels(Tensor<4>),
+    /// What leaves a segment of the vision part: those up to it are not passed. `[m, t, d]`
+    Features {
+        /// The segment.
+        after: Segment,
+        /// Its output.
+        x_mtd: Tensor<3>,
+    },
+}
+
 /// Images of a batch on the device.
 #[derive(Debug, Clone)]
 pub struct ImageInputs {
-    /// `[m, 3, size, size]`, compute dtype
-    pub pixels_mchw: Tensor<4>,
+    /// The images.
+    pub images: Images,
     /// For each of the `b*t` positions the row it is taken from: a token's own row, or `b*t` plus the row of an image
     /// feature. `[b*t]`
     pub sources_n: Tensor<1, Int>,
@@ -131,6 +157,34 @@ impl VlmInputs {
         Self::laid_out(batch, Layout::for_loss(batch, device), config, device, dtype)
     }
 
+    /// As [`VlmInputs::for_loss`], with what a part of the model has made of all images in the place of their pixels, at which
+    /// nobody looks.
+    ///
+    /// # Errors
+    /// Whatever the model could not run, see [`InputError`].
+    pub fn with_features(
+        batch: &HostBatch,
+        features: HostFeatures,
+        config: &VlmConfig,
+        device: &Device,
+        dtype: DType,
+    ) -> Result<Self, InputError> {
+        check_tokens(batch, config)?;
+        let images = match &config.vision {
+            Some(vision) if batch.num_images > 0 => {
+                let [t, d] = check_features(batch, &features, vision, config, dtype)?;
+                let shape = [batch.num_images, t, d];
+                let data = TensorData::from_bytes_vec(features.bytes, shape, dtype);
+                let x_mtd = Tensor::from_data(data, (device, dtype));
+                let after = features.after;
+                Some(Images::Features { after, x_mtd })
+            }
+            _ => None,
+        };
+        let layout = Layout::for_loss(batch, device);
+        Ok(Self::around(images, batch, layout, config, device))
+    }
+
     fn laid_out(
         batch: &HostBatch,
         layout: Layout,
@@ -138,7 +192,28 @@ impl VlmInputs {
         device: &Device,
         dtype: DType,
     ) -> Result<Self, InputError> {
-        check(batch, config)?;
+        check_tokens(batch, config)?;
+        let images = match &config.vision {
+            Some(vision) => {
+                check_pixels(batch, vision)?;
+                (batch.num_images > 0).then(|| {
+                    let size = vision.vision.image_size;
+                    Images::Pixels(pixels(batch.pixels, size, device, dtype))
+                })
+            }
+            None => None,
+        };
+        Ok(Self::around(images, batch, layout, config, device))
+    }
+
+    /// What else there is of a batch that has been checked.
+    fn around(
+        images: Option<Images>,
+        batch: &HostBatch,
+        layout: Layout,
+        config: &VlmConfig,
+        device: &Device,
+    ) -> Self {
         let spans: Vec<Span> = spans(batch, layout).collect();
         let [b, t] = layout.shape(batch);
         let (rows, targets) = match batch.classes {
@@ -148,21 +223,17 @@ impl VlmInputs {
             }
             None => shifted_labels(batch, &spans),
         };
-        let images = match &config.vision {
-            Some(vision) if batch.num_images > 0 => Some(ImageInputs {
-                pixels_mchw: pixels(batch, vision, device, dtype),
-                sources_n: ints(
-                    splice_sources(batch, &spans, b * t, vision.image_token_id as i32),
-                    device,
-                ),
-            }),
-            _ => None,
+        let spliced = |(images, vision): (Images, &VisionLanguageConfig)| {
+            let sources = splice_sources(batch, &spans, b * t, vision.image_token_id as i32);
+            let sources_n = ints(sources, device);
+            ImageInputs { images, sources_n }
         };
+        let images = images.zip(config.vision.as_ref()).map(spliced);
         let (segments, rope) = match layout.segments(batch) {
             Some(segments) => (Some(segments), own_positions(&spans, b * t, config, device)),
             None => (None, config.text.rope_table(0..t, device)),
         };
-        Ok(Self {
+        Self {
             input_ids_bt: ints(layout.tokens(batch), device).reshape([b, t]),
             images,
             weights: batch
@@ -175,7 +246,7 @@ impl VlmInputs {
             segments,
             lengths: distances(&spans, b * t).into(),
             dropout: None,
-        })
+        }
     }
 
     /// The same batch with dropout, for training. What is dropped depends on `seed`, on a segment's number in the whole step
@@ -212,9 +283,13 @@ fn ints(values: Vec<i32>, device: &Device) -> Tensor<1, Int> {
     Tensor::from_data(TensorData::new(values, [count]), (device, DType::I32))
 }
 
-fn pixels(batch: &HostBatch, vision: &VisionLanguageConfig, device: &Device, dtype: DType) -> Tensor<4> {
-    let size = vision.vision.image_size;
-    let data = TensorData::new(batch.pixels.to_vec(), [batch.num_images, 3, size, size]);
+/// Images of `size` by `size` on a device.
+///
+/// # Shapes
+/// `m * 3 * size * size` values → `[m, 3, size, size]`
+pub fn pixels(values: &[f32], size: usize, device: &Device, dtype: DType) -> Tensor<4> {
+    let num_images = values.len() / (3 * size * size).max(1);
+    let data = TensorData::new(values.to_vec(), [num_images, 3, size, size]);
     Tensor::from_data(data.convert_dtype(dtype), (device, dtype))
 }
 

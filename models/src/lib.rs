@@ -31,7 +31,9 @@ pub use config::{
 };
 pub use decoder::CausalLm;
 pub use host::{HostDtype, HostTensor};
-pub use inputs::{HostBatch, HostClasses, IGNORE_INDEX, InputError, Layout, PaddingSide, VlmInputs};
+pub use inputs::{
+    HostBatch, HostClasses, HostFeatures, IGNORE_INDEX, Images, InputError, Layout, PaddingSide, VlmInputs,
+};
 pub use lora::{LoraConfig, LoraParts, LoraTargets};
 pub use rope::{Llama3Scaling, RopeScaling, YarnScaling};
 pub use segmented::{Segment, Segmented};

@@ -23,6 +23,20 @@ pub enum Segment {
     Head,
 }
 
+impl Segment {
+    /// Whether it works on images, before they are spliced in.
+    pub fn is_vision(self) -> bool {
+        match self {
+            Segment::VisionEmbeddings | Segment::VisionBlock(_) | Segment::Projector => true,
+            Segment::Embed
+            | Segment::Block(_)
+            | Segment::Attention(_)
+            | Segment::Mlp(_)
+            | Segment::Head => false,
+        }
+    }
+}
+
 /// A model that is a chain: each segment maps the hidden state of the one before.
 pub trait Segmented: Module {
     /// A batch on the device.

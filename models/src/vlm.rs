@@ -13,7 +13,7 @@ use crate::{
     decoder::{CausalLm, Scope},
     dropout,
     init::Init,
-    inputs::{ImageInputs, VlmInputs},
+    inputs::{ImageInputs, Images, VlmInputs},
     layers::keep_rows,
     lora::LoraConfig,
     ops,
@@ -170,22 +170,48 @@ impl Vlm {
         }
     }
 
-    /// Projected features of images, in reading order.
+    /// Projected features of images, in reading order; `None` for a batch of text.
     ///
     /// # Shapes
-    /// `[m, 3, size, size]` → `[m, tokens, d]`
+    /// → `[m, tokens, d]`
+    pub fn image_features(&self, inputs: &VlmInputs) -> Option<Tensor<3>> {
+        let segments = self.segments(inputs).into_iter();
+        let mut x = None;
+        for segment in segments.take_while(|segment| segment.is_vision()) {
+            x = Some(self.run_segment(segment, x, inputs));
+        }
+        x.or_else(|| given_features(inputs))
+    }
+
+    /// Images to the first hidden state of the tower.
+    ///
+    /// # Shapes
+    /// `[m, 3, size, size]` → `[m, t, d]`
     ///
     /// # Panics
     /// If the model has no vision part; [`VlmInputs::new`] refuses images for such a model.
-    pub fn image_features(&self, images: &ImageInputs) -> Tensor<3> {
-        let (Some(tower), Some(projector)) = (&self.vision_tower, &self.multi_modal_projector) else {
-            unreachable!("images were given to a language model without vision");
-        };
-        let mut x = tower.vision_model.embed(images.pixels_mchw.clone());
-        for layer in &tower.vision_model.encoder.layers[..self.num_vision_blocks] {
-            x = layer.forward(x);
+    pub fn embed_pixels(&self, pixels_mchw: Tensor<4>) -> Tensor<3> {
+        match &self.vision_tower {
+            Some(tower) => tower.vision_model.embed(pixels_mchw),
+            None => unreachable!("images were given to a language model without vision"),
         }
-        self.project(tower, projector, x)
+    }
+
+    /// Runs a later segment of the vision part on images, whatever batch they are of.
+    ///
+    /// # Shapes
+    /// `[m, t, d]` → `[m, t, d]`, see [`VisionLanguageConfig::features`]
+    ///
+    /// # Panics
+    /// If it is none, or the model has no vision part.
+    pub fn forward_vision(&self, segment: Segment, x_mtd: Tensor<3>) -> Tensor<3> {
+        match (segment, &self.vision_tower, &self.multi_modal_projector) {
+            (Segment::VisionBlock(index), Some(tower), _) => {
+                tower.vision_model.encoder.layers[index].forward(x_mtd)
+            }
+            (Segment::Projector, Some(tower), Some(projector)) => self.project(tower, projector, x_mtd),
+            (segment, ..) => unreachable!("{segment:?} takes no image of this model"),
+        }
     }
 
     /// The selected hidden state to token embeddings.
@@ -276,8 +302,7 @@ impl Vlm {
     /// If a length is 0 or exceeds the rows, or if the model is a part of one.
     pub fn prefill(&self, inputs: &VlmInputs, lengths: &[usize], capacity: usize) -> (Tensor<2>, KvCache) {
         assert!(self.shard.is_whole(), "generation by a shard");
-        let features = inputs.images.as_ref().map(|images| self.image_features(images));
-        let x_btd = self.embed(features, inputs);
+        let x_btd = self.embed(self.image_features(inputs), inputs);
         let ([b, t, _], device) = (x_btd.dims(), x_btd.device());
         assert!(
             lengths.len() == b && lengths.iter().all(|length| (1..=t).contains(length)),
@@ -321,31 +346,40 @@ impl Vlm {
     }
 
     fn run_segment(&self, segment: Segment, x: Option<Tensor<3>>, inputs: &VlmInputs) -> Tensor<3> {
-        match (segment, &self.vision_tower, &self.multi_modal_projector, x) {
-            (Segment::VisionEmbeddings, Some(tower), _, None) => match &inputs.images {
-                Some(images) => tower.vision_model.embed(images.pixels_mchw.clone()),
-                None => unreachable!("vision segments are listed for batches with images only"),
+        // Nothing comes before the first segment; where it is not the first one of the model, something has been given.
+        match (segment, x.or_else(|| given_features(inputs))) {
+            (Segment::VisionEmbeddings, None) => match &inputs.images {
+                Some(ImageInputs {
+                    images: Images::Pixels(pixels_mchw),
+                    ..
+                }) => self.embed_pixels(pixels_mchw.clone()),
+                _ => unreachable!("the first segment is listed for batches with pixels only"),
             },
-            (Segment::VisionBlock(index), Some(tower), _, Some(x)) => {
-                tower.vision_model.encoder.layers[index].forward(x)
-            }
-            (Segment::Projector, Some(tower), Some(projector), Some(x)) => self.project(tower, projector, x),
-            (Segment::Embed, _, _, x) => self.embed(x, inputs),
-            (Segment::Block(index), _, _, Some(x)) => {
+            (Segment::VisionBlock(_) | Segment::Projector, Some(x)) => self.forward_vision(segment, x),
+            (Segment::Embed, x) => self.embed(x, inputs),
+            (Segment::Block(index), Some(x)) => {
                 let scope = inputs.segments.as_ref().map_or(Scope::Row, Scope::Segments);
                 self.language_model.model.layers[index].forward(x, &inputs.rope, scope)
             }
-            (Segment::Attention(index), _, _, Some(x)) => {
+            (Segment::Attention(index), Some(x)) => {
                 let scope = inputs.segments.as_ref().map_or(Scope::Row, Scope::Segments);
                 let layer = &self.language_model.model.layers[index];
                 layer.forward_attention(x, &inputs.rope, scope, self.shard.is_first())
             }
-            (Segment::Mlp(index), _, _, Some(x)) => {
+            (Segment::Mlp(index), Some(x)) => {
                 let layer = &self.language_model.model.layers[index];
                 layer.forward_mlp(x, self.shard.is_first())
             }
-            (segment, ..) => unreachable!("segment {segment:?} out of order"),
+            (segment, _) => unreachable!("segment {segment:?} out of order"),
         }
+    }
+}
+
+/// What the vision part has made of a batch's images, as far as the batch brings it along.
+fn given_features(inputs: &VlmInputs) -> Option<Tensor<3>> {
+    match &inputs.images.as_ref()?.images {
+        Images::Features { x_mtd, .. } => Some(x_mtd.clone()),
+        Images::Pixels(_) => None,
     }
 }
 
@@ -353,7 +387,16 @@ impl Segmented for Vlm {
     type Inputs = VlmInputs;
 
     fn segments(&self, inputs: &VlmInputs) -> Vec<Segment> {
-        self.chain(inputs.images.is_some())
+        let mut segments = self.chain(inputs.images.is_some());
+        if let Some(ImageInputs {
+            images: Images::Features { after, .. },
+            ..
+        }) = &inputs.images
+        {
+            let done = segments.iter().position(|segment| segment == after);
+            segments.drain(..done.map_or(0, |last| last + 1));
+        }
+        segments
     }
 
     fn forward_segment(&self, segment: Segment, x: Option<Tensor<3>>, inputs: &VlmInputs) -> Tensor<3> {

@@ -8,8 +8,10 @@ use clap::Args;
 use super::{ConfigArgs, Failure, print, rows, say, session};
 use crate::{
     cluster::doctor::{Machine, available_memory},
-    config::{AutoRecompute, RunConfig, RunPlan, num_parameters},
-    data::{BadRows, Grouping, Split, Stream, count_rows},
+    config::{
+        AutoRecompute, ImagesOfRun, RunConfig, RunPlan, VisionCachePlan, VisionCacheRoom, num_parameters,
+    },
+    data::{BadRows, Dataset, Grouping, Split, Stream, count_rows},
     device,
     device_choice::DeviceChoice,
     fs,
@@ -63,6 +65,36 @@ pub(super) fn settle_recompute(
     Ok(())
 }
 
+/// The images of a run's data sets.
+pub(super) fn images_of_run(epochs: f64, train: &Dataset, eval: Option<&Dataset>) -> ImagesOfRun {
+    ImagesOfRun {
+        train: train.num_images(),
+        train_shares: train.report().images > train.num_images(),
+        epochs,
+        eval: eval.map_or(0, Dataset::num_images),
+    }
+}
+
+/// The cache of vision features of a run over these data sets, if there is to be one.
+pub(super) fn vision_cache(
+    run: &RunConfig,
+    model: &VlmConfig,
+    lora: Option<&LoraConfig>,
+    device: DeviceChoice,
+    images: ImagesOfRun,
+) -> Option<VisionCachePlan> {
+    // All ranks may be on this host; those of this process share its cache.
+    let free = available_memory(&Machine).unwrap_or(0) / run.world.size as u64;
+    let step = match device {
+        DeviceChoice::Flex | DeviceChoice::Ndarray => {
+            run.memory(model, lora, logit_rows(run, model)).total_bytes()
+        }
+        DeviceChoice::Auto | DeviceChoice::Cuda { .. } | DeviceChoice::Wgpu => 0,
+    };
+    let free = free.saturating_sub(step) * run.parallel.devices as u64;
+    run.vision_cache(model, lora, images, free)
+}
+
 pub(super) fn check(args: &CheckArgs) -> Result<ExitCode, Failure> {
     let mut run = args.config.resolve()?;
     let looks_at_rows = args.data || args.masks.is_some();
@@ -113,6 +145,22 @@ pub(super) fn check(args: &CheckArgs) -> Result<ExitCode, Failure> {
     };
     print(plan.numbers);
     print(run.memory(&model, lora, logit_rows(&run, &model)));
+    let epochs = plan.numbers.epochs;
+    let images = match &train {
+        Some(train) => images_of_run(epochs, train, None),
+        // How many there are, nobody knows yet.
+        None => ImagesOfRun {
+            train: 1,
+            train_shares: true,
+            epochs,
+            eval: 0,
+        },
+    };
+    match (vision_cache(&run, &model, lora, device, images), &train) {
+        (Some(cache), Some(_)) => print(format_args!("vision cache     {cache}")),
+        (Some(cache), None) => print(format_args!("vision cache     {}", VisionCacheRoom(cache))),
+        (None, _) => {}
+    }
     if let (Some(count), Some(train)) = (args.masks, &train) {
         rows::show_masks(train, count)?;
     }

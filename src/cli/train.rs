@@ -16,14 +16,14 @@ use super::{
 };
 use crate::{
     checkpoint::{self, AsyncWriter, CheckpointInfo, CheckpointStore, Start, decide_start},
-    config::{ModelChoice, RunConfig},
+    config::{ModelChoice, RunConfig, VisionCachePlan, readable},
     data::{Loader, data_files},
     device,
     device_choice::DeviceChoice,
     fs,
     learner::{
-        Evaluator, Learner, Outcome, Run, RunEnd, Watch, compute_dtype, fresh_state, options::Recompute,
-        resume_state, shard_of,
+        CachedImages, Evaluator, Learner, Outcome, Run, RunEnd, VisionCache, Watch, compute_dtype,
+        fresh_state, options::Recompute, resume_state, shard_of,
     },
     parallel::{Group, Launch},
     signal::StopRequest,
@@ -118,6 +118,11 @@ pub(super) fn train(args: &TrainArgs) -> Result<ExitCode, Failure> {
     let start = ranks::same_start(&group, store.as_deref().map(|store| decide(&run, store)))?;
     check::describe(&run, &session.model, lora, Some(&plan));
     say(format_args!("device           {device_choice}"));
+    let images = check::images_of_run(plan.numbers.epochs, &session.train, session.eval.as_deref());
+    let vision_cache = check::vision_cache(&run, &session.model, lora, device_choice, images);
+    if let Some(cache) = vision_cache {
+        say(format_args!("vision cache     {cache}"));
+    }
 
     let job = Job {
         args,
@@ -127,6 +132,7 @@ pub(super) fn train(args: &TrainArgs) -> Result<ExitCode, Failure> {
         store,
         stop,
         device: device_choice,
+        vision_cache: vision_cache.map(Cache::new),
         started,
     };
     match run.parallel.devices {
@@ -147,6 +153,35 @@ fn decide(run: &RunConfig, store: &CheckpointStore) -> Result<Start, Failure> {
     Ok(decide_start(&run.checkpoint.resume, store, import)?)
 }
 
+/// The cache of vision features that the ranks of this process share.
+struct Cache {
+    held: Arc<VisionCache>,
+    train: CachedImages,
+    eval: CachedImages,
+}
+
+impl Cache {
+    fn new(plan: VisionCachePlan) -> Self {
+        let held = Arc::new(VisionCache::new(plan.capacity()));
+        // Behind the last place there is no room for images that come only once.
+        let places = |first, num_images| match num_images {
+            0 => CachedImages::new(held.clone(), plan.capacity()),
+            _ => CachedImages::new(held.clone(), first),
+        };
+        Self {
+            train: places(0, plan.train_images),
+            eval: places(plan.train_images, plan.eval_images),
+            held,
+        }
+    }
+
+    /// What it holds.
+    fn describe(&self) -> String {
+        let bytes = readable(self.held.bytes());
+        format!("vision cache     {} images in {bytes}", self.held.num_held())
+    }
+}
+
 /// What all ranks of this process need.
 struct Job<'a> {
     args: &'a TrainArgs,
@@ -157,6 +192,7 @@ struct Job<'a> {
     store: Option<Arc<CheckpointStore>>,
     stop: StopRequest,
     device: DeviceChoice,
+    vision_cache: Option<Cache>,
     started: Instant,
 }
 
@@ -182,6 +218,9 @@ impl Job<'_> {
                 )),
                 RunEnd::EarlyStopped => log.message("stopped early: no improvement within the patience"),
                 RunEnd::Finished => {}
+            }
+            if let Some(cache) = &self.vision_cache {
+                log.message(&cache.describe());
             }
             log.finish()?;
             if !matches!(end, RunEnd::Requested { .. }) {
@@ -264,15 +303,27 @@ fn prepare(job: &Job, run: &RunConfig, device: DeviceChoice, group: Arc<Group>) 
     }
     let step = learner.finished_steps();
     let (workers, prefetch) = (run.data.workers, run.data.prefetch);
+    let cache = job.vision_cache.as_ref();
+    let vision = cache.and_then(|cache| learner.keep_vision_features(cache.train.clone()));
+    let vision_of_eval = vision
+        .as_ref()
+        .zip(cache)
+        .map(|(vision, cache)| vision.with_images(cache.eval.clone()));
     let evaluator = session
         .eval
         .clone()
         .map(|dataset| Evaluator::new(dataset, plan.options.eval.clone(), workers))
-        .transpose()?;
+        .transpose()?
+        .map(|evaluator| evaluator.with_vision(vision_of_eval));
+    let train = session.train.clone();
+    let loader = match &vision {
+        Some(vision) => Loader::start_with_held(train, plan.batch, step, workers, prefetch, vision.held())?,
+        None => Loader::start(train, plan.batch, step, workers, prefetch)?,
+    };
     let checkpoint = &run.checkpoint;
     let store = job.store.clone().filter(|_| is_first);
     Ok(Run {
-        loader: Loader::start(session.train.clone(), plan.batch, step, workers, prefetch)?,
+        loader,
         num_samples: session.train.epoch_len() as u64,
         evaluator,
         options: plan.options.clone(),

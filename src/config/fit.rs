@@ -130,11 +130,25 @@ impl RunConfig {
         let mut errors = Errors::new(&self.written);
         check_model(model, &self.train, &self.data, &mut errors);
         check_shards(model, self.parallel.learner.tensor, &mut errors);
+        self.check_vision_cache(model, &mut errors);
         check_metrics(&model.head, &self.eval, &mut errors);
         if errors.list.is_empty() {
             Ok(())
         } else {
             Err(errors.list)
+        }
+    }
+
+    /// Memory for features that nobody makes.
+    fn check_vision_cache(&self, model: &VlmConfig, errors: &mut Errors) {
+        // Of imported adapters it is not known yet where they are.
+        let may_rest = self.train.mode != TrainMode::Full || self.lora.is_some();
+        if self.train.vision_cache.is_some_and(|bytes| bytes > 0) && !(model.vision.is_some() && may_rest) {
+            let reason = match &model.vision {
+                Some(_) => "has no effect: the vision tower learns",
+                None => "has no effect: the model has no vision tower",
+            };
+            errors.refuse("train.vision_cache_gib", reason, Some("take it out"));
         }
     }
 

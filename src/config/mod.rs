@@ -30,7 +30,10 @@ use std::{path::Path, sync::Arc};
 
 pub use dialect::{Dialect, Report};
 pub use error::{ConfigError, Location};
-pub use estimate::{BatchShape, MemoryEstimate, ParameterCounts, estimate_memory, num_parameters};
+pub use estimate::{
+    BatchShape, ImagesOfRun, MemoryEstimate, ParameterCounts, VisionCachePlan, VisionCacheRoom,
+    estimate_memory, num_parameters, readable,
+};
 pub use plan::{DerivedNumbers, RunPlan};
 pub use readme::readme;
 pub use resolve::resolve;

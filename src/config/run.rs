@@ -155,6 +155,9 @@ pub struct TrainChoice {
     pub recompute: Recompute,
     /// What else may become of [`TrainChoice::recompute`].
     pub auto_recompute: Option<AutoRecompute>,
+    /// Bytes for features of images that a resting vision tower makes, 0 for none; as many as seem right if the user has not
+    /// said.
+    pub vision_cache: Option<u64>,
     /// Bodies of the models' operations.
     pub ops: Bodies,
     /// Optimizer.

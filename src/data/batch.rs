@@ -25,6 +25,18 @@ pub struct PixelImage {
     pub size: usize,
 }
 
+/// Number of an image among those of its data set. The same file has the same number wherever it is named.
+pub type ImageNumber = u32;
+
+/// Where an image of a sample is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ImageSource {
+    /// The next one of those that are decoded. The number is that of its data set, if it is of one.
+    Decoded(Option<ImageNumber>),
+    /// Not decoded, since what is made of it is at hand; see [`crate::data::Loader::start_with_held`].
+    Held(ImageNumber),
+}
+
 /// One sample, not padded.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Example {
@@ -34,8 +46,10 @@ pub struct Example {
     pub input_ids: Vec<i32>,
     /// As long as `input_ids`, not shifted; [`IGNORE_LABEL`] where nothing is trained.
     pub labels: Vec<i32>,
-    /// In the order of their placeholders.
+    /// Decoded images, in the order of their placeholders.
     pub images: Vec<PixelImage>,
+    /// Where the image of each placeholder is.
+    pub image_sources: Vec<ImageSource>,
     /// What the row is, if rows are classified; no label counts then.
     pub class: Option<Class>,
 }
@@ -61,12 +75,17 @@ pub struct ClassBatch {
 /// The images of a batch.
 #[derive(Debug, Clone, PartialEq)]
 pub struct ImageBatch {
-    /// `[num_images, 3, image_size, image_size]`, normalised.
+    /// Decoded images, `[n, 3, image_size, image_size]`, normalised.
     pub pixels: Vec<f32>,
-    /// Number of images, in the order of their placeholders, row after row.
-    pub num_images: usize,
-    /// Side of the square, in pixels.
-    pub image_size: usize,
+    /// Where each image is, in the order of their placeholders, row after row.
+    pub sources: Vec<ImageSource>,
+}
+
+impl ImageBatch {
+    /// Number of images, decoded or not.
+    pub fn num_images(&self) -> usize {
+        self.sources.len()
+    }
 }
 
 /// A micro-batch in host memory.
@@ -195,17 +214,16 @@ fn collate_classes(examples: &[&Example]) -> Option<ClassBatch> {
 }
 
 fn collate_images(examples: &[&Example]) -> Option<ImageBatch> {
+    let sources: Vec<ImageSource> = examples
+        .iter()
+        .flat_map(|example| example.image_sources.iter().copied())
+        .collect();
     let images: Vec<&PixelImage> = examples.iter().flat_map(|example| &example.images).collect();
-    let image_size = images.first()?.size;
-    let mut pixels = Vec::with_capacity(images.len() * 3 * image_size * image_size);
+    let mut pixels = Vec::with_capacity(images.iter().map(|image| image.pixels.len()).sum());
     for image in &images {
         pixels.extend_from_slice(&image.pixels);
     }
-    Some(ImageBatch {
-        pixels,
-        num_images: images.len(),
-        image_size,
-    })
+    (!sources.is_empty()).then_some(ImageBatch { pixels, sources })
 }
 
 /// Labels of a sample that count: the first position has no predecessor to predict it.
@@ -266,7 +284,7 @@ impl Batch {
                 }
             }
         }
-        let num_images = self.images.as_ref().map_or(0, |images| images.num_images);
+        let num_images = self.images.as_ref().map_or(0, ImageBatch::num_images);
         let expected = num_images * limits.image_tokens.map_or(0, |(_, copies)| copies);
         match self.samples.first() {
             Some(sample) if num_images > 0 && limits.image_tokens.is_none() => Err(DataError::Batch {

@@ -15,18 +15,28 @@ use std::{
 };
 
 use super::{
-    batch::{Batch, Example, collate_rows},
+    batch::{Batch, Example, ImageNumber, collate_rows},
     dataset::Dataset,
     error::DataError,
     options::BatchPlan,
 };
 
+/// Which images need not be decoded, by their numbers in the data set: see [`Loader::start_with_held`].
+pub type Held = Arc<dyn Fn(ImageNumber) -> bool + Send + Sync>;
+
 /// Delivers the micro-batches of one rank. Dropping it stops and joins its threads.
 pub struct Loader {
-    dataset: Arc<Dataset>,
-    plan: BatchPlan,
+    decoder: Decoder,
     next_step: u64,
     pool: Option<Pool>,
+}
+
+/// Makes micro-batches; each thread has one.
+#[derive(Clone)]
+struct Decoder {
+    dataset: Arc<Dataset>,
+    plan: BatchPlan,
+    held: Held,
 }
 
 /// Step and micro-batch.
@@ -59,18 +69,34 @@ impl Loader {
         workers: usize,
         prefetch: usize,
     ) -> Result<Self, DataError> {
+        Self::start_with_held(dataset, plan, first_step, workers, prefetch, Arc::new(|_| false))
+    }
+
+    /// As [`Loader::start`], and images for which `held` answers yes come as [`ImageSource::Held`], neither read nor decoded.
+    /// It is asked by several threads, some time before the batch is delivered: after a yes it must not say no.
+    ///
+    /// # Errors
+    /// As [`Loader::start`].
+    pub fn start_with_held(
+        dataset: Arc<Dataset>,
+        plan: BatchPlan,
+        first_step: u64,
+        workers: usize,
+        prefetch: usize,
+        held: Held,
+    ) -> Result<Self, DataError> {
         plan.validate()?;
+        let decoder = Decoder { dataset, plan, held };
         let pool = match workers {
             0 => None,
             _ => {
-                let mut pool = Pool::start(&dataset, plan, first_step, workers, prefetch)?;
+                let mut pool = Pool::start(&decoder, first_step, workers, prefetch)?;
                 pool.queue(&plan, first_step);
                 Some(pool)
             }
         };
         Ok(Self {
-            dataset,
-            plan,
+            decoder,
             next_step: first_step,
             pool,
         })
@@ -84,18 +110,16 @@ impl Loader {
     /// # Errors
     /// The first of the step, in the order of its samples; the step is lost, and the next call delivers the one after.
     pub fn next_step(&mut self) -> Result<Option<Vec<Batch>>, DataError> {
-        let step = self.next_step;
-        if self.plan.total_steps().is_some_and(|total| step >= total) {
+        let (step, plan) = (self.next_step, &self.decoder.plan);
+        if plan.total_steps().is_some_and(|total| step >= total) {
             return Ok(None);
         }
         self.next_step += 1;
-        let jobs = jobs(&self.plan, step);
+        let jobs = jobs(plan, step);
         let batches = match &mut self.pool {
-            None => jobs
-                .map(|job| micro_batch(&self.dataset, &self.plan, job))
-                .collect(),
+            None => jobs.map(|job| self.decoder.micro_batch(job)).collect(),
             Some(pool) => {
-                pool.queue(&self.plan, step);
+                pool.queue(plan, step);
                 // All of them, even after an error: the step's other results must not stay behind.
                 let results: Vec<_> = jobs.map(|job| pool.take(job)).collect();
                 results.into_iter().collect()
@@ -106,13 +130,7 @@ impl Loader {
 }
 
 impl Pool {
-    fn start(
-        dataset: &Arc<Dataset>,
-        plan: BatchPlan,
-        first_step: u64,
-        workers: usize,
-        prefetch: usize,
-    ) -> Result<Self, DataError> {
+    fn start(decoder: &Decoder, first_step: u64, workers: usize, prefetch: usize) -> Result<Self, DataError> {
         let (jobs, queue) = mpsc::channel();
         let (done, results) = mpsc::channel();
         let queue = Arc::new(Mutex::new(queue));
@@ -126,11 +144,11 @@ impl Pool {
             threads: Vec::with_capacity(workers),
         };
         for worker in 0..workers {
-            let (dataset, queue, done, stop) =
-                (dataset.clone(), queue.clone(), done.clone(), pool.stop.clone());
+            let (decoder, queue, done, stop) =
+                (decoder.clone(), queue.clone(), done.clone(), pool.stop.clone());
             let thread = Builder::new()
                 .name(format!("data-{worker}"))
-                .spawn(move || work(&dataset, &plan, &queue, &done, &stop))
+                .spawn(move || work(&decoder, &queue, &done, &stop))
                 .map_err(|source| DataError::Spawn { source })?;
             pool.threads.push(thread);
         }
@@ -175,8 +193,7 @@ impl Drop for Pool {
 }
 
 fn work(
-    dataset: &Dataset,
-    plan: &BatchPlan,
+    decoder: &Decoder,
     queue: &Mutex<Receiver<Job>>,
     done: &Sender<(Job, Result<Batch, DataError>)>,
     stop: &AtomicBool,
@@ -185,7 +202,7 @@ fn work(
         // The lock is held while waiting: the others wait for the lock instead, and one of them goes next.
         let job = queue.lock().unwrap_or_else(PoisonError::into_inner).recv();
         let Ok(job) = job else { return };
-        if stop.load(Ordering::Relaxed) || done.send((job, micro_batch(dataset, plan, job))).is_err() {
+        if stop.load(Ordering::Relaxed) || done.send((job, decoder.micro_batch(job))).is_err() {
             return;
         }
     }
@@ -199,23 +216,28 @@ fn jobs(plan: &BatchPlan, step: u64) -> impl Iterator<Item = Job> + use<> {
         .filter(move |&(step, micro)| !plan.positions(step, micro).is_empty())
 }
 
-fn micro_batch(dataset: &Dataset, plan: &BatchPlan, (step, micro): Job) -> Result<Batch, DataError> {
-    let rows: Vec<(u64, Vec<usize>)> = plan
-        .positions(step, micro)
-        .map(|position| dataset.stream().at(position))
-        .collect();
-    let decode = |(epoch, row): &(u64, Vec<usize>)| {
-        let samples = row.iter().map(|&sample| dataset.example_in(*epoch, sample));
-        samples.collect()
-    };
-    let decoded = caught(|| rows.iter().map(decode).collect::<Result<Vec<Vec<Example>>, _>>());
-    match decoded {
-        Ok(rows) => Ok(collate_rows(&rows?, dataset.padding())),
-        Err(message) => Err(DataError::Panicked {
-            step,
-            sample: dataset.sample(rows[0].1[0]),
-            message,
-        }),
+impl Decoder {
+    fn micro_batch(&self, (step, micro): Job) -> Result<Batch, DataError> {
+        let Self { dataset, plan, held } = self;
+        let rows: Vec<(u64, Vec<usize>)> = plan
+            .positions(step, micro)
+            .map(|position| dataset.stream().at(position))
+            .collect();
+        let decode = |(epoch, row): &(u64, Vec<usize>)| {
+            let samples = row
+                .iter()
+                .map(|&sample| dataset.example_in(*epoch, sample, &**held));
+            samples.collect()
+        };
+        let decoded = caught(|| rows.iter().map(decode).collect::<Result<Vec<Vec<Example>>, _>>());
+        match decoded {
+            Ok(rows) => Ok(collate_rows(&rows?, dataset.padding())),
+            Err(message) => Err(DataError::Panicked {
+                step,
+                sample: dataset.sample(rows[0].1[0]),
+                message,
+            }),
+        }
     }
 }
 

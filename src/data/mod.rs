@@ -25,8 +25,8 @@ mod value;
 
 pub use self::image::{ImageError, decode_image, load_image};
 pub use batch::{
-    Batch, BatchLimits, Class, ClassBatch, Example, IGNORE_LABEL, ImageBatch, Padding, PixelImage, SampleId,
-    collate, collate_rows,
+    Batch, BatchLimits, Class, ClassBatch, Example, IGNORE_LABEL, ImageBatch, ImageNumber, ImageSource,
+    Padding, PixelImage, SampleId, collate, collate_rows,
 };
 pub use classified::ClassOptions;
 pub use convert::{
@@ -35,7 +35,7 @@ pub use convert::{
 pub use dataset::{Dataset, DatasetReport, Lengths, Prompt, ShownToken, count_rows, data_files};
 pub use error::{DataError, EncodeError, RowError, RowProblem};
 pub use inspect::{Inspection, inspect};
-pub use loader::Loader;
+pub use loader::{Held, Loader};
 pub use mixture::Mixture;
 pub use options::{
     BadRows, BatchPlan, DataOptions, DataSource, Grouping, ImageOptions, PaddingSide, Split, TooLong,

@@ -19,10 +19,15 @@ pub(super) struct Share {
     pub(super) rounds: u64,
     /// Whether any of these has images.
     pub(super) has_images: bool,
+    /// Images whose features were at hand; see [`super::vision_cache`].
+    pub(super) images_found: u64,
+    /// Images whose features have to be computed first.
+    pub(super) images_missing: u64,
 }
 
 impl Share {
-    pub(super) fn of(batches: &[Batch], flops: f64) -> Self {
+    /// `images` are those found and those missing, where there is a cache.
+    pub(super) fn of(batches: &[Batch], flops: f64, images: [u64; 2]) -> Self {
         let labelled = || batches.iter().filter(|batch| batch.num_labelled > 0);
         Self {
             labelled_tokens: batches.iter().map(|batch| batch.num_labelled as u64).sum(),
@@ -32,6 +37,8 @@ impl Share {
             samples: batches.iter().map(|batch| batch.samples.len() as u64).collect(),
             rounds: labelled().count() as u64,
             has_images: labelled().any(|batch| batch.images.is_some()),
+            images_found: images[0],
+            images_missing: images[1],
         }
     }
 
@@ -44,6 +51,8 @@ impl Share {
             self.tokens as f64,
             self.rounds as f64,
             f64::from(u8::from(self.has_images)),
+            self.images_found as f64,
+            self.images_missing as f64,
         ];
         let samples = self.samples.iter().map(|&samples| samples as f64);
         numbers.into_iter().chain(samples).collect()
@@ -57,6 +66,8 @@ impl Share {
             tokens,
             rounds,
             has_images,
+            images_found,
+            images_missing,
             ref samples @ ..,
         ] = numbers
         else {
@@ -70,6 +81,8 @@ impl Share {
             samples: samples.iter().map(|&samples| samples as u64).collect(),
             rounds: rounds as u64,
             has_images: has_images != 0.0,
+            images_found: images_found as u64,
+            images_missing: images_missing as u64,
         })
     }
 }
@@ -121,6 +134,16 @@ impl Shares {
     /// Whether a rank has images.
     pub(super) fn have_images(&self) -> bool {
         self.0.iter().any(|share| share.has_images)
+    }
+
+    /// Images whose features were at hand.
+    pub(super) fn images_found(&self) -> u64 {
+        self.0.iter().map(|share| share.images_found).sum()
+    }
+
+    /// Images whose features have to be computed first.
+    pub(super) fn images_missing(&self) -> u64 {
+        self.0.iter().map(|share| share.images_missing).sum()
     }
 
     /// Samples of the step before a micro-batch of a rank, in the order in which one rank alone would see them: the
@@ -179,6 +202,8 @@ mod tests {
             samples: samples.to_vec(),
             rounds: samples.len() as u64,
             has_images: true,
+            images_found: 5,
+            images_missing: 2,
         };
         let shares = Shares(vec![share(&[4, 4]), share(&[4, 3]), share(&[4])]);
         let before = |rank, micro| shares.samples_before(rank, micro);

@@ -7,7 +7,7 @@ use std::{
     time::Instant,
 };
 
-use brazier_models::{Head, Segmented, Vlm};
+use brazier_models::{Head, Segmented, Vlm, VlmInputs};
 use burn::{
     module::Module,
     tensor::{DType, Device},
@@ -16,12 +16,13 @@ use burn::{
 use super::{
     LearnerError,
     classification::{self, Prediction},
+    inputs::{look_up, upload, upload_features},
     losses::{self, BatchLoss},
     options::EvalConfig,
-    step::upload,
+    vision_cache::RestingVision,
 };
 use crate::{
-    data::{BatchPlan, DataError, Dataset, Loader, Order, Prompt, SampleId},
+    data::{Batch, BatchPlan, DataError, Dataset, Loader, Order, Prompt, SampleId},
     generate::{GenerateOptions, PromptRef, Sampling, generate},
     parallel::{Group, World},
 };
@@ -84,6 +85,7 @@ pub struct Evaluator {
     config: EvalConfig,
     generation: GenerateOptions,
     workers: usize,
+    vision: Option<RestingVision>,
 }
 
 impl Evaluator {
@@ -105,7 +107,14 @@ impl Evaluator {
             config,
             generation,
             workers,
+            vision: None,
         })
+    }
+
+    /// Takes the features of images in the loss from a cache, as [`super::Learner::keep_vision_features`] does.
+    #[must_use]
+    pub fn with_vision(self, vision: Option<RestingVision>) -> Self {
+        Self { vision, ..self }
     }
 
     /// Measures a model. The ranks of a group share the work, and each gets the whole result. It does not depend on batch size,
@@ -164,12 +173,16 @@ impl Evaluator {
             world_size: world.size,
             total_rows: Some(self.dataset.stream().rows_in(1.0)),
         };
-        let mut loader = Loader::start(self.dataset.clone(), plan, 0, self.workers, 2)?;
+        let (dataset, workers) = (self.dataset.clone(), self.workers);
+        let mut loader = match &self.vision {
+            Some(vision) => Loader::start_with_held(dataset, plan, 0, workers, 2, vision.held())?,
+            None => Loader::start(dataset, plan, 0, workers, 2)?,
+        };
         let mut losses = Vec::new();
         let mut step = 0;
         while let Some(batches) = loader.next_step()? {
             for batch in batches.iter().filter(|batch| batch.num_labelled > 0) {
-                let inputs = upload(batch, model, device, dtype)?;
+                let inputs = self.inputs(batch, model, device, dtype)?;
                 let hidden = model.hidden(&inputs);
                 let sum = model.loss_sum(hidden.clone(), &inputs).into_scalar::<f32>();
                 let rows = batch.classes.as_ref().map(|classes| {
@@ -193,6 +206,23 @@ impl Evaluator {
             step += 1;
         }
         Ok(losses)
+    }
+
+    /// A batch on the device, with the features of its images where these are kept.
+    fn inputs(
+        &self,
+        batch: &Batch,
+        model: &Vlm,
+        device: &Device,
+        dtype: DType,
+    ) -> Result<VlmInputs, LearnerError> {
+        let Some(vision) = &self.vision else {
+            return upload(batch, model, device, dtype);
+        };
+        let wanted = look_up(vision, &[batch], model)?;
+        let computed = vision.compute(&mut &*model, &wanted, model.config(), device, dtype)?;
+        let features = vision.features(&wanted, 0, &computed);
+        upload_features(batch, features, model, device, dtype)
     }
 
     /// What a classification head says of each row.

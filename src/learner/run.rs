@@ -194,6 +194,8 @@ impl Run {
             tokens_per_second: report.tokens as f64 / step_seconds,
             samples_per_second: report.samples as f64 / step_seconds,
             tflops,
+            vision_cache_hits: report.vision_cache.map(|cache| cache.hits),
+            vision_cache_misses: report.vision_cache.map(|cache| cache.misses),
             mfu: self.options.peak_tflops.map(|peak| tflops / peak),
             total_tokens: self.state.tokens,
             device_memory_bytes,

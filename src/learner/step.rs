@@ -3,8 +3,8 @@
 use std::{borrow::Cow, sync::Arc, time::Instant};
 
 use brazier_models::{
-    HostBatch, HostClasses, PaddingSide, Segmented, Shard, Vlm, VlmInputs,
-    flops::{Work, flops},
+    Segment, Segmented, Shard, Vlm, VlmInputs,
+    flops::{Passes, Work, flops},
     ops,
     params::ParamInfo,
 };
@@ -18,6 +18,7 @@ use super::{
     agree::{Norms, Share, Shares},
     buckets::{self, Bucket},
     engine::forward_backward,
+    inputs::{labelled, look_up, name_samples, to_host_batch, upload, upload_features},
     optimizer::{AdamW, Update},
     options::{ParallelConfig, Precision, Recompute, StepConfig, Zero},
     reduce::Reducer,
@@ -26,15 +27,25 @@ use super::{
     store::{Store, Visiting},
     tensor_group::TensorGroup,
     trainable::Trainable,
+    vision_cache::{CachedImages, RestingVision, Wanted},
 };
 use crate::{
-    data::{self, Batch},
+    data::{Batch, ImageBatch},
     device::host_memory,
     parallel::{CollectiveError, Grid, Group},
 };
 
 /// Added to the norm before dividing, as `torch.nn.utils.clip_grad_norm_` does.
 const CLIP_EPS: f64 = 1e-6;
+
+/// What a step had of its images' features, on all ranks together.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct CacheUse {
+    /// Images for which nothing was computed.
+    pub hits: u64,
+    /// Images that went through the vision tower.
+    pub misses: u64,
+}
 
 /// What a step did, on all ranks together.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -53,6 +64,8 @@ pub struct StepReport {
     pub samples: u64,
     /// Floating-point operations that the step cannot do without, on all ranks; see [`brazier_models::flops`].
     pub flops: f64,
+    /// What the cache of vision features did, where there is one.
+    pub vision_cache: Option<CacheUse>,
     /// Seconds until the gradient norm was known, of this rank as those below.
     pub forward_backward_seconds: f64,
     /// Seconds of the update.
@@ -80,6 +93,16 @@ pub struct Learner {
     store: Option<Store>,
     /// See [`Learner::base_digest`].
     base_digest: Option<String>,
+    /// See [`Learner::keep_vision_features`].
+    vision: Option<RestingVision>,
+}
+
+/// The batches of a step before its first computation, checked.
+enum Prepared<'b> {
+    /// Those with something to learn from, on the device, with their numbers.
+    Uploaded(Vec<(usize, VlmInputs)>),
+    /// What the same need of the vision tower first.
+    Wanted(Wanted<'b>),
 }
 
 impl Learner {
@@ -148,6 +171,7 @@ impl Learner {
             infos,
             store,
             base_digest,
+            vision: None,
             model: Some(model),
             trainable,
             optimizer,
@@ -231,8 +255,17 @@ impl Learner {
         )
     }
 
+    /// From now on computes what the part of the vision tower that rests makes of a training image only where the cache does
+    /// not hold it. Has to be said again after [`Learner::restore`], whose weights may be others; ranks of a group say it
+    /// together. Gives the part that rests; `None`, and nothing is kept, if some of the tower moves.
+    pub fn keep_vision_features(&mut self, images: CachedImages) -> Option<RestingVision> {
+        self.vision = RestingVision::of(&self.trainable, self.model(), images);
+        self.vision.clone()
+    }
+
     /// Puts a model with other parameters in the place of this one, which is as [`Learner::held_model`] gives it.
     pub(super) fn replace_model(&mut self, model: Vlm) {
+        self.vision = None;
         self.model = Some(match &mut self.store {
             None => model,
             Some(store) => {
@@ -289,15 +322,24 @@ impl Learner {
     fn make_step(&mut self, batches: Result<&[Batch], LearnerError>) -> Result<StepReport, LearnerError> {
         let started = Instant::now();
         // Every batch is checked before the first one costs time.
-        let uploaded = batches.and_then(|batches| Ok((batches, self.upload_all(batches)?)));
-        let (batches, inputs) = self.group().agree(uploaded)?;
-        let shares = Shares::exchange(&self.grid.data, &Share::of(batches, self.flops(batches)))?;
+        let prepared = batches.and_then(|batches| Ok((batches, self.prepare(batches)?)));
+        let (batches, prepared) = self.group().agree(prepared)?;
+        let images = match &prepared {
+            Prepared::Uploaded(_) => [0, 0],
+            Prepared::Wanted(wanted) => [wanted.num_found(), wanted.num_missing()],
+        };
+        let flops = self.flops(batches) - self.flops_saved(images[0]);
+        let shares = Shares::exchange(&self.grid.data, &Share::of(batches, flops, images))?;
         if shares.labelled_tokens() == 0 {
             return Err(LearnerError::NoLabelledToken {
                 step: self.finished_steps,
                 samples: name_samples(batches),
             });
         }
+        let inputs = match prepared {
+            Prepared::Uploaded(inputs) => inputs,
+            Prepared::Wanted(wanted) => self.upload_with_features(batches, &wanted, &shares)?,
+        };
         let (losses, mut gradients) = self.accumulate(batches, inputs, &shares)?;
         let (params, elements) = (&self.trainable, self.parallel.bucket_elements);
         self.ranks
@@ -331,6 +373,10 @@ impl Learner {
             labelled_tokens: shares.labelled_tokens(),
             samples: shares.samples(),
             flops: shares.flops(),
+            vision_cache: self.vision.is_some().then(|| CacheUse {
+                hits: shares.images_found(),
+                misses: shares.images_missing(),
+            }),
             forward_backward_seconds,
             optimizer_seconds: started.elapsed().as_secs_f64() - forward_backward_seconds,
         })
@@ -344,11 +390,29 @@ impl Learner {
             let work = Work {
                 segments: &batch.segments,
                 labelled: batch.num_labelled,
-                images: batch.images.as_ref().map_or(0, |images| images.num_images),
+                images: batch.images.as_ref().map_or(0, ImageBatch::num_images),
             };
             flops(model.config(), passes, &work)
         };
         labelled.map(of).sum()
+    }
+
+    /// What needs not be computed for images whose features are at hand.
+    fn flops_saved(&self, images: u64) -> f64 {
+        let Some(vision) = self.vision.as_ref().filter(|_| images > 0) else {
+            return 0.0;
+        };
+        let passes = Passes {
+            vision: 1.0,
+            projector: f64::from(u8::from(vision.covers(Segment::Projector))),
+            language: 0.0,
+        };
+        let work = Work {
+            segments: &[],
+            labelled: 0,
+            images: images as usize,
+        };
+        flops(self.model().config(), passes, &work)
     }
 
     /// Sums of losses (one for each micro-batch with labels) and of gradients, on the device.
@@ -363,7 +427,8 @@ impl Learner {
         let mut losses = Vec::new();
         let mut inputs = inputs.into_iter();
         let (model, recompute) = (self.model(), self.config.recompute);
-        let path = model.chain(shares.have_images());
+        let mut path = model.chain(shares.have_images());
+        path.retain(|&segment| !self.vision.as_ref().is_some_and(|vision| vision.covers(segment)));
         for round in 0..shares.rounds() {
             reducer.begin(round + 1 == shares.rounds());
             let inputs = inputs.next().map(|(micro, inputs)| {
@@ -418,15 +483,46 @@ impl Learner {
         Ok(())
     }
 
-    /// The micro-batches with something to learn from, on the device, with their numbers.
-    fn upload_all(&self, batches: &[Batch]) -> Result<Vec<(usize, VlmInputs)>, LearnerError> {
-        let labelled = batches
-            .iter()
-            .enumerate()
-            .filter(|(_, batch)| batch.num_labelled > 0);
-        labelled
-            .map(|(micro, batch)| Ok((micro, self.upload(batch)?)))
-            .collect()
+    /// Checks the micro-batches with something to learn from, and puts them on the device unless something must be
+    /// computed before.
+    fn prepare<'b>(&self, batches: &'b [Batch]) -> Result<Prepared<'b>, LearnerError> {
+        match &self.vision {
+            Some(vision) => {
+                let batches: Vec<&Batch> = labelled(batches).map(|(_, batch)| batch).collect();
+                Ok(Prepared::Wanted(look_up(vision, &batches, self.model())?))
+            }
+            None => {
+                let uploaded = labelled(batches).map(|(micro, batch)| Ok((micro, self.upload(batch)?)));
+                Ok(Prepared::Uploaded(uploaded.collect::<Result<_, LearnerError>>()?))
+            }
+        }
+    }
+
+    /// Computes the features that are missing, and puts the batches with all of theirs on the device.
+    fn upload_with_features(
+        &self,
+        batches: &[Batch],
+        wanted: &Wanted<'_>,
+        shares: &Shares,
+    ) -> Result<Vec<(usize, VlmInputs)>, LearnerError> {
+        let Some(vision) = &self.vision else {
+            unreachable!("features are wanted only where they are kept")
+        };
+        let model = self.model();
+        let (device, dtype) = (&self.device, self.dtype());
+        let computed = match &self.store {
+            // Its parameters have to be put together only where some rank needs them.
+            Some(store) if shares.images_missing() > 0 => {
+                let mut visiting = Visiting::new(model.clone(), store, &self.grid.data);
+                vision.compute(&mut visiting, wanted, model.config(), device, dtype)?
+            }
+            _ => vision.compute(&mut &*model, wanted, model.config(), device, dtype)?,
+        };
+        let uploaded = labelled(batches).enumerate().map(|(at, (micro, batch))| {
+            let features = vision.features(wanted, at, &computed);
+            Ok((micro, upload_features(batch, features, model, device, dtype)?))
+        });
+        uploaded.collect()
     }
 
     /// Puts a batch on the learner's device.
@@ -482,43 +578,6 @@ impl Learner {
     }
 }
 
-/// Puts a batch on a device, laid out for its loss.
-///
-/// # Errors
-/// If it does not fit the model; the error names its samples.
-pub fn upload(batch: &Batch, model: &Vlm, device: &Device, dtype: DType) -> Result<VlmInputs, LearnerError> {
-    VlmInputs::for_loss(&to_host_batch(batch), model.config(), device, dtype).map_err(|source| {
-        LearnerError::Input {
-            samples: name_samples(std::slice::from_ref(batch)),
-            source,
-        }
-    })
-}
-
-fn to_host_batch(batch: &Batch) -> HostBatch<'_> {
-    let (pixels, num_images): (&[f32], usize) = match &batch.images {
-        Some(images) => (&images.pixels, images.num_images),
-        None => (&[], 0),
-    };
-    HostBatch {
-        rows: batch.rows,
-        length: batch.length,
-        input_ids: &batch.input_ids,
-        labels: &batch.labels,
-        padding_side: match batch.padding_side {
-            data::PaddingSide::Left => PaddingSide::Left,
-            data::PaddingSide::Right => PaddingSide::Right,
-        },
-        segments: &batch.segments,
-        pixels,
-        num_images,
-        classes: batch.classes.as_ref().map(|classes| HostClasses {
-            classes: &classes.ids,
-            weights: &classes.weights,
-        }),
-    }
-}
-
 /// Different for every step of every run.
 fn dropout_seed(seed: u64, step: u64) -> u64 {
     // Odd factors keep different pairs apart; what draws from it mixes the bits.
@@ -546,17 +605,4 @@ fn read_norms(losses: Vec<Tensor<1>>, gradients: impl Iterator<Item = Tensor<1>>
     let scalars: Vec<f64> = scalars.iter::<f64>().collect();
     let (losses, squares) = scalars.split_at(num_losses);
     (losses.to_vec(), squares.iter().sum())
-}
-
-fn name_samples(batches: &[Batch]) -> String {
-    const SHOWN: usize = 8;
-    let samples: Vec<String> = batches
-        .iter()
-        .flat_map(|batch| &batch.samples)
-        .map(ToString::to_string)
-        .collect();
-    match samples.len().saturating_sub(SHOWN) {
-        0 => samples.join(", "),
-        more => format!("{} and {more} more", samples[..SHOWN].join(", ")),
-    }
 }

@@ -41,6 +41,13 @@ pub struct StepRecord {
     /// `tflops` as a share of `track.peak_tflops`; left out of the line where that is not set.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub mfu: Option<f64>,
+    /// Images of this step for which the vision tower had nothing to compute; left out of the line where there is no cache
+    /// for that.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub vision_cache_hits: Option<u64>,
+    /// Images of this step that went through the vision tower; left out as above.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub vision_cache_misses: Option<u64>,
     /// Tokens without padding since the first step of the run, resumptions included.
     pub total_tokens: u64,
     /// Memory in use on the device; left out of the line where it is not known.
@@ -117,6 +124,8 @@ mod tests {
     fn step_lines_have_the_documented_names_in_order() {
         let full = StepRecord {
             mfu: Some(0.5),
+            vision_cache_hits: Some(3),
+            vision_cache_misses: Some(4),
             device_memory_bytes: Some(1),
             process_memory_bytes: Some(2),
             ..StepRecord::default()
@@ -125,10 +134,10 @@ mod tests {
         let names: Vec<_> = value.as_object().unwrap().keys().cloned().collect();
         let expected = "step epoch loss lr grad_norm tokens labelled_tokens samples step_seconds data_seconds \
                         forward_backward_seconds optimizer_seconds tokens_per_second samples_per_second \
-                        tflops mfu total_tokens device_memory_bytes process_memory_bytes";
+                        tflops mfu vision_cache_hits vision_cache_misses total_tokens device_memory_bytes process_memory_bytes";
         assert_eq!(names.join(" "), expected);
         let bare = serde_json::to_string(&StepRecord::default()).unwrap();
-        assert!(!bare.contains("memory"), "{bare}");
+        assert!(!bare.contains("memory") && !bare.contains("cache"), "{bare}");
     }
 
     #[test]

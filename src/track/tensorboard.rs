@@ -88,6 +88,13 @@ fn step_scalars(record: &StepRecord) -> Vec<(String, f64)> {
         ("perf/optimizer_seconds".to_string(), record.optimizer_seconds),
     ];
     scalars.extend(record.mfu.map(|mfu| ("perf/mfu".to_string(), mfu)));
+    let cache = [
+        ("hits", record.vision_cache_hits),
+        ("misses", record.vision_cache_misses),
+    ];
+    for (name, images) in cache {
+        scalars.extend(images.map(|images| (format!("perf/vision_cache_{name}"), images as f64)));
+    }
     let memory = [
         ("device", record.device_memory_bytes),
         ("process", record.process_memory_bytes),

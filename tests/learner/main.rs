@@ -18,12 +18,13 @@ mod sameness;
 #[path = "../support/mod.rs"]
 mod support;
 mod tensor;
+mod vision_cache;
 
 use std::{collections::BTreeMap, sync::Arc};
 
 use brazier::{
     checkpoint::Snapshot,
-    data::{Batch, Example, PixelImage, collate},
+    data::{Batch, Example, ImageSource, PixelImage, collate},
     device,
     learner::{
         Learner, compute_dtype, fresh_state,
@@ -61,6 +62,7 @@ fn example(line: usize, num_images: usize, prompt: usize, answer: usize) -> Exam
         input_ids,
         labels,
         images: (0..num_images).map(image).collect(),
+        image_sources: vec![ImageSource::Decoded(None); num_images],
         class: None,
     }
 }

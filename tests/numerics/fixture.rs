@@ -199,6 +199,7 @@ pub(crate) fn activation(name: &Value) -> VisionActivation {
 }
 
 /// Host memory that a [`HostBatch`] borrows.
+#[derive(Clone)]
 pub(crate) struct Rows {
     pub(crate) rows: usize,
     pub(crate) length: usize,

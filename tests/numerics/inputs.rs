@@ -2,14 +2,15 @@
 
 use brazier::config::num_parameters;
 use brazier_models::{
-    FeatureSelect, InputError, ProjectorKind, VisionLanguageConfig, VisionModelType, Vlm, VlmConfig,
-    VlmInputs, params::list_params,
+    FeatureSelect, HostFeatures, InputError, ProjectorKind, Segmented, VisionLanguageConfig, VisionModelType,
+    Vlm, VlmConfig, VlmInputs, inputs::pixels, params::list_params,
 };
 use burn::tensor::DType;
 
 use crate::{
     fixture::{Fixture, Rows},
-    support::{IMAGE, devices, tiny_vlm},
+    support::{IMAGE, Noise, devices, tiny_vlm},
+    values,
 };
 
 /// One row with one image.
@@ -289,4 +290,51 @@ fn towers_and_projectors_that_do_not_fit_are_refused() {
         &|vision| vision.vision.patch_size = 9,
         "vision_config.patch_size = 9: larger than image_size = 8",
     );
+}
+
+/// What the tower, or tower and projector, have made of images stands for their pixels: the rest of the chain gives the same.
+#[test]
+fn features_stand_for_pixels() {
+    let config = tiny_vlm();
+    let mut rows = good();
+    rows.pixels = Noise(5).take(3 * 64);
+    let without_pixels = Rows {
+        pixels: Vec::new(),
+        ..rows.clone()
+    };
+    for device in &devices() {
+        let model = Vlm::init(&config, 1, device, DType::F32).unwrap();
+        let from_pixels = VlmInputs::new(&rows.batch(), &config, device, DType::F32).unwrap();
+        let expected = values(model.logits(&from_pixels));
+        let mut x_mtd = model.embed_pixels(pixels(&rows.pixels, 8, device, DType::F32));
+        let chain = model.chain(true);
+        for (at, &after) in chain.iter().take_while(|segment| segment.is_vision()).enumerate() {
+            if at > 0 {
+                x_mtd = model.forward_vision(after, x_mtd);
+            }
+            let [m, t, d] = x_mtd.dims();
+            assert_eq!(
+                [m, t, d][1..],
+                config.vision.as_ref().unwrap().features(after, &config.text)
+            );
+            let bytes = x_mtd.clone().into_data().as_bytes().to_vec();
+            let with = |bytes| {
+                let features = HostFeatures { after, bytes };
+                VlmInputs::with_features(&without_pixels.batch(), features, &config, device, DType::F32)
+            };
+            let inputs = with(bytes.clone()).unwrap();
+            assert_eq!(model.segments(&inputs), chain[at + 1..]);
+            assert_eq!(values(model.logits(&inputs)), expected, "after {after:?}");
+            let refused = with(bytes[4..].to_vec()).err();
+            let (field, found, expected) = ("features", bytes.len() - 4, bytes.len());
+            assert_eq!(
+                refused,
+                Some(InputError::Length {
+                    field,
+                    found,
+                    expected
+                })
+            );
+        }
+    }
 }

@@ -94,7 +94,7 @@ fn llava_agrees_with_transformers() {
         check_model(&fixture, &config, Some(fixture.i32s("attention_mask")), device);
         let model = fixture.model(&config, "", device);
         let inputs = VlmInputs::new(&Rows::of(&fixture).batch(), &config, device, DType::F32).unwrap();
-        let features = values(model.image_features(inputs.images.as_ref().unwrap()));
+        let features = values(model.image_features(&inputs).unwrap());
         check(
             "image features",
             &features,

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use brazier::{
-    data::{Batch, ImageBatch, PaddingSide},
+    data::{Batch, ImageBatch, ImageSource, PaddingSide},
     learner::{
         Learner, lr_factor,
         options::{OptimizerConfig, ScheduleConfig, ScheduleKind, StepConfig, TrainMode},
@@ -144,7 +144,7 @@ fn schedules_agree_with_transformers() {
 /// The micro-batches of one recorded step.
 fn recorded_batches(fixture: &Fixture, step: usize) -> Vec<Batch> {
     let pool_shape = fixture.shape("pixel_pool");
-    let (image_size, image_len) = (pool_shape[2], pool_shape[1..].iter().product());
+    let image_len = pool_shape[1..].iter().product();
     let pool = fixture.f32s("pixel_pool");
     let read = |micro: usize| {
         let name = |key: &str| format!("step.{step}.micro.{micro}.{key}");
@@ -169,8 +169,7 @@ fn recorded_batches(fixture: &Fixture, step: usize) -> Vec<Batch> {
                     .flat_map(|&i| &pool[i as usize * image_len..][..image_len])
                     .copied()
                     .collect(),
-                num_images: images.len(),
-                image_size,
+                sources: vec![ImageSource::Decoded(None); images.len()],
             }),
             samples: (1..=rows).map(sample).collect(),
             num_tokens: mask.iter().sum::<i32>() as usize,

@@ -6,7 +6,7 @@ again with the same command each time. Then these must be equal, bit for bit:
 
 * the exported weights,
 * parameters, f32 masters and moments of the last checkpoint, and its counters,
-* every line of metrics.jsonl, but for times, speed and memory.
+* every line of metrics.jsonl, but for times, speed, memory and what was in it.
 
 The moments are drawn from a seed and spread over all a run does: start-up (loading data, loading a checkpoint),
 training, saving (while the checkpoint's files are being written), evaluation, and export. Only Python is needed:
@@ -32,7 +32,7 @@ import time
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
-CLOCK = ("_seconds", "_per_second", "_memory_bytes", "tflops", "mfu")
+CLOCK = ("_seconds", "_per_second", "_memory_bytes", "tflops", "mfu", "_cache_hits", "_cache_misses")
 # A run that takes this many times as long as the undisturbed one, and a minute, hangs.
 PATIENCE = 10
 

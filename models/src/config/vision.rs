@@ -1,6 +1,7 @@
 //! Shapes and kinds of vision towers and of what joins them to a decoder.
 
 use super::{DecoderConfig, ModelConfigError, check_size, refuse};
+use crate::segmented::Segment;
 
 /// Families of vision towers. All of them are a ViT of pre-norm blocks over patches with learned positions; what differs
 /// follows from the family.
@@ -252,6 +253,19 @@ pub struct VisionLanguageConfig {
 }
 
 impl VisionLanguageConfig {
+    /// Tokens and width of an image's hidden state behind a segment of the vision part.
+    ///
+    /// # Shapes
+    /// → `[t, d]`
+    pub fn features(&self, after: Segment, text: &DecoderConfig) -> [usize; 2] {
+        match after {
+            Segment::VisionEmbeddings | Segment::VisionBlock(_) => {
+                [self.vision.num_positions(), self.vision.hidden_size]
+            }
+            _ => [self.num_image_tokens(), text.hidden_size],
+        }
+    }
+
     /// Number of vision blocks that run to produce the selected hidden state.
     ///
     /// # Errors

@@ -1,9 +1,10 @@
 //! What is wrong with a batch.
 
+use burn::tensor::DType;
 use thiserror::Error;
 
-use super::{HostBatch, IGNORE_INDEX, Layout, layout::spans};
-use crate::config::{Head, VlmConfig};
+use super::{HostBatch, HostFeatures, IGNORE_INDEX, Layout, layout::spans};
+use crate::config::{Head, VisionLanguageConfig, VlmConfig};
 
 /// A batch no model can run.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
@@ -103,19 +104,12 @@ pub enum InputError {
     },
 }
 
-pub(super) fn check(batch: &HostBatch, config: &VlmConfig) -> Result<(), InputError> {
+/// Checks everything of a batch but what its images are: pixels or features.
+///
+/// # Errors
+/// Whatever the model could not run, see [`InputError`].
+pub fn check_tokens(batch: &HostBatch, config: &VlmConfig) -> Result<(), InputError> {
     let cells = batch.rows * batch.length;
-    let expect = |field, found, expected| {
-        if found == expected {
-            Ok(())
-        } else {
-            Err(InputError::Length {
-                field,
-                found,
-                expected,
-            })
-        }
-    };
     expect("input_ids", batch.input_ids.len(), cells)?;
     expect("labels", batch.labels.len(), cells)?;
     expect("segments", batch.segments.len(), batch.rows)?;
@@ -180,13 +174,39 @@ pub(super) fn check(batch: &HostBatch, config: &VlmConfig) -> Result<(), InputEr
                     per_image,
                 });
             }
-            expect(
-                "pixels",
-                batch.pixels.len(),
-                batch.num_images * 3 * vision.vision.image_size.pow(2),
-            )
+            Ok(())
         }
     }
+}
+
+fn expect(field: &'static str, found: usize, expected: usize) -> Result<(), InputError> {
+    match found == expected {
+        true => Ok(()),
+        false => Err(InputError::Length {
+            field,
+            found,
+            expected,
+        }),
+    }
+}
+
+pub(super) fn check_pixels(batch: &HostBatch, vision: &VisionLanguageConfig) -> Result<(), InputError> {
+    let per_image = 3 * vision.vision.image_size.pow(2);
+    expect("pixels", batch.pixels.len(), batch.num_images * per_image)
+}
+
+/// Gives the shape of an image's features.
+pub(super) fn check_features(
+    batch: &HostBatch,
+    features: &HostFeatures,
+    vision: &VisionLanguageConfig,
+    config: &VlmConfig,
+    dtype: DType,
+) -> Result<[usize; 2], InputError> {
+    let [t, d] = vision.features(features.after, &config.text);
+    let per_image = t * d * dtype.size();
+    expect("features", features.bytes.len(), batch.num_images * per_image)?;
+    Ok([t, d])
 }
 
 fn check_head(batch: &HostBatch, head: &Head) -> Result<(), InputError> {

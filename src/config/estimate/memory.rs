@@ -128,7 +128,7 @@ impl fmt::Display for MemoryEstimate {
 }
 
 /// `1.5 GiB`.
-pub(super) fn readable(bytes: u64) -> String {
+pub fn readable(bytes: u64) -> String {
     let mut value = bytes as f64;
     let mut unit = "B";
     for larger in ["KiB", "MiB", "GiB", "TiB"] {

@@ -25,6 +25,9 @@
 //! projector; ranks that hold the same part share it out by `parallel.zero`. A block is then two links, so `recompute: blocks`
 //! keeps two inputs of it. With `parallel.offload` masters and moments are in host memory.
 //!
+//! Where the vision tower rests, what it makes of images is kept in host memory besides: the tokens of an image times the width
+//! of what leaves the last segment that rests, in the compute dtype; see [`VisionCachePlan`].
+//!
 //! What an allocator wastes and what kernels borrow for a moment is not in it.
 
 mod memory;
@@ -32,6 +35,8 @@ mod parameters;
 mod run;
 #[cfg(test)]
 mod tests;
+mod vision_cache;
 
-pub use memory::{BatchShape, MemoryEstimate, estimate_memory};
+pub use memory::{BatchShape, MemoryEstimate, estimate_memory, readable};
 pub use parameters::{ParameterCounts, num_parameters};
+pub use vision_cache::{ImagesOfRun, VisionCachePlan, VisionCacheRoom};

@@ -47,6 +47,11 @@ pub(in crate::config) struct RawTrain {
     /// there.
     #[schemars(extend("exclusiveMinimum" = 0), example = 80)]
     pub memory_gib: Option<f64>,
+    /// Host memory in GiB of each process for what a vision tower that rests makes of images, which is then computed once and
+    /// not in each epoch anew; 0 for none. Images that find no room are computed each time: on a CPU, how many these are changes
+    /// no result. Left out: at most half of what the host has left beside a step.
+    #[schemars(range(min = 0), example = 32)]
+    pub vision_cache_gib: Option<f64>,
     /// Bodies of the operations that models are made of. Losses differ by rounding only.
     #[serde(default = "defaults::ops")]
     pub ops: RawOps,

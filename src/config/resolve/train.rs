@@ -31,6 +31,7 @@ pub(super) fn resolve(raw: RawTrain, world: World, tensor: usize, errors: &mut E
         precision,
         recompute,
         memory_gib,
+        vision_cache_gib,
         ops,
     } = raw;
     let optimizer = adamw(optimizer);
@@ -56,6 +57,7 @@ pub(super) fn resolve(raw: RawTrain, world: World, tensor: usize, errors: &mut E
             RawRecompute::Blocks | RawRecompute::Auto => Recompute::Blocks,
         },
         auto_recompute: auto_recompute(recompute, memory_gib, errors),
+        vision_cache: vision_cache_gib.map(bytes_of_gib),
         ops: match ops {
             RawOps::Fused => Bodies::Fused,
             RawOps::Reference => Bodies::Reference,
@@ -85,8 +87,12 @@ fn auto_recompute(
         let hint = "set train.recompute to auto, or leave it out";
         errors.refuse("train.memory_gib", "decides nothing here", Some(hint));
     }
-    let memory = memory_gib.map(|gib| (gib * f64::from(1 << 30)) as u64);
+    let memory = memory_gib.map(bytes_of_gib);
     is_auto.then_some(AutoRecompute { memory })
+}
+
+fn bytes_of_gib(gib: f64) -> u64 {
+    (gib * f64::from(1 << 30)) as u64
 }
 
 fn length(epochs: Option<f64>, steps: Option<u64>, errors: &mut Errors) -> Length {

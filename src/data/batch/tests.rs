@@ -3,6 +3,7 @@
 use super::*;
 
 fn example(line: usize, input_ids: &[i32], labels: &[i32], images: &[f32]) -> Example {
+    let image_sources = vec![ImageSource::Decoded(None); images.len()];
     let images = images
         .iter()
         .map(|&value| PixelImage {
@@ -19,6 +20,7 @@ fn example(line: usize, input_ids: &[i32], labels: &[i32], images: &[f32]) -> Ex
         input_ids: input_ids.into(),
         labels: labels.into(),
         images,
+        image_sources,
         class: None,
     }
 }
@@ -38,7 +40,7 @@ fn rows_are_padded_on_the_right_and_counted() {
     assert_eq!((batch.num_tokens, batch.num_labelled), (5, 2));
     assert_eq!(batch.segments, [[2], [3]]);
     let images = batch.images.unwrap();
-    assert_eq!((images.num_images, images.image_size), (3, 1));
+    assert_eq!(images.num_images(), 3);
     assert_eq!(images.pixels, [0.25, 0.25, 0.25, 0.5, 0.5, 0.5, 0.75, 0.75, 0.75]);
     assert_eq!(batch.samples[1].to_string(), "rows.jsonl:2");
 }
@@ -63,7 +65,7 @@ fn samples_share_rows_as_segments() {
     assert_eq!(batch.labels[..3], [5, 6, 7]);
     assert_eq!(batch.labels[8..], [-100, -100, 7, 8, -100, 5, -100, -100]);
     assert_eq!(batch.segments, [[2, 1], [4, 2]]);
-    assert_eq!(batch.images.as_ref().unwrap().num_images, 3);
+    assert_eq!(batch.images.as_ref().unwrap().num_images(), 3);
     let lines: Vec<usize> = batch.samples.iter().map(|sample| sample.line).collect();
     assert_eq!(lines, [1, 2, 3, 4]);
     // Nothing predicts the first token of a segment: of 6 labels, 5 and 7 do not count.

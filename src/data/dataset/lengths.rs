@@ -42,6 +42,7 @@ impl Encoder {
             tokens: draft.tokens,
             trained: draft.trained.into(),
             images: draft.images.into(),
+            image_numbers: [].into(),
             class: draft.class.zip(self.classes.as_ref()).map(weighted),
         };
         Ok(Prepared::Kept { row, truncated })

@@ -10,6 +10,7 @@ mod encoder;
 pub(crate) mod fixtures;
 mod kept;
 mod lengths;
+mod numbers;
 mod open;
 mod prompts;
 mod report;
@@ -31,7 +32,7 @@ use std::{
 use arrow::buffer::ScalarBuffer;
 
 use super::{
-    batch::{Class, Example, IGNORE_LABEL, Padding, PixelImage, SampleId},
+    batch::{Class, Example, IGNORE_LABEL, ImageNumber, ImageSource, Padding, PixelImage, SampleId},
     error::{DataError, RowError, RowProblem},
     image::{ImageError, decode_image, load_image},
     mixture::Mixture,
@@ -51,6 +52,8 @@ use scissors::Scissors;
 pub struct Dataset {
     sources: Vec<Source>,
     rows: Vec<Row>,
+    /// Different images.
+    num_images: usize,
     stream: Stream,
     report: DatasetReport,
     bad_rows: Vec<RowError>,
@@ -82,6 +85,8 @@ struct Row {
     tokens: ScalarBuffer<u32>,
     trained: Box<[Range<usize>]>,
     images: Box<[RowImage]>,
+    /// One for each image, as soon as all rows are known.
+    image_numbers: Box<[ImageNumber]>,
     /// Tokens once images are expanded.
     length: usize,
     class: Option<Class>,
@@ -136,7 +141,7 @@ impl Dataset {
             sources.extend(Source::open(source, entry, &options.cache)?);
         }
         let open::Prepared {
-            rows,
+            mut rows,
             mut report,
             mut bad_rows,
             has_conversations,
@@ -177,6 +182,7 @@ impl Dataset {
             report.cut_at_random = rows.iter().filter(is_cut).count();
         }
         Ok(Self {
+            num_images: numbers::number_images(&mut rows),
             scissors,
             sources,
             stream: stream(order, split, options, &rows),
@@ -202,6 +208,11 @@ impl Dataset {
     /// Which rows come when, and which of them together.
     pub fn stream(&self) -> &Stream {
         &self.stream
+    }
+
+    /// Number of different images: a file counts once, however many rows name it.
+    pub fn num_images(&self) -> usize {
+        self.num_images
     }
 
     /// What batches are padded with.
@@ -262,13 +273,31 @@ impl Dataset {
     /// [`DataError::SampleImage`] if an image cannot be read or decoded; [`DataError::Rows`] if an image is in the row and
     /// the file was changed since it was opened.
     pub fn example(&self, index: usize) -> Result<Example, DataError> {
+        self.example_without(index, &|_| false)
+    }
+
+    /// Without the images that are held.
+    fn example_without(
+        &self,
+        index: usize,
+        held: &dyn Fn(ImageNumber) -> bool,
+    ) -> Result<Example, DataError> {
         let row = &self.rows[index];
         let (input_ids, labels) = self.ids_and_labels(index);
+        let image_sources = row.image_numbers.iter().map(|&number| match held(number) {
+            true => ImageSource::Held(number),
+            false => ImageSource::Decoded(Some(number)),
+        });
+        let image_sources: Vec<ImageSource> = match self.encoder.images {
+            Some(_) => image_sources.collect(),
+            None => Vec::new(),
+        };
         Ok(Example {
             sample: self.sample_at(row.place),
             input_ids,
             labels,
-            images: self.images(row)?,
+            images: self.images(row, |at| matches!(image_sources[at], ImageSource::Decoded(_)))?,
+            image_sources,
             class: row.class,
         })
     }
@@ -276,12 +305,17 @@ impl Dataset {
     /// A row as it comes in an epoch of training: cut at a random length, if rows are, and else as [`Dataset::example`] has it.
     ///
     /// The length is drawn uniformly from 1 up to, but without, that of the row. It is not less than what holds all images
-    /// and one label, and a function of seed, epoch and row alone.
+    /// and one label, and a function of seed, epoch and row alone. Images that are `held` are not decoded.
     ///
     /// # Errors
     /// As [`Dataset::example`].
-    pub fn example_in(&self, epoch: u64, index: usize) -> Result<Example, DataError> {
-        let mut example = self.example(index)?;
+    pub fn example_in(
+        &self,
+        epoch: u64,
+        index: usize,
+        held: &dyn Fn(ImageNumber) -> bool,
+    ) -> Result<Example, DataError> {
+        let mut example = self.example_without(index, held)?;
         if let Some(scissors) = &self.scissors {
             let row = &self.rows[index];
             let length = scissors.length(epoch, index, self.encoder.shortest(row)..row.length);
@@ -320,16 +354,18 @@ impl Dataset {
         }
     }
 
-    fn images(&self, row: &Row) -> Result<Vec<PixelImage>, DataError> {
+    /// The images of a row whose places are wanted.
+    fn images(&self, row: &Row, wanted: impl Fn(usize) -> bool) -> Result<Vec<PixelImage>, DataError> {
         let Some(options) = &self.encoder.images else {
             return Ok(Vec::new());
         };
+        let images = || row.images.iter().enumerate().filter(|(at, _)| wanted(*at));
         let mut in_row = Vec::new();
-        if row.images.contains(&RowImage::InRow) {
+        if images().any(|(_, image)| *image == RowImage::InRow) {
             let parsed = self.sources[row.place.source as usize].parse(row.place, &self.encoder);
             in_row = parsed.map_err(self.row_error(row.place))?.into_images();
         }
-        let images = row.images.iter().enumerate().map(|(number, image)| {
+        let images = images().map(|(number, image)| {
             let decoded = match (image, in_row.get(number)) {
                 (RowImage::File(path), _) => load_image(path, options),
                 (RowImage::InRow, Some(ImageRef::Bytes(bytes))) => decode_in_row(bytes, number, options),

@@ -47,7 +47,7 @@ impl Dataset {
         let rows::Row::Chat(whole) = parsed.map_err(self.row_error(row.place))? else {
             return Ok(Vec::new());
         };
-        let images = self.images(row)?;
+        let images = self.images(row, |_| true)?;
         let answers = whole
             .messages
             .iter()

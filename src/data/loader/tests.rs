@@ -1,7 +1,10 @@
 //! Batches in order, whoever makes them.
 
 use super::*;
-use crate::data::{Grouping, dataset::fixtures::Folder};
+use crate::{
+    data::{Grouping, ImageSource, dataset::fixtures::Folder},
+    fs,
+};
 
 const NUM_ROWS: usize = 11;
 
@@ -326,7 +329,7 @@ fn rows_are_cut_at_random_and_the_same_way_again() {
             assert_eq!(*ids, uncut.input_ids[..segments[0]]);
             lengths[sample.line].push(segments[0]);
         }
-        assert_eq!(batch.images.as_ref().unwrap().num_images, batch.rows);
+        assert_eq!(batch.images.as_ref().unwrap().num_images(), batch.rows);
         assert!(batch.num_labelled >= batch.rows);
     }
     assert!(lengths[1..].iter().all(|lengths| lengths.len() == 3));
@@ -352,7 +355,56 @@ fn held_out_rows_are_not_cut_at_random() {
     let eval = eval.unwrap();
     assert_eq!(eval.report().cut_at_random, 0);
     assert_eq!(
-        eval.example_in(3, 5).unwrap().input_ids,
+        eval.example_in(3, 5, &|_| false).unwrap().input_ids,
         eval.example(5).unwrap().input_ids
     );
+}
+
+/// What is held is neither decoded nor even there; everything else of the batches stays.
+#[test]
+fn images_that_are_held_are_not_read() {
+    let (folder, dataset) = dataset();
+    // Eleven rows name three files in turn.
+    assert_eq!((dataset.num_images(), dataset.report().images), (3, NUM_ROWS));
+    let plan = plan(0, 1, 3, 1);
+    let expected = run(&dataset, plan, 0, 0);
+    fs::remove_file(&folder.dir.path().join("1.png")).unwrap();
+    let number_of_1 = 1;
+    for workers in [0, 2] {
+        let held: Held = Arc::new(move |number| number == number_of_1);
+        let mut loader = Loader::start_with_held(dataset.clone(), plan, 0, workers, 2, held).unwrap();
+        let mut seen = [0; 2];
+        for expected in &expected {
+            let batches = loader.next_step().unwrap().unwrap();
+            for (batch, expected) in batches.iter().zip(expected) {
+                assert_eq!(batch.input_ids, expected.input_ids);
+                let (images, all) = (batch.images.as_ref().unwrap(), expected.images.as_ref().unwrap());
+                let mut pixels = images.pixels.chunks(12);
+                for ((source, whole), decoded) in
+                    images.sources.iter().zip(&all.sources).zip(all.pixels.chunks(12))
+                {
+                    let ImageSource::Decoded(Some(number)) = *whole else {
+                        panic!("{whole:?} in a batch of which nothing is held");
+                    };
+                    match source {
+                        ImageSource::Held(held) => assert_eq!((*held, number), (number_of_1, number_of_1)),
+                        ImageSource::Decoded(found) => {
+                            assert_eq!(*found, Some(number));
+                            assert_eq!(pixels.next().unwrap(), decoded);
+                        }
+                    }
+                    seen[usize::from(number == number_of_1)] += 1;
+                }
+                assert_eq!(pixels.next(), None);
+            }
+        }
+        assert_eq!(seen, [7, 4]);
+        // Without, the run would have stopped there.
+        let mut loader = Loader::start(dataset.clone(), plan, 0, workers, 2).unwrap();
+        assert!(
+            std::iter::repeat_with(|| loader.next_step())
+                .take(expected.len())
+                .any(|step| step.is_err())
+        );
+    }
 }
