@@ -87,7 +87,7 @@ impl Dropout {
     }
 
     /// The same for a layer that sees its inputs from some column on.
-    pub(crate) fn from_column(self, first_column: usize) -> Self {
+    pub(crate) fn beginning_at(self, first_column: usize) -> Self {
         Self {
             first_column: first_column as u64,
             ..self

@@ -94,7 +94,7 @@ impl Linear {
 
     /// From now on the inputs are those from some column on, of which dropout knows.
     pub(crate) fn begin_at(&mut self, column: usize) {
-        self.dropout = self.dropout.map(|dropout| dropout.from_column(column));
+        self.dropout = self.dropout.map(|dropout| dropout.beginning_at(column));
     }
 }
 

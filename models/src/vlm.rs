@@ -356,7 +356,8 @@ impl Vlm {
                 _ => unreachable!("the first segment is listed for batches with pixels only"),
             },
             (Segment::VisionBlock(_) | Segment::Projector, Some(x)) => self.forward_vision(segment, x),
-            (Segment::Embed, x) => self.embed(x, inputs),
+            // Images are in the first shard's term.
+            (Segment::Embed, x) => self.embed(x.filter(|_| self.shard.is_first()), inputs),
             (Segment::Block(index), Some(x)) => {
                 let scope = inputs.segments.as_ref().map_or(Scope::Row, Scope::Segments);
                 self.language_model.model.layers[index].forward(x, &inputs.rope, scope)

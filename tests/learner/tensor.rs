@@ -19,7 +19,7 @@ use crate::{
     all_weights, assert_same, batches, example,
     ranks::{STEPS, Trained, ZEROS, assert_close, config, on_ranks, parallel},
     rows, snapshot,
-    support::{devices, tiny_vlm},
+    support::{IMAGE, devices, tiny_vlm},
 };
 
 /// Ranks that hold a model together, and models.
@@ -47,9 +47,13 @@ struct Job<'a> {
     device: &'a Device,
 }
 
-/// A table that does not divide, apart from the output projection; biases everywhere.
+/// A table that does not divide, apart from the output projection; biases everywhere; an image token that the first of two
+/// ranks does not have.
 fn llama() -> VlmConfig {
     let mut config = tiny_vlm();
+    if let Some(vision) = &mut config.vision {
+        vision.image_token_id = 20;
+    }
     config.text.model_type = LanguageModelType::Llama;
     config.text.vocab_size = 25;
     config.text.tie_word_embeddings = false;
@@ -108,10 +112,25 @@ impl<'a> Job<'a> {
         )
     }
 
+    /// The micro-batches of a step, with the model's image token where rows have theirs, and the other way round.
+    fn batches(&self, step: usize) -> Vec<Batch> {
+        let mut batches = (self.batches)(step);
+        let image = (self.model.vision.as_ref()).map_or(IMAGE, |vision| vision.image_token_id) as i32;
+        let swap = |id: &mut i32| match *id {
+            id_of_rows if id_of_rows == IMAGE as i32 => *id = image,
+            id_of_model if id_of_model == image => *id = IMAGE as i32,
+            _ => {}
+        };
+        for batch in &mut batches {
+            batch.input_ids.iter_mut().chain(&mut batch.labels).for_each(swap);
+        }
+        batches
+    }
+
     /// The micro-batches of a rank: neighbours have the same ones.
     fn share(&self, step: usize, layout: Layout, group: &Group) -> Vec<Batch> {
         let copy = group.world().rank / layout.tensor;
-        let all = (self.batches)(step).into_iter();
+        let all = self.batches(step).into_iter();
         all.skip(copy).step_by(layout.data).collect()
     }
 
@@ -120,7 +139,7 @@ impl<'a> Job<'a> {
         let reports: Vec<_> = (0..STEPS)
             .map(|step| learner.step(&self.share(step, layout, &group)).unwrap())
             .collect();
-        let all = (self.batches)(0);
+        let all = self.batches(0);
         let samples: usize = all.iter().map(|batch| batch.samples.len()).sum();
         assert!(reports.iter().all(|report| report.samples == samples as u64));
         Trained {
