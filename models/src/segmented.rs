@@ -28,11 +28,9 @@ impl Segment {
     pub fn is_vision(self) -> bool {
         match self {
             Segment::VisionEmbeddings | Segment::VisionBlock(_) | Segment::Projector => true,
-            Segment::Embed
-            | Segment::Block(_)
-            | Segment::Attention(_)
-            | Segment::Mlp(_)
-            | Segment::Head => false,
+            Segment::Embed | Segment::Block(_) | Segment::Attention(_) | Segment::Mlp(_) | Segment::Head => {
+                false
+            }
         }
     }
 }

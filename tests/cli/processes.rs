@@ -24,19 +24,29 @@ fn all(children: Vec<Child>) -> Vec<Done> {
 
 #[test]
 fn processes_train_what_one_trains() {
-    let (four, six) = (alone("train.accumulation=4", &[]), alone("train.accumulation=6", &[]));
+    let (four, six) = (
+        alone("train.accumulation=4", &[]),
+        alone("train.accumulation=6", &[]),
+    );
     for (size, accumulation, zero) in [
         (2, "train.accumulation=2", "parallel.zero=0"),
         (4, "train.accumulation=1", "parallel.zero=1"),
         (3, "train.accumulation=2", "parallel.zero=3"),
     ] {
         let project = Project::new();
-        let sets = ["train.micro_batch_size=1", accumulation, zero, "train.recompute=blocks"];
+        let sets = [
+            "train.micro_batch_size=1",
+            accumulation,
+            zero,
+            "train.recompute=blocks",
+        ];
         let done = all(project.processes(free_port(), &sets, &vec![&[][..]; size]));
         done.iter().for_each(|done| {
             done.exits(0);
         });
-        let finished = done.iter().map(|done| done.stderr.matches("finished after").count());
+        let finished = done
+            .iter()
+            .map(|done| done.stderr.matches("finished after").count());
         assert_eq!(finished.sum::<usize>(), 1);
         let one = if size == 3 { &six } else { &four };
         assert_same_numbers(&format!("{size} processes, {zero}"), &project, one);
@@ -64,7 +74,9 @@ fn a_port_in_use_is_named() {
         &format!("the ranks did not meet: port {port} of this host is in use"),
         "hint: set MASTER_PORT to a free one",
     ]);
-    done[1].exits(1).says(&[&format!("error: rank 1: the ranks did not meet: no answer from localhost:{port}")]);
+    done[1].exits(1).says(&[&format!(
+        "error: rank 1: the ranks did not meet: no answer from localhost:{port}"
+    )]);
 }
 
 #[test]
@@ -79,8 +91,10 @@ fn processes_that_cannot_meet_are_told_how() {
     match cfg!(feature = "mpi") {
         true => assert_ne!(done.code, Some(0)),
         false => {
-            done.exits(2)
-                .says(&["mpirun started 2 processes, of which this is number 1", "-x MASTER_PORT="]);
+            done.exits(2).says(&[
+                "mpirun started 2 processes, of which this is number 1",
+                "-x MASTER_PORT=",
+            ]);
         }
     }
 }
@@ -90,7 +104,10 @@ fn processes_that_cannot_meet_are_told_how() {
 fn a_rank_that_stops_does_not_hold_the_others() {
     for (signal, words) in [
         (Signal::STOP, "of 3 waited 10 s in "),
-        (Signal::KILL, "rank 2 failed: its process has ended, or the connection to it"),
+        (
+            Signal::KILL,
+            "rank 2 failed: its process has ended, or the connection to it",
+        ),
     ] {
         let project = Project::new();
         let sets = [
@@ -115,11 +132,20 @@ fn a_rank_that_stops_does_not_hold_the_others() {
         let started = Instant::now();
         kill_process(process, signal).unwrap();
         let done = all(children);
-        assert!(started.elapsed() < Duration::from_secs(30), "{:?}", started.elapsed());
+        assert!(
+            started.elapsed() < Duration::from_secs(30),
+            "{:?}",
+            started.elapsed()
+        );
         last.kill().unwrap();
         last.wait().unwrap();
         // One may hear of it from the other.
-        assert!(done.iter().any(|done| done.stderr.contains(words)), "{signal:?}: {} {}", done[0], done[1]);
+        assert!(
+            done.iter().any(|done| done.stderr.contains(words)),
+            "{signal:?}: {} {}",
+            done[0],
+            done[1]
+        );
         for done in &done {
             done.exits(1).says(&["rank 2"]);
         }

@@ -148,7 +148,9 @@ pub(crate) fn fuzz(name: &'static str, target: fn(&Path) -> Target) {
         cases += 1;
     }
     while run.findings.len() < MAX_FINDINGS
-        && seconds.map_or(cases < target.rounds, |seconds| busy().saturating_sub(started) < seconds)
+        && seconds.map_or(cases < target.rounds, |seconds| {
+            busy().saturating_sub(started) < seconds
+        })
     {
         let case = mutated(&run.corpus, &target, &mut run.random);
         run.take(case);

@@ -219,7 +219,10 @@ fn ranks_agree_on_who_needs_the_tower() {
             .map(|step| {
                 // Ranks that hold a model together have the same batches.
                 let copies = world.size / tensor;
-                let own = batches(step).into_iter().skip(world.rank / tensor).step_by(copies);
+                let own = batches(step)
+                    .into_iter()
+                    .skip(world.rank / tensor)
+                    .step_by(copies);
                 learner.step(&own.collect::<Vec<_>>()).unwrap()
             })
             .collect();
@@ -250,7 +253,11 @@ fn ranks_agree_on_who_needs_the_tower() {
         let cold = on_ranks([false, false]);
         // Ranks that hold a model together look for themselves: each has four images, one of them twice.
         let is_together = layout.1 == 2;
-        assert_eq!(use_of(&cold[0].0[0])[1], if is_together { 4 } else { 5 }, "{layout:?}");
+        assert_eq!(
+            use_of(&cold[0].0[0])[1],
+            if is_together { 4 } else { 5 },
+            "{layout:?}"
+        );
         for warm in [[true, false], [false, true], [true, true]] {
             let ranks = on_ranks(warm);
             let misses = use_of(&ranks[0].0[0])[1];

@@ -112,7 +112,10 @@ fn words_reach_the_program_as_they_are() {
 #[test]
 fn mpi_is_asked_for_where_it_is_wanted() {
     let text = checked(&job());
-    assert!(text.contains("\nsrun --cpus-per-task") && !text.contains("mpi"), "{text}");
+    assert!(
+        text.contains("\nsrun --cpus-per-task") && !text.contains("mpi"),
+        "{text}"
+    );
     let text = checked(&Job { mpi: true, ..job() });
     assert!(text.contains("\nsrun --mpi=pmix --cpus-per-task"), "{text}");
 }

@@ -13,8 +13,8 @@ use super::{
 };
 use crate::{
     data::{
-        BadRows, Cache, DataOptions, DataSource, Grouping, PaddingSide, Selection, TooLong, WORTH_KEEPING_BYTES,
-        synth::SynthOptions,
+        BadRows, Cache, DataOptions, DataSource, Grouping, PaddingSide, Selection, TooLong,
+        WORTH_KEEPING_BYTES, synth::SynthOptions,
     },
     fs,
 };

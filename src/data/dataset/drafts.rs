@@ -26,8 +26,10 @@ pub(super) fn of(
 ) -> Result<Vec<(Place, Encoding)>, DataError> {
     let kept = sources.iter().map(|source| Kept::find(source, encoder, options));
     let kept = kept.collect::<Result<Vec<Option<Kept>>, DataError>>()?;
-    let held: Vec<Option<Vec<Option<Draft>>>> =
-        kept.iter().map(|kept| kept.as_ref().and_then(Kept::load)).collect();
+    let held: Vec<Option<Vec<Option<Draft>>>> = kept
+        .iter()
+        .map(|kept| kept.as_ref().and_then(Kept::load))
+        .collect();
     let mut missing = Vec::new();
     for (number, (source, held)) in sources.iter().zip(&held).enumerate() {
         let is_missing = |index: &usize| held.as_ref().is_none_or(|drafts| drafts[*index].is_none());

@@ -57,7 +57,9 @@ impl Kept {
         hash.update(format!("{build:?}\n{identity}\n{}", source.rows.what()));
         hash_rows(source, &mut hash);
         let what = format!("{:x}", hash.finalize());
-        let place = options.cache.place(path, &fs::mmap(path)?, &format!("{}.rows", &what[..32]))?;
+        let place = options
+            .cache
+            .place(path, &fs::mmap(path)?, &format!("{}.rows", &what[..32]))?;
         let num_rows = source.rows.len();
         Ok(place.map(|place| Self { place, num_rows }))
     }
@@ -68,7 +70,9 @@ impl Kept {
         let bytes = Bytes::from_owner(bytes);
         let (body, sum) = bytes.split_at_checked(bytes.len().checked_sub(4)?)?;
         let counts = body.get(MAGIC.len()..HEADER_BYTES)?.as_chunks::<8>().0;
-        let counts = counts.iter().map(|count| usize::try_from(u64::from_le_bytes(*count)).ok());
+        let counts = counts
+            .iter()
+            .map(|count| usize::try_from(u64::from_le_bytes(*count)).ok());
         let counts = counts.collect::<Option<Vec<usize>>>()?;
         let [num_rows, num_tokens, num_words, names_len] = counts[..] else {
             return None;
@@ -100,14 +104,22 @@ impl Kept {
         let (mut words, mut names, mut num_tokens) = (Vec::new(), String::new(), 0_u64);
         let mut kept = Vec::with_capacity(rows.len());
         for row in rows {
-            let draft = row.as_ref().ok().filter(|draft| put(draft, &mut words, &mut names));
+            let draft = row
+                .as_ref()
+                .ok()
+                .filter(|draft| put(draft, &mut words, &mut names));
             match draft {
                 Some(draft) => num_tokens += draft.tokens.len() as u64,
                 None => words.push(NOT_KEPT),
             }
             kept.extend(draft);
         }
-        let counts = [rows.len() as u64, num_tokens, words.len() as u64, names.len() as u64];
+        let counts = [
+            rows.len() as u64,
+            num_tokens,
+            words.len() as u64,
+            names.len() as u64,
+        ];
         let counts: Vec<u8> = counts.into_iter().flat_map(u64::to_le_bytes).collect();
         let tokens = kept.iter().map(|draft| little_endian(&draft.tokens));
         let pieces = [MAGIC.to_vec(), counts].into_iter().chain(tokens);
@@ -158,8 +170,12 @@ impl Words<'_> {
         let trained = (0..num_ranges)
             .map(|_| Some(self.next_place()?..self.next_place()?))
             .collect::<Option<Vec<Range<usize>>>>()?;
-        let ends = (0..num_ends).map(|_| self.next_place()).collect::<Option<Vec<usize>>>()?;
-        let images = (0..num_images).map(|_| self.image()).collect::<Option<Vec<_>>>()?;
+        let ends = (0..num_ends)
+            .map(|_| self.next_place())
+            .collect::<Option<Vec<usize>>>()?;
+        let images = (0..num_images)
+            .map(|_| self.image())
+            .collect::<Option<Vec<_>>>()?;
         let (images, stamps) = images.into_iter().unzip();
         let left = self.tokens.len().checked_sub(num_tokens)?;
         let fits = |range: &Range<usize>| range.start < range.end && range.end <= num_tokens;
@@ -225,7 +241,11 @@ fn try_put(draft: &Draft, words: &mut Vec<u32>, names: &mut String) -> Option<()
                 names.push_str(path);
                 words.push(word(path.len())?);
                 let nanos = i64::try_from(stamp.modified_nanos).ok()?.cast_unsigned();
-                words.extend([stamp.size_bytes, nanos].iter().flat_map(|&number| [number as u32, (number >> 32) as u32]));
+                words.extend(
+                    [stamp.size_bytes, nanos]
+                        .iter()
+                        .flat_map(|&number| [number as u32, (number >> 32) as u32]),
+                );
             }
         }
     }

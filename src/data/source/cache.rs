@@ -50,7 +50,12 @@ impl Cache {
     }
 
     /// Where what is made of this file lies, or would lie; `None` without a folder. `what` is made part of the name.
-    pub(in crate::data) fn place(&self, path: &Path, bytes: &[u8], what: &str) -> Result<Option<PathBuf>, DataError> {
+    pub(in crate::data) fn place(
+        &self,
+        path: &Path,
+        bytes: &[u8],
+        what: &str,
+    ) -> Result<Option<PathBuf>, DataError> {
         let Some(dir) = &self.dir else { return Ok(None) };
         fs::create_dir_all(dir)?;
         let key = fingerprint(path, bytes)?;

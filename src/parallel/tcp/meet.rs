@@ -139,13 +139,19 @@ impl Meeting<'_> {
                 .map_err(|_| format!("rank 0 says that rank {rank} is at {address:?}"))?;
             let ip = address.ip().to_canonical();
             // As rank 0 sees it: a rank of its own host, which others know as the host of rank 0.
-            let host = if ip.is_loopback() { self.host.to_owned() } else { ip.to_string() };
+            let host = if ip.is_loopback() {
+                self.host.to_owned()
+            } else {
+                ip.to_string()
+            };
             streams[rank] = Some(self.call(hello, &host, address.port())?);
         }
         let behind = self.world.rank + 1;
         if behind < self.world.size {
             self.answer_calls(&listener, |hello, stream| {
-                let place = streams.get_mut(hello.world.rank).filter(|_| hello.world.rank >= behind);
+                let place = streams
+                    .get_mut(hello.world.rank)
+                    .filter(|_| hello.world.rank >= behind);
                 if let Some(place) = place {
                     *place = Some(stream);
                 }
@@ -178,7 +184,11 @@ impl Meeting<'_> {
                     true => std::thread::sleep(POLL),
                     false => return Ok(()),
                 },
-                Err(error) if matches!(error.kind(), ErrorKind::Interrupted | ErrorKind::ConnectionAborted) => {}
+                Err(error)
+                    if matches!(
+                        error.kind(),
+                        ErrorKind::Interrupted | ErrorKind::ConnectionAborted
+                    ) => {}
                 Err(error) => return Err(failed(error)),
             }
         }

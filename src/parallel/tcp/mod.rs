@@ -114,7 +114,11 @@ impl Tcp {
             let header = header(range.len() as u64);
             mesh.send(self.members[place], Outgoing::Frame(header, body.clone(), range));
         }
-        let peers = self.members.iter().copied().filter(|&peer| peer != mesh.world.rank);
+        let peers = self
+            .members
+            .iter()
+            .copied()
+            .filter(|&peer| peer != mesh.world.rank);
         let peers: Vec<usize> = peers.collect();
         let taken = mesh.take(&peers, header(0), len);
         taken.inspect_err(|error| mesh.failed = Some(error.clone()))
@@ -140,7 +144,12 @@ impl Mesh {
             if let Some(error) = &self.failed {
                 return Err(error.clone());
             }
-            let missing = || peers.iter().copied().filter(|&peer| self.waiting[peer].is_empty());
+            let missing = || {
+                peers
+                    .iter()
+                    .copied()
+                    .filter(|&peer| self.waiting[peer].is_empty())
+            };
             if missing().next().is_none() {
                 break;
             }
@@ -150,7 +159,13 @@ impl Mesh {
             }
             let left = deadline.saturating_duration_since(Instant::now());
             match self.inbox.recv_timeout(left) {
-                Ok(Incoming::Frame(rank, Header { kind: Kind::Abort, .. }, words)) => {
+                Ok(Incoming::Frame(
+                    rank,
+                    Header {
+                        kind: Kind::Abort, ..
+                    },
+                    words,
+                )) => {
                     let message = String::from_utf8_lossy(&words).into_owned();
                     return Err(CollectiveError::Peer { rank, message });
                 }
@@ -199,7 +214,10 @@ impl Mesh {
 impl Drop for Mesh {
     fn drop(&mut self) {
         let has_failed = self.failed.is_some();
-        self.links.iter_mut().flatten().for_each(|link| link.close(has_failed));
+        self.links
+            .iter_mut()
+            .flatten()
+            .for_each(|link| link.close(has_failed));
     }
 }
 
@@ -212,7 +230,11 @@ fn to_bytes(values: &[f32]) -> Vec<u8> {
 }
 
 fn floats(bytes: &[u8]) -> impl Iterator<Item = f32> {
-    bytes.as_chunks::<4>().0.iter().map(|value| f32::from_le_bytes(*value))
+    bytes
+        .as_chunks::<4>()
+        .0
+        .iter()
+        .map(|value| f32::from_le_bytes(*value))
 }
 
 impl Tcp {
@@ -283,14 +305,21 @@ impl Engine for Tcp {
         let num_groups = self.mesh.borrow().num_groups;
         let mine = [colour as u64, num_groups].map(u64::to_le_bytes).concat();
         let all = self.all(Kind::Split, mine.clone(), Some(mine.len() as u64))?;
-        let places: Vec<usize> = (0..all.len()).filter(|&place| all[place][..8] == mine[..8]).collect();
+        let places: Vec<usize> = (0..all.len())
+            .filter(|&place| all[place][..8] == mine[..8])
+            .collect();
         // One number for a new group on all its ranks, which none of them has used.
-        let known = all.iter().filter_map(|said| Some(u64::from_le_bytes(*said.last_chunk()?)));
+        let known = all
+            .iter()
+            .filter_map(|said| Some(u64::from_le_bytes(*said.last_chunk()?)));
         let group = known.max().unwrap_or(num_groups);
         self.mesh.borrow_mut().num_groups = group + 1;
         Ok(Box::new(Self {
             mesh: self.mesh.clone(),
-            rank: places.iter().position(|&place| place == self.rank).unwrap_or_default(),
+            rank: places
+                .iter()
+                .position(|&place| place == self.rank)
+                .unwrap_or_default(),
             members: places.into_iter().map(|place| self.members[place]).collect(),
             group,
             sequence: 0,

@@ -35,7 +35,9 @@ fn all_operations(engine: &mut dyn Engine) -> String {
     for len in [0, 1, 5, 40_000] {
         let mut sums: Vec<f32> = (0..len).map(number).collect();
         engine.all_reduce(&mut sums).unwrap();
-        let parts = engine.reduce_scatter((0..len * size).map(number).collect()).unwrap();
+        let parts = engine
+            .reduce_scatter((0..len * size).map(number).collect())
+            .unwrap();
         let gathered = engine.all_gather(vec![rank as u8; len]).unwrap();
         let exchanged = engine.exchange(vec![7; rank * len]).unwrap();
         said.push(format!("{sums:?} {parts:?} {gathered:?} {exchanged:?}"));
@@ -102,9 +104,15 @@ fn a_rank_that_fails_or_goes_is_named_at_once() {
     });
     // Either it is missed first, or one that missed it and has gone as well.
     for error in [&errors[0], &errors[2]] {
-        assert!(error.ends_with("failed: its process has ended, or the connection to it"), "{error}");
+        assert!(
+            error.ends_with("failed: its process has ended, or the connection to it"),
+            "{error}"
+        );
     }
-    assert!(errors[0].starts_with("rank 1 ") || errors[2].starts_with("rank 1 "), "{errors:?}");
+    assert!(
+        errors[0].starts_with("rank 1 ") || errors[2].starts_with("rank 1 "),
+        "{errors:?}"
+    );
     assert!(start.elapsed() < PATIENCE, "{:?}", start.elapsed());
 }
 
@@ -134,11 +142,18 @@ fn ranks_at_different_places_are_told() {
         _ => engine.all_gather(vec![1; 4]).unwrap_err().to_string(),
     });
     let expected = "rank 0 is in all_gather 0 of 3 bytes, others are in all_gather 0 of 4 bytes";
-    assert!(errors.iter().any(|error| error.starts_with(expected)), "{errors:?}");
+    assert!(
+        errors.iter().any(|error| error.starts_with(expected)),
+        "{errors:?}"
+    );
 }
 
 fn meet(rank: usize, size: usize, port: u16, seconds: u64) -> String {
-    let joined = Tcp::join(World { rank, size }, ("localhost", port), Duration::from_secs(seconds));
+    let joined = Tcp::join(
+        World { rank, size },
+        ("localhost", port),
+        Duration::from_secs(seconds),
+    );
     joined.err().map(|error| error.to_string()).unwrap_or_default()
 }
 
@@ -147,25 +162,53 @@ fn a_meeting_that_fails_says_why() {
     let taken = TcpListener::bind("[::]:0").unwrap();
     let port = taken.local_addr().unwrap().port();
     let error = meet(0, 2, port, 1);
-    assert!(error.starts_with(&format!("the ranks did not meet: port {port} of this host is in use")), "{error}");
+    assert!(
+        error.starts_with(&format!(
+            "the ranks did not meet: port {port} of this host is in use"
+        )),
+        "{error}"
+    );
     assert!(error.contains("MASTER_PORT"), "{error}");
     let error = meet(1, 2, port, 1);
-    assert!(error.starts_with(&format!("the ranks did not meet: no answer from localhost:{port}")), "{error}");
+    assert!(
+        error.starts_with(&format!(
+            "the ranks did not meet: no answer from localhost:{port}"
+        )),
+        "{error}"
+    );
 
     let port = free_port();
     let error = meet(1, 2, port, 1);
-    assert!(error.starts_with(&format!("the ranks did not meet: called localhost:{port} for 1 s: ")), "{error}");
+    assert!(
+        error.starts_with(&format!(
+            "the ranks did not meet: called localhost:{port} for 1 s: "
+        )),
+        "{error}"
+    );
     let error = meet(0, 3, port, 1);
-    assert!(error.starts_with("the ranks did not meet: waited 1 s for rank 1, 2 of 3"), "{error}");
+    assert!(
+        error.starts_with("the ranks did not meet: waited 1 s for rank 1, 2 of 3"),
+        "{error}"
+    );
 
     let port = free_port();
     let errors = on_threads(2, |rank| meet(rank, rank + 2, port, 20));
-    assert!(errors[0].starts_with("the ranks did not meet: rank 1 was started as one of 3 ranks, rank 0 as one of 2"), "{errors:?}");
-    assert!(errors[1].starts_with("the ranks did not meet: rank 0 says: rank 1 was started as one of 3 ranks"), "{errors:?}");
+    assert!(
+        errors[0]
+            .starts_with("the ranks did not meet: rank 1 was started as one of 3 ranks, rank 0 as one of 2"),
+        "{errors:?}"
+    );
+    assert!(
+        errors[1].starts_with("the ranks did not meet: rank 0 says: rank 1 was started as one of 3 ranks"),
+        "{errors:?}"
+    );
 
     let port = free_port();
     let errors = on_threads(3, |number| meet(number.min(1), 3, port, 20));
-    assert!(errors[0].starts_with("the ranks did not meet: two processes say that they are rank 1 of 3"), "{errors:?}");
+    assert!(
+        errors[0].starts_with("the ranks did not meet: two processes say that they are rank 1 of 3"),
+        "{errors:?}"
+    );
     assert!(errors[2].contains("rank 0 says: two processes"), "{errors:?}");
 }
 
@@ -184,7 +227,10 @@ fn strangers_are_ignored() {
         if number == 1 {
             std::thread::sleep(Duration::from_millis(300));
         }
-        let world = World { rank: number, size: 2 };
+        let world = World {
+            rank: number,
+            size: 2,
+        };
         let mut engine = Tcp::join(world, ("localhost", port), PATIENCE).unwrap();
         let mut sum = vec![1.0];
         engine.all_reduce(&mut sum).unwrap();

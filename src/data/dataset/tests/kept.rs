@@ -10,7 +10,11 @@ const TEXT: &str = "{\"messages\": [{\"role\": \"user\", \"content\": \"ab\"}, {
 /// Rows with images, without, and one with nothing to learn.
 fn folder() -> Folder {
     let unlabelled = r#"{"messages": [{"role": "user", "content": "ab"}]}"#;
-    let rows = format!("{}{TEXT}{unlabelled}\n{}", one_line(TWO_TURNS), one_line(TWO_TURNS));
+    let rows = format!(
+        "{}{TEXT}{unlabelled}\n{}",
+        one_line(TWO_TURNS),
+        one_line(TWO_TURNS)
+    );
     let mut folder = Folder::new(&rows, 2);
     folder.options.cache = Cache::new(Some(folder.dir.path().join("cache")));
     folder.options.keep_encoded = Some(0);
@@ -28,10 +32,18 @@ fn kept(folder: &Folder) -> Vec<PathBuf> {
 fn shown(dataset: &Dataset) -> String {
     let rows = (0..dataset.len()).map(|index| {
         let example = dataset.example(index).unwrap();
-        format!("{} {:?} {:?} {:?}", example.sample, example.input_ids, example.labels, example.class)
+        format!(
+            "{} {:?} {:?} {:?}",
+            example.sample, example.input_ids, example.labels, example.class
+        )
     });
     let bad = dataset.bad_rows().iter().map(ToString::to_string);
-    format!("{:?}\n{:#?}\n{:?}", dataset.report(), rows.collect::<Vec<_>>(), bad.collect::<Vec<_>>())
+    format!(
+        "{:?}\n{:#?}\n{:?}",
+        dataset.report(),
+        rows.collect::<Vec<_>>(),
+        bad.collect::<Vec<_>>()
+    )
 }
 
 fn fresh(folder: &mut Folder) -> String {
@@ -66,7 +78,12 @@ fn rows_are_encoded_once() {
 
     forge(&files[0], 7);
     let taken = folder.open().unwrap();
-    assert!(taken.rows.iter().all(|row| row.tokens.iter().all(|&token| token == 7)));
+    assert!(
+        taken
+            .rows
+            .iter()
+            .all(|row| row.tokens.iter().all(|&token| token == 7))
+    );
 }
 
 #[test]
@@ -78,7 +95,11 @@ fn lengths_and_policies_are_applied_to_what_is_kept() {
             folder.options.sequence_length = sequence_length;
             folder.options.too_long = too_long;
             let expected = fresh(&mut folder);
-            assert_eq!(shown(&folder.open().unwrap()), expected, "{too_long:?} {sequence_length}");
+            assert_eq!(
+                shown(&folder.open().unwrap()),
+                expected,
+                "{too_long:?} {sequence_length}"
+            );
         }
     }
     assert_eq!(kept(&folder).len(), 2, "with the ends of turns and without");
@@ -118,7 +139,13 @@ fn what_encoding_depends_on_is_part_of_the_name() {
     differs(&mut folder, "the file");
     let tokenizer = dir.join("tokenizer_config.json");
     let config = fs::read_to_string(&tokenizer).unwrap();
-    fs::write_durable(&tokenizer, config.replacen('{', "{\"audio_token\": \"<image>\",", 1).as_bytes()).unwrap();
+    fs::write_durable(
+        &tokenizer,
+        config
+            .replacen('{', "{\"audio_token\": \"<image>\",", 1)
+            .as_bytes(),
+    )
+    .unwrap();
     folder.tokenizer = Arc::new(Tokenizer::load(&dir).unwrap());
     differs(&mut folder, "the tokenizer");
 }
@@ -147,11 +174,18 @@ fn wrong_rows_are_told_each_time() {
     fs::write_durable(folder.rows(), rows.as_bytes()).unwrap();
     folder.options.bad_rows = BadRows::Skip { limit: 2 };
     let expected = shown(&folder.open().unwrap());
-    assert!(expected.contains("late.png") && expected.contains("rows.jsonl:2"), "{expected}");
+    assert!(
+        expected.contains("late.png") && expected.contains("rows.jsonl:2"),
+        "{expected}"
+    );
     assert_eq!(shown(&folder.open().unwrap()), expected);
     folder.options.bad_rows = BadRows::Error;
     assert_eq!(open_error(&folder).matches("late.png").count(), 1);
-    assert_eq!(open_error(&folder).matches("late.png").count(), 1, "kept, and told again");
+    assert_eq!(
+        open_error(&folder).matches("late.png").count(),
+        1,
+        "kept, and told again"
+    );
 
     let late = folder.dir.path().join("late.png");
     fs::copy(&folder.dir.path().join("0.png"), &late).unwrap();
