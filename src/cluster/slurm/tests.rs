@@ -113,7 +113,7 @@ fn words_reach_the_program_as_they_are() {
 fn mpi_is_asked_for_where_it_is_wanted() {
     let text = checked(&job());
     assert!(
-        text.contains("\nsrun --cpus-per-task") && !text.contains("mpi"),
+        text.contains("\nsrun --cpus-per-task") && !text.contains("--mpi"),
         "{text}"
     );
     let text = checked(&Job { mpi: true, ..job() });
