@@ -4,7 +4,7 @@
 //! A shard has some heads of each attention, some columns of the inside of each MLP, and some rows of the token table and of the
 //! output projection. It sees the whole hidden state, and what it gives of a half of a block, of the embeddings or of the loss
 //! is one term of a sum over the shards. What must be added once, a residual or the bias behind a sum, the first shard adds; the
-//! vision tower and the projector are its work alone. So everything that is linear in an output is such a term as well:
+//! vision tower and the projector are its work. So everything that is linear in an output is such a term as well:
 //! gradients of inputs, and of what all shards have a copy of. Gradients of what is cut are complete as they are.
 
 use std::{collections::HashMap, convert::Infallible, ops::Range};

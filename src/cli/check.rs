@@ -15,6 +15,7 @@ use crate::{
     device,
     device_choice::DeviceChoice,
     fs,
+    track::process_memory,
 };
 
 /// Rows of logits that the loss holds at once at most; see `ops::linear_cross_entropy`.
@@ -84,14 +85,18 @@ pub(super) fn vision_cache(
     images: ImagesOfRun,
 ) -> Option<VisionCachePlan> {
     // All ranks may be on this host; those of this process share its cache.
-    let free = available_memory(&Machine).unwrap_or(0) / run.world.size as u64;
+    let own = process_memory().map_or(0, |memory| memory.resident_bytes);
+    // What this process has already counts against the limit of a cgroup, and the rows of all ranks are alike.
+    let free = available_memory(&Machine).unwrap_or(0).saturating_sub(own) / run.world.size as u64;
+    let estimate = run.memory(model, lora, logit_rows(run, model));
     let step = match device {
-        DeviceChoice::Flex | DeviceChoice::Ndarray => {
-            run.memory(model, lora, logit_rows(run, model)).total_bytes()
-        }
+        DeviceChoice::Flex | DeviceChoice::Ndarray => estimate.total_bytes(),
         DeviceChoice::Auto | DeviceChoice::Cuda { .. } | DeviceChoice::Wgpu => 0,
     };
-    let free = free.saturating_sub(step) * run.parallel.devices as u64;
+    // Parameter, master and two moments of each: every rank holds the whole of a checkpoint while it is made.
+    let checkpoint = 16 * estimate.counts.total();
+    let needed = step + estimate.offloaded_bytes + checkpoint;
+    let free = free.saturating_sub(needed) * run.parallel.devices as u64;
     run.vision_cache(model, lora, images, free)
 }
 

@@ -125,12 +125,13 @@ pub(super) fn open_data(
         bad_rows,
         ..run.data.clone()
     };
-    Ok(Dataset::open(
-        split,
-        &options,
-        images.transpose()?,
-        tokenizer.clone(),
-    )?)
+    let dataset = Dataset::open(split, &options, images.transpose()?, tokenizer.clone())?;
+    if let Some(reason) = dataset.not_kept() {
+        say(format_args!(
+            "note: the encoded rows of data.{split} are not kept, and the next start encodes them again: {reason}"
+        ));
+    }
+    Ok(dataset)
 }
 
 /// Writes the rows that were skipped, each with its file, its line and what is wrong; no file if there are none.

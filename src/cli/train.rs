@@ -209,7 +209,11 @@ impl Job<'_> {
             evaluation,
             log,
         } = group.agree(training)?.run()?;
-        let model = learner.whole_model()?;
+        // Nobody looks at the model of a run that goes on later, and it may not fit as a whole.
+        let model = match end {
+            RunEnd::Requested { .. } => None,
+            RunEnd::Finished | RunEnd::EarlyStopped => Some(learner.whole_model()?),
+        };
         if let Some(mut log) = log {
             match end {
                 RunEnd::Requested { by } => log.message(&format!(
@@ -223,12 +227,12 @@ impl Job<'_> {
                 log.message(&cache.describe());
             }
             log.finish()?;
-            if !matches!(end, RunEnd::Requested { .. }) {
+            if let Some(model) = &model {
                 conclude(
                     self.args,
                     &run,
                     session,
-                    &model,
+                    model,
                     learner.trainable(),
                     evaluation.as_ref(),
                     self.started,

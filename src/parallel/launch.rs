@@ -211,7 +211,13 @@ impl Env<'_> {
         let Some(mut launch) = self.places(launcher, ["RANK", "WORLD_SIZE", "LOCAL_RANK"])? else {
             return Ok(None);
         };
-        launch.meet = match (self.text("MASTER_ADDR"), self.master_port()?) {
+        // torchrun itself waits at the port that it tells its processes.
+        let is_taken = self.text("TORCHELASTIC_USE_AGENT_STORE").as_deref() == Some("True");
+        let free = |port: u16| match is_taken {
+            true => port.checked_add(1).unwrap_or(port - 1),
+            false => port,
+        };
+        launch.meet = match (self.text("MASTER_ADDR"), self.master_port()?.map(free)) {
             (Some(host), Some(port)) => Some((host, port)),
             _ if launch.world.size == 1 => None,
             (host, _) => {
@@ -333,6 +339,10 @@ mod tests {
             (
                 "RANK=6 WORLD_SIZE=8 LOCAL_RANK=2 MASTER_ADDR=n1 MASTER_PORT=6200",
                 expected(Torchrun, [6, 8, 2], Some(("n1", 6200))),
+            ),
+            (
+                "RANK=1 WORLD_SIZE=2 LOCAL_RANK=1 MASTER_ADDR=n1 MASTER_PORT=6200 TORCHELASTIC_USE_AGENT_STORE=True",
+                expected(Torchrun, [1, 2, 1], Some(("n1", 6201))),
             ),
             (
                 // torchrun, one task a node, under srun.

@@ -10,8 +10,8 @@ use crate::{
     learner::options::{Every, Precision, TrainMode},
 };
 
-/// Of the memory that the host has left beside a step, what the cache takes where nobody says how much it may.
-const SHARE_TO_TAKE: f64 = 0.5;
+/// Of the memory that the host has left beside a step and a checkpoint, what the cache takes where nobody says how much it may.
+const SHARE_TO_TAKE: f64 = 0.25;
 
 /// Different images of the data sets, and how often they come.
 #[derive(Debug, Clone, Copy, PartialEq)]

@@ -80,7 +80,7 @@ pub(in crate::config) struct RawData {
     #[schemars(example = "/scratch/brazier")]
     pub cache: Option<PathBuf>,
     /// Whether the encoded rows of files of 32 MiB and more are kept there too: opening one again then encodes nothing, and the
-    /// ranks of a machine share its tokens. That takes 4 bytes a token; the folder may be emptied at any time.
+    /// ranks of a machine share its tokens. That takes 4 bytes a token; the folder may be emptied while no run uses it.
     #[serde(default = "defaults::cache_rows")]
     #[schemars(example = false)]
     pub cache_rows: bool,

@@ -49,7 +49,7 @@ pub(in crate::config) struct RawTrain {
     pub memory_gib: Option<f64>,
     /// Host memory in GiB of each process for what a vision tower that rests makes of images, which is then computed once and
     /// not in each epoch anew; 0 for none. Images that find no room are computed each time: on a CPU, how many these are changes
-    /// no result. Left out: at most half of what the host has left beside a step.
+    /// no result. Left out: at most a quarter of what the host has left beside a step and a checkpoint.
     #[schemars(range(min = 0), example = 32)]
     pub vision_cache_gib: Option<f64>,
     /// Bodies of the operations that models are made of. Losses differ by rounding only.

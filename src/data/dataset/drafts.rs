@@ -9,23 +9,35 @@ use super::{
     },
     Place, Source,
     encoder::{Draft, Encoder},
-    kept::Kept,
+    kept::{self, Kept},
 };
 
 /// A row, or what is wrong with it.
 pub(super) type Encoding = Result<Draft, RowProblem>;
 
-/// All rows in the order of the files. Those that are not in the cache are read and encoded on all cores, and put into it.
-///
-/// # Errors
-/// If the cache cannot be written.
-pub(super) fn of(
-    sources: &[Source],
-    encoder: &Encoder,
-    options: &DataOptions,
-) -> Result<Vec<(Place, Encoding)>, DataError> {
-    let kept = sources.iter().map(|source| Kept::find(source, encoder, options));
-    let kept = kept.collect::<Result<Vec<Option<Kept>>, DataError>>()?;
+/// All rows in the order of the files.
+pub(super) struct Drafts {
+    pub(super) rows: Vec<(Place, Encoding)>,
+    /// Why rows that should be in the cache are not: the next start encodes them again.
+    pub(super) not_kept: Option<DataError>,
+}
+
+/// All rows. Those that are not in the cache are read and encoded on all cores, and put into it.
+pub(super) fn of(sources: &[Source], encoder: &Encoder, options: &DataOptions) -> Drafts {
+    let build = kept::build();
+    let find = |source: &Source| match &build {
+        Some(build) => Kept::find(source, encoder, options, build),
+        None => Ok(None),
+    };
+    let mut not_kept = None;
+    let found: Vec<Result<Option<Kept>, DataError>> = sources.par_iter().map(find).collect();
+    let found = found.into_iter().map(|kept| {
+        kept.unwrap_or_else(|error| {
+            not_kept.get_or_insert(error);
+            None
+        })
+    });
+    let kept: Vec<Option<Kept>> = found.collect();
     let held: Vec<Option<Vec<Option<Draft>>>> = kept
         .iter()
         .map(|kept| kept.as_ref().and_then(Kept::load))
@@ -49,8 +61,15 @@ pub(super) fn of(
             .filter_map(|draft| draft.map(Ok).or_else(|| made.next()))
             .collect();
         if let Some(kept) = kept.filter(|_| is_new) {
-            kept.save(&encodings)?;
-            share(&mut encodings, kept.load());
+            // Another process may have been faster, and what it wrote is in use.
+            let mut held = kept.load();
+            if held.is_none() {
+                match kept.save(&encodings) {
+                    Ok(()) => held = kept.load(),
+                    Err(error) => _ = not_kept.get_or_insert(error),
+                }
+            }
+            share(&mut encodings, held);
         }
         all.extend(encodings.into_iter().enumerate().map(|(index, encoding)| {
             let place = Place {
@@ -60,7 +79,7 @@ pub(super) fn of(
             (place, encoding)
         }));
     }
-    Ok(all)
+    Drafts { rows: all, not_kept }
 }
 
 fn encode(places: &[Place], sources: &[Source], encoder: &Encoder) -> Vec<Encoding> {

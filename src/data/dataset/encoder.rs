@@ -113,8 +113,11 @@ impl Encoder {
         let template = self.template.jinja(&self.tokenizer);
         let TemplateOptions { variables, date, .. } = &self.template_options;
         let images = (self.images, self.decodes_images, image_dir);
+        // ChatML and a file with its text make other tokens.
+        let form = self.template.is_chat_ml();
+        let cells = (&source.columns, source.numbers);
         format!(
-            "{}\n{template}\n{variables:?} {date:?}\n{:?} {:?}\n{classes:?}\n{images:?}\n{:?}",
+            "{}\n{form}\n{template}\n{variables:?} {date:?}\n{:?} {:?}\n{classes:?}\n{images:?}\n{cells:?}\n{:?}",
             self.tokenizer.digest(),
             self.masks,
             self.ends(),

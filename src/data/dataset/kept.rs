@@ -9,7 +9,12 @@ use rayon::prelude::*;
 use sha2::{Digest, Sha256};
 
 use super::{
-    super::{error::DataError, options::DataOptions, source::keep_pieces},
+    super::{
+        error::DataError,
+        options::DataOptions,
+        source::{fingerprint, keep_pieces},
+        value::Value,
+    },
     RowImage, Source,
     drafts::Encoding,
     encoder::{Draft, Encoder},
@@ -22,7 +27,8 @@ const HEADER_BYTES: usize = 40;
 const NOT_KEPT: u32 = u32::MAX;
 /// In the place of the length of a path.
 const IN_ROW: u32 = u32::MAX;
-const NUM_SAMPLES: usize = 64;
+/// Few, since a row may cost the decoding of all rows around it.
+const NUM_SAMPLES: usize = 16;
 
 /// Where the encoded rows of a source lie, or would lie.
 ///
@@ -43,18 +49,19 @@ impl Kept {
         source: &Source,
         encoder: &Encoder,
         options: &DataOptions,
+        build: &str,
     ) -> Result<Option<Self>, DataError> {
         let path = source.rows.path();
         let is_worth_it = |least| Ok::<_, DataError>(fs::size_bytes(path)? >= least);
-        let Some(build) = build_stamp().filter(|_| options.cache.dir().is_some()) else {
+        if options.cache.dir().is_none() {
             return Ok(None);
-        };
+        }
         if !options.keep_encoded.map_or(Ok(false), is_worth_it)? {
             return Ok(None);
         }
         let mut hash = Sha256::new();
         let identity = encoder.identity(&source.options, &source.image_dir);
-        hash.update(format!("{build:?}\n{identity}\n{}", source.rows.what()));
+        hash.update(format!("{build}\n{identity}\n{}", source.rows.what()));
         hash_rows(source, &mut hash);
         let what = format!("{:x}", hash.finalize());
         let place = options
@@ -263,8 +270,9 @@ fn unless_images_changed(row: Option<Stamped>) -> Option<Draft> {
 }
 
 /// Tells this build from others, which may encode otherwise; `None` where that cannot be told.
-fn build_stamp() -> Option<Stamp> {
-    fs::stamp(&std::env::current_exe().ok()?).ok()
+pub(super) fn build() -> Option<String> {
+    let program = std::env::current_exe().ok()?;
+    fingerprint(&program, &fs::mmap(&program).ok()?).ok()
 }
 
 /// What the file's stamp does not tell: which samples of it are rows, and how what lies beside it changes them.
@@ -275,6 +283,37 @@ fn hash_rows(source: &Source, hash: &mut Sha256) {
     }
     let step = num_rows.div_ceil(NUM_SAMPLES).max(1);
     for index in (0..num_rows).step_by(step) {
-        hash.update(format!("{:?}", source.rows.read(index)));
+        match source.rows.read(index) {
+            Ok(row) => hash_value(&row, hash),
+            Err(problem) => hash.update(problem.to_string()),
+        }
     }
+}
+
+fn hash_value(value: &Value, hash: &mut Sha256) {
+    hash_text(value.kind(), hash);
+    match value {
+        Value::Null => {}
+        Value::Bool(value) => hash_text(&value.to_string(), hash),
+        Value::Int(number) => hash_text(&number.to_string(), hash),
+        Value::Float(number) => hash_text(&number.to_bits().to_string(), hash),
+        Value::Text(text) => hash_text(text, hash),
+        Value::Bytes(bytes) => hash.update(Sha256::digest(bytes)),
+        Value::List(values) => {
+            hash_text(&values.len().to_string(), hash);
+            values.iter().for_each(|value| hash_value(value, hash));
+        }
+        Value::Object(entries) => {
+            hash_text(&entries.len().to_string(), hash);
+            for (name, value) in entries {
+                hash_text(name, hash);
+                hash_value(value, hash);
+            }
+        }
+    }
+}
+
+fn hash_text(text: &str, hash: &mut Sha256) {
+    hash.update((text.len() as u64).to_le_bytes());
+    hash.update(text);
 }

@@ -58,6 +58,7 @@ pub struct Dataset {
     report: DatasetReport,
     bad_rows: Vec<RowError>,
     has_conversations: bool,
+    not_kept: Option<DataError>,
     encoder: Encoder,
     /// Cuts rows at random, if they are.
     scissors: Option<Scissors>,
@@ -145,6 +146,7 @@ impl Dataset {
             mut report,
             mut bad_rows,
             has_conversations,
+            not_kept,
         } = open::prepare_all(&sources, &encoder, options)?;
         if rows.is_empty() && !bad_rows.is_empty() {
             let more = bad_rows.len() - 1;
@@ -190,6 +192,7 @@ impl Dataset {
             report,
             bad_rows,
             has_conversations,
+            not_kept,
             encoder,
         })
     }
@@ -247,6 +250,11 @@ impl Dataset {
     /// Whether the first row of some file is a conversation, so that the template is used.
     pub fn has_conversations(&self) -> bool {
         self.has_conversations
+    }
+
+    /// Why encoded rows that should be in the cache are not there.
+    pub fn not_kept(&self) -> Option<&DataError> {
+        self.not_kept.as_ref()
     }
 
     /// Tokens of a row, image tokens included; `index < len()`.

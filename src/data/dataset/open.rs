@@ -20,6 +20,8 @@ pub(super) struct Prepared {
     pub(super) report: DatasetReport,
     pub(super) bad_rows: Vec<RowError>,
     pub(super) has_conversations: bool,
+    /// See [`drafts::Drafts`].
+    pub(super) not_kept: Option<DataError>,
 }
 
 /// Reads and encodes all rows, on all cores.
@@ -33,7 +35,11 @@ pub(super) fn prepare_all(
     if has_conversations {
         encoder.check_template()?;
     }
-    let prepared: Vec<Result<encoder::Prepared, RowError>> = drafts::of(sources, encoder, options)?
+    let drafts::Drafts {
+        rows: drafts,
+        not_kept,
+    } = drafts::of(sources, encoder, options);
+    let prepared: Vec<Result<encoder::Prepared, RowError>> = drafts
         .into_par_iter()
         .map(|(place, draft)| {
             let fitting = draft.and_then(|draft| encoder.fit(draft, place));
@@ -83,6 +89,7 @@ pub(super) fn prepare_all(
         report,
         bad_rows,
         has_conversations,
+        not_kept,
     })
 }
 

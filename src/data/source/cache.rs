@@ -6,6 +6,7 @@
 use std::{
     path::{Path, PathBuf},
     sync::atomic::{AtomicUsize, Ordering},
+    time::{SystemTime, UNIX_EPOCH},
 };
 
 use sha2::{Digest, Sha256};
@@ -59,7 +60,7 @@ impl Cache {
         let Some(dir) = &self.dir else { return Ok(None) };
         fs::create_dir_all(dir)?;
         let key = fingerprint(path, bytes)?;
-        Ok(Some(dir.join(format!("{}.{what}", hex(&key[..16])))))
+        Ok(Some(dir.join(format!("{}.{what}", &key[..32]))))
     }
 }
 
@@ -68,7 +69,11 @@ pub(super) fn beside(place: &Path) -> PathBuf {
     static NUMBER: AtomicUsize = AtomicUsize::new(0);
     let number = NUMBER.fetch_add(1, Ordering::Relaxed);
     let mut name = place.file_name().unwrap_or_default().to_os_string();
-    name.push(format!(".{}-{number}.tmp", std::process::id()));
+    // Processes of several hosts may have one number.
+    let nanos = SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .map_or(0, |time| time.subsec_nanos());
+    name.push(format!(".{}-{nanos}-{number}.tmp", std::process::id()));
     place.with_file_name(name)
 }
 
@@ -108,7 +113,7 @@ fn write_pieces(path: &Path, pieces: impl Iterator<Item = Vec<u8>>) -> fs::Resul
 }
 
 /// Path, size, time of the last change and samples of the content.
-fn fingerprint(path: &Path, bytes: &[u8]) -> Result<[u8; 32], DataError> {
+pub(in crate::data) fn fingerprint(path: &Path, bytes: &[u8]) -> Result<String, DataError> {
     let fs::Stamp {
         size_bytes,
         modified_nanos,
@@ -124,11 +129,7 @@ fn fingerprint(path: &Path, bytes: &[u8]) -> Result<[u8; 32], DataError> {
         let start = if sample + 1 == NUM_SAMPLES { last } else { start };
         hash.update(&bytes[start..bytes.len().min(start + SAMPLE_BYTES)]);
     }
-    Ok(hash.finalize().into())
-}
-
-fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+    Ok(format!("{:x}", hash.finalize()))
 }
 
 #[cfg(test)]

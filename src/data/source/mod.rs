@@ -26,8 +26,8 @@ use std::{
     sync::Arc,
 };
 
-pub(super) use cache::keep_pieces;
 pub use cache::{Cache, WORTH_KEEPING_BYTES};
+pub(super) use cache::{fingerprint, keep_pieces};
 pub(super) use energon::write_index;
 pub use energon::{PrepareOptions, Prepared, SplitChoice, prepare};
 pub(super) use tar::{holds_bytes, is_image, member_name};

@@ -133,6 +133,11 @@ impl ChatTemplate {
         }
     }
 
+    /// Whether it is ChatML as written here, each turn encoded by itself.
+    pub(super) fn is_chat_ml(&self) -> bool {
+        matches!(self.form, Form::ChatMl)
+    }
+
     /// The same template for other programs, which know no [`IMAGE_TOKEN`] but the tokenizer's own.
     pub fn jinja(&self, tokenizer: &Tokenizer) -> Cow<'_, str> {
         for_others(

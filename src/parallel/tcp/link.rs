@@ -102,8 +102,7 @@ pub(super) enum Incoming {
 pub(super) struct Link {
     outbox: Sender<Outgoing>,
     sender: Option<JoinHandle<()>>,
-    stream: TcpStream,
-    patience: Duration,
+    stream: Arc<TcpStream>,
 }
 
 impl Link {
@@ -120,18 +119,19 @@ impl Link {
         stream.set_read_timeout(None)?;
         stream.set_write_timeout(Some(patience))?;
         let (outbox, frames) = channel();
-        let (writes, reads) = (stream.try_clone()?, stream.try_clone()?);
+        // One descriptor for all: there may be a thousand ranks.
+        let stream = Arc::new(stream);
+        let (writes, reads) = (stream.clone(), stream.clone());
         let sender = Builder::new()
             .name(format!("to-rank-{peer}"))
-            .spawn(move || send_all(writes, &frames))?;
+            .spawn(move || send_all(&writes, &frames))?;
         Builder::new()
             .name(format!("from-rank-{peer}"))
-            .spawn(move || receive_all(peer, reads, &inbox))?;
+            .spawn(move || receive_all(peer, &reads, &inbox))?;
         Ok(Self {
             outbox,
             sender: Some(sender),
             stream,
-            patience,
         })
     }
 
@@ -140,13 +140,9 @@ impl Link {
         &self.outbox
     }
 
-    /// Lets the sender finish what is in the queue.
-    pub(super) fn close(&mut self, has_failed: bool) {
-        const LAST_WORDS: Duration = Duration::from_secs(2);
+    /// Lets the sender, which has been told that nothing more comes, finish what is in the queue.
+    pub(super) fn close(&mut self, deadline: Instant) {
         const POLL: Duration = Duration::from_millis(1);
-        let _ = self.outbox.send(Outgoing::End);
-        let patience = if has_failed { LAST_WORDS } else { self.patience };
-        let deadline = Instant::now() + patience;
         let Some(sender) = self.sender.take() else { return };
         while !sender.is_finished() && Instant::now() < deadline {
             std::thread::sleep(POLL);
@@ -159,7 +155,7 @@ impl Link {
 }
 
 /// Ends when nothing more can come, or the other side is gone.
-fn send_all(mut stream: TcpStream, frames: &Receiver<Outgoing>) {
+fn send_all(mut stream: &TcpStream, frames: &Receiver<Outgoing>) {
     for frame in frames {
         let Outgoing::Frame(header, body, range) = frame else {
             break;
@@ -174,7 +170,7 @@ fn send_all(mut stream: TcpStream, frames: &Receiver<Outgoing>) {
     let _ = stream.shutdown(Shutdown::Write);
 }
 
-fn receive_all(peer: usize, mut stream: TcpStream, inbox: &Sender<Incoming>) {
+fn receive_all(peer: usize, mut stream: &TcpStream, inbox: &Sender<Incoming>) {
     while let Some((header, body)) = receive(&mut stream) {
         if inbox.send(Incoming::Frame(peer, header, body)).is_err() {
             return;
@@ -183,7 +179,7 @@ fn receive_all(peer: usize, mut stream: TcpStream, inbox: &Sender<Incoming>) {
     let _ = inbox.send(Incoming::Gone(peer));
 }
 
-fn receive(stream: &mut TcpStream) -> Option<(Header, Vec<u8>)> {
+fn receive(stream: &mut &TcpStream) -> Option<(Header, Vec<u8>)> {
     let mut bytes = [0; HEADER_BYTES];
     read_whole(stream, &mut bytes)?;
     let header = Header::from_bytes(bytes)?;
@@ -193,7 +189,7 @@ fn receive(stream: &mut TcpStream) -> Option<(Header, Vec<u8>)> {
     (read as u64 == header.len).then_some((header, body))
 }
 
-fn read_whole(stream: &mut TcpStream, bytes: &mut [u8]) -> Option<()> {
+fn read_whole(stream: &mut &TcpStream, bytes: &mut [u8]) -> Option<()> {
     loop {
         match stream.read_exact(bytes) {
             Ok(()) => return Some(()),

@@ -16,6 +16,8 @@ const HELLO_BYTES: usize = 18;
 const POLL: Duration = Duration::from_millis(20);
 /// Who is connected and says nothing for so long is no rank.
 const HELLO_PATIENCE: Duration = Duration::from_secs(5);
+/// Ranks that have been told where the others are need no longer to reach them.
+const CONNECTING: Duration = Duration::from_secs(60);
 const ATTEMPT: Duration = Duration::from_secs(5);
 /// A name that is not known for so long will not be.
 const NAME_PATIENCE: Duration = Duration::from_secs(30);
@@ -131,6 +133,21 @@ impl Meeting<'_> {
         };
         let mut first = self.call(hello, self.host, self.port)?;
         let addresses = self.read_answer(&mut first)?;
+        // From here on all are there: what is left takes no longer than it takes to connect.
+        let meeting = Meeting {
+            deadline: Instant::now() + self.timeout.min(CONNECTING),
+            ..*self
+        };
+        meeting.join_neighbours(hello, &listener, first, &addresses)
+    }
+
+    fn join_neighbours(
+        &self,
+        hello: Hello,
+        listener: &TcpListener,
+        first: TcpStream,
+        addresses: &str,
+    ) -> Result<Streams, String> {
         let mut streams: Streams = (0..self.world.size).map(|_| None).collect();
         streams[0] = Some(first);
         for (rank, address) in addresses.lines().enumerate().take(self.world.rank).skip(1) {
@@ -148,7 +165,7 @@ impl Meeting<'_> {
         }
         let behind = self.world.rank + 1;
         if behind < self.world.size {
-            self.answer_calls(&listener, |hello, stream| {
+            self.answer_calls(listener, |hello, stream| {
                 let place = streams
                     .get_mut(hello.world.rank)
                     .filter(|_| hello.world.rank >= behind);
@@ -196,11 +213,14 @@ impl Meeting<'_> {
 
     /// Calls until somebody answers.
     fn call(&self, hello: Hello, host: &str, port: u16) -> Result<TcpStream, String> {
-        let started = Instant::now();
+        let mut unknown_since = Some(Instant::now());
         loop {
             let addresses = match (host, port).to_socket_addrs() {
                 Ok(addresses) => addresses,
-                Err(_) if started.elapsed() < NAME_PATIENCE.min(self.timeout) => {
+                Err(_)
+                    if unknown_since.is_none_or(|since| since.elapsed() < NAME_PATIENCE)
+                        && Instant::now() < self.deadline =>
+                {
                     std::thread::sleep(POLL);
                     continue;
                 }
@@ -211,6 +231,8 @@ impl Meeting<'_> {
                     ));
                 }
             };
+            // A name that was known once will be again.
+            unknown_since = None;
             let called = connect(addresses).and_then(|mut stream| {
                 hello.write(&mut stream)?;
                 Ok(stream)
@@ -220,10 +242,16 @@ impl Meeting<'_> {
                 Err(error) => error,
             };
             if Instant::now() >= self.deadline {
+                let hint = match (host, port) == (self.host, self.port) {
+                    true => {
+                        "rank 0 has to run on the host of MASTER_ADDR, and MASTER_PORT has to be open there"
+                    }
+                    false => {
+                        "ranks call each other at ports that the system chooses: these have to be open between the hosts"
+                    }
+                };
                 return Err(format!(
-                    "called {host}:{port} for {} s: {error}\n  hint: rank 0 has to run on the host of MASTER_ADDR, and \
-                     MASTER_PORT has to be open there",
-                    self.timeout.as_secs()
+                    "called {host}:{port} again and again: {error}\n  hint: {hint}"
                 ));
             }
             std::thread::sleep(POLL);

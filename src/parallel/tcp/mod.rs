@@ -10,10 +10,12 @@ mod tests;
 
 use std::{
     cell::RefCell,
+    cmp,
     collections::VecDeque,
     rc::Rc,
     sync::{
         Arc,
+        atomic::{AtomicBool, Ordering},
         mpsc::{Receiver, RecvTimeoutError, Sender},
     },
     time::{Duration, Instant},
@@ -21,6 +23,9 @@ use std::{
 
 use super::{CollectiveError, World, engine::Engine};
 use link::{Header, Incoming, Kind, Link, Outgoing};
+
+/// How long a rank that has failed stays for the others to hear of it.
+const LAST_WORDS: Duration = Duration::from_secs(2);
 
 /// One process of a run. Belongs to the thread that made it.
 pub struct Tcp {
@@ -44,6 +49,8 @@ struct Mesh {
     waiting: Vec<VecDeque<(Header, Vec<u8>)>>,
     gone: Vec<bool>,
     failed: Option<CollectiveError>,
+    /// This rank has told the others that it has failed.
+    aborted: Arc<AtomicBool>,
     timeout: Duration,
     /// Groups that there are.
     num_groups: u64,
@@ -76,6 +83,7 @@ impl Tcp {
             waiting: (0..world.size).map(|_| VecDeque::new()).collect(),
             gone: vec![false; world.size],
             failed: None,
+            aborted: Arc::default(),
             timeout,
             num_groups: 1,
         };
@@ -213,11 +221,15 @@ impl Mesh {
 
 impl Drop for Mesh {
     fn drop(&mut self) {
-        let has_failed = self.failed.is_some();
+        let links = || self.links.iter().flatten();
+        links().for_each(|link| _ = link.outbox().send(Outgoing::End));
+        let has_failed = self.failed.is_some() || self.aborted.load(Ordering::Relaxed);
+        let patience = if has_failed { LAST_WORDS } else { self.timeout };
+        let deadline = Instant::now() + patience;
         self.links
             .iter_mut()
             .flatten()
-            .for_each(|link| link.close(has_failed));
+            .for_each(|link| link.close(deadline));
     }
 }
 
@@ -246,9 +258,9 @@ impl Tcp {
         let mut sum = vec![0.0; len];
         for place in 0..self.members.len() {
             match place.cmp(&rank) {
-                std::cmp::Ordering::Equal => add(&mut sum, values[rank * len..][..len].iter().copied()),
-                std::cmp::Ordering::Less => add(&mut sum, floats(&others[place])),
-                std::cmp::Ordering::Greater => add(&mut sum, floats(&others[place - 1])),
+                cmp::Ordering::Equal => add(&mut sum, values[rank * len..][..len].iter().copied()),
+                cmp::Ordering::Less => add(&mut sum, floats(&others[place])),
+                cmp::Ordering::Greater => add(&mut sum, floats(&others[place - 1])),
             }
         }
         Ok(sum)
@@ -330,7 +342,9 @@ impl Engine for Tcp {
         let mesh = self.mesh.borrow();
         let links = mesh.links.iter().flatten();
         let outboxes: Vec<Sender<Outgoing>> = links.map(|link| link.outbox().clone()).collect();
+        let aborted = mesh.aborted.clone();
         Box::new(move |message| {
+            aborted.store(true, Ordering::Relaxed);
             let body = Arc::new(message.as_bytes().to_vec());
             for outbox in &outboxes {
                 let header = Header {

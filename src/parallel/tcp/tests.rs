@@ -181,7 +181,7 @@ fn a_meeting_that_fails_says_why() {
     let error = meet(1, 2, port, 1);
     assert!(
         error.starts_with(&format!(
-            "the ranks did not meet: called localhost:{port} for 1 s: "
+            "the ranks did not meet: called localhost:{port} again and again: "
         )),
         "{error}"
     );

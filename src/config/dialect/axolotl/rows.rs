@@ -142,7 +142,7 @@ pub(in super::super) static ROWS: &[Row] = &[
         "a file that ends in .jinja",
     ),
     to(&["chat_template_kwargs"], "data.template_options"),
-    to(&["dataset_prepared_path"], "data.cache"),
+    path(&["dataset_prepared_path"], "data.cache"),
     nothing(
         &[
             "dataset_keep_in_memory",

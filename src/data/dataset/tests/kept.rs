@@ -130,6 +130,14 @@ fn what_encoding_depends_on_is_part_of_the_name() {
     differs(&mut folder, "the template");
     fs::write_durable(&template, source.replace("m.role }}", "m.role }}-").as_bytes()).unwrap();
     differs(&mut folder, "its source");
+    folder.options.template = TemplateOptions::default();
+    folder.open().unwrap();
+    let text = folder.dir.path().join("chatml.jinja");
+    fs::write_durable(&text, crate::data::CHAT_TEMPLATE_JINJA.as_bytes()).unwrap();
+    folder.options.template.choice = Some(crate::data::TemplateChoice::File(text));
+    differs(&mut folder, "ChatML's text in a file");
+    folder.options.train[0].columns = Some(["messages", "images"].map(String::from).into());
+    differs(&mut folder, "columns");
     let dir = folder.dir.path().to_owned();
     folder.options.train[0].image_dir = Some(dir.join("."));
     differs(&mut folder, "where images are");
@@ -208,6 +216,19 @@ fn an_image_that_goes_or_changes_is_noticed() {
     assert_eq!(folder.open().unwrap().bad_rows().len(), 2, "no picture any more");
     fs::write_durable(&image, &bytes).unwrap();
     assert_eq!(folder.open().unwrap().bad_rows().len(), 0);
+}
+
+/// A cache that cannot be written costs the next start some time, and this one nothing.
+#[test]
+fn what_cannot_be_kept_is_told_and_no_error() {
+    let mut folder = folder();
+    let file = folder.dir.path().join("a file");
+    fs::write_durable(&file, b"").unwrap();
+    folder.options.cache = Cache::new(Some(file.join("cache")));
+    let dataset = folder.open().unwrap();
+    assert_eq!(dataset.len(), 3);
+    let reason = dataset.not_kept().unwrap().to_string();
+    assert!(reason.contains("a file/cache"), "{reason}");
 }
 
 #[test]
