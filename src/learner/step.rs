@@ -121,7 +121,7 @@ impl Learner {
     }
 
     /// One rank of several, which all have the same model, or their shards of it. Where several hold it together and the model
-    /// is whole, each keeps its part.
+    /// is whole, each keeps its part; one with adapters has to be whole, since a checkpoint knows it by its whole weights.
     ///
     /// # Errors
     /// As [`Learner::new`]; if the ranks or the model do not divide as `parallel` says, or a rank is missing or has failed.

@@ -110,7 +110,7 @@ fn features_of_a_tower_that_rests_are_kept() {
         let model = run.model_config(300, Some(3)).unwrap().unwrap();
         (
             run.resting_vision(&model, None),
-            run.vision_cache(&model, None, images, 2 * MIB),
+            run.vision_cache(&model, None, images, 4 * MIB),
         )
     };
     // 17 tokens of width 32 out of the tower, 16 of width 64 out of the projector.
