@@ -128,7 +128,7 @@ fn is_rows(name: &str, number: usize, count: usize) -> bool {
         return true;
     }
     let numbered = format!("-{number:05}-of-{count:05}");
-    let split = |ending: &str| Some(name.strip_suffix(ending)?.strip_suffix(&numbered)?);
+    let split = |ending: &str| name.strip_suffix(ending)?.strip_suffix(&numbered);
     let lines = [".jsonl", ".jsonl.gz", ".jsonl.zst"];
     let is_whole = |ending: &&str| name.strip_suffix(*ending).is_some_and(is_split_name);
     let mut endings = [".parquet", ".arrow"].iter().chain(&lines);
