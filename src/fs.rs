@@ -350,6 +350,20 @@ pub fn sync_file(path: &Path) -> Result<()> {
     open(path)?.sync_all().map_err(at("sync", path))
 }
 
+/// Makes all that was written to the file system of a file or folder durable: for very many files at once.
+pub fn sync_file_system(path: &Path) -> Result<()> {
+    let file = open(path)?;
+    #[cfg(target_os = "linux")]
+    rustix::fs::syncfs(&file).map_err(|errno| at("sync", path)(errno.into()))?;
+    // Other systems know it of all file systems at once only.
+    #[cfg(not(target_os = "linux"))]
+    {
+        drop(file);
+        rustix::fs::sync();
+    }
+    Ok(())
+}
+
 /// Room on a file system.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Space {

@@ -82,7 +82,7 @@ pub(in crate::cli) struct ConvertArgs {
     /// Leave out and list wrong rows, up to so many; without, the first one ends it
     #[arg(long, value_name = "ROWS", default_value_t = 0)]
     max_bad_rows: usize,
-    /// Replace a file or a folder of data that is there
+    /// Replace a file, or a folder that holds nothing but what this command writes; never images that are read
     #[arg(long)]
     force_overwrite: bool,
 }

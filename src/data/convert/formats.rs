@@ -114,6 +114,27 @@ pub(super) fn by_name(path: &Path) -> Option<(TargetFormat, Compression)> {
     (!is_whole || format == TargetFormat::Jsonl).then_some((format, compression))
 }
 
+/// The name of a file of rows without what says its format and how it is compressed.
+pub(super) fn without_endings(name: &str) -> &str {
+    const ENDINGS: [&str; 8] = [
+        ".gz", ".zst", ".jsonl", ".ndjson", ".json", ".parquet", ".pq", ".arrow",
+    ];
+    let known = |name: &str, ending: &str| {
+        let at = name.len().checked_sub(ending.len()).filter(|&at| at > 0)?;
+        name.get(at..)
+            .is_some_and(|end| end.eq_ignore_ascii_case(ending))
+            .then_some(at)
+    };
+    let cut = |name, endings: &[&str]| {
+        endings
+            .iter()
+            .find_map(|ending| known(name, ending))
+            .unwrap_or(name.len())
+    };
+    let plain = &name[..cut(name, &ENDINGS[..2])];
+    &plain[..cut(plain, &ENDINGS[2..])]
+}
+
 /// Whether a name is that of a file which is not written, and hardly one of a folder.
 pub(super) fn is_other_file(path: &Path) -> bool {
     const OTHERS: [&str; 11] = [

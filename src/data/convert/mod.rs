@@ -12,6 +12,7 @@ mod notes;
 mod parquet;
 mod pictures;
 mod read;
+mod replace;
 mod schema;
 mod shards;
 mod tar;
@@ -33,6 +34,7 @@ use super::{
     source::{self, Cache, Selection},
     value::Value,
 };
+use crate::fs;
 use error::Refusal;
 use notes::Notes;
 use read::Source;
@@ -108,12 +110,13 @@ pub fn convert(
     cache: &Cache,
     progress: &dyn Fn(Stage, usize, usize),
 ) -> Result<Converted, ConvertError> {
-    let target = Target::of(options)?;
+    let mut target = Target::of(options)?;
     let opened = source::open_all(&options.from, cache)?;
     let mut sources: Vec<&Path> = opened.iter().map(|rows| rows.path().as_ref()).collect();
     if !options.from.is_pattern() {
         sources.push(&options.from.path);
     }
+    sources.extend(options.image_dir.as_deref().filter(|folder| fs::exists(folder)));
     target.check(&sources)?;
     let mut source = Source::new(&opened, options.limit, options.max_bad_rows);
     if source.num_rows == 0 {
@@ -221,7 +224,8 @@ fn write(
     notes: &mut Notes,
     progress: &dyn Fn(Stage, usize, usize),
 ) -> Result<(usize, usize, usize), ConvertError> {
-    let (images, format) = (shards.target().images, shards.target().format);
+    let target = shards.target();
+    let (images, format) = (target.images, target.format);
     // Where names take the places of images, what is around them stays.
     let within = images == ImagePlace::Files || format == TargetFormat::Tar;
     let work = |row: &mut Value, folder: &Path| {
@@ -229,6 +233,9 @@ fn write(
             text_as_parts(row, &options.fields)?;
         }
         let folder = options.image_dir.as_deref().unwrap_or(folder);
+        if target.replaces_a_folder() {
+            pictures::paths(row, &options.fields, folder, &mut |image| target.reads(image))?;
+        }
         match images {
             ImagePlace::Keep => Ok(()),
             ImagePlace::Inline | ImagePlace::Files => {
@@ -240,6 +247,7 @@ fn write(
         work,
         &|done, all| progress(Stage::Rows, done, all),
         |number, sample, row, ()| {
+            target.check_reads()?;
             if !format.is_table() {
                 notes.see(&row, sample);
             }

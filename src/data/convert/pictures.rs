@@ -92,6 +92,21 @@ pub(super) fn foresee(
     })
 }
 
+/// The files that a row names.
+pub(super) fn paths(
+    row: &mut Value,
+    fields: &Fields,
+    folder: &Path,
+    found: &mut dyn FnMut(&Path),
+) -> Result<(), RowProblem> {
+    for_each_image(row, fields, &mut |site| {
+        if let ImageRef::Path(path) = site.read()? {
+            found(&folder.join(path));
+        }
+        Ok(())
+    })
+}
+
 /// Where a row holds images as bytes.
 pub(super) fn held(row: &mut Value, fields: &Fields, places: &mut Vec<String>) -> Result<(), RowProblem> {
     walk(row, fields, &mut |mut site| {

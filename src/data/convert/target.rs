@@ -1,22 +1,23 @@
 //! What is to be written, and where: nothing lies under the final name before all of it is there.
 
 use std::{
-    ffi::OsString,
     fmt,
     path::{Path, PathBuf},
+    sync::OnceLock,
 };
 
 use super::{
     ConvertOptions, ImagePlace,
     error::ConvertError,
-    formats::{Compression, TargetFormat, by_name, is_other_file},
+    formats::{Compression, TargetFormat, by_name, is_other_file, without_endings},
+    replace::{Placed, beside, foreign, foreign_image},
 };
 use crate::fs;
 
 /// What files are written through.
 pub(super) const BUFFER_BYTES: usize = 1 << 20;
 /// The folder of images beside rows in a folder; of a file, its name comes before this.
-const IMAGES: &str = "images";
+pub(super) const IMAGES: &str = "images";
 
 /// What is to be written, with everything decided.
 #[derive(Debug)]
@@ -29,6 +30,10 @@ pub(super) struct Target {
     pub(super) split: String,
     path: PathBuf,
     overwrite: bool,
+    /// The folder that is there and gives way, without links.
+    replaced: Option<PathBuf>,
+    /// An image that is read and would be removed with that folder.
+    endangered: OnceLock<PathBuf>,
 }
 
 impl Target {
@@ -107,11 +112,13 @@ impl Target {
             split: split_name(options)?,
             path: options.to.clone(),
             overwrite: options.overwrite,
+            replaced: None,
+            endangered: OnceLock::new(),
         })
     }
 
     /// Refuses to write over what is read, and over what is there unless that was asked for and is a data set.
-    pub(super) fn check(&self, sources: &[&Path]) -> Result<(), ConvertError> {
+    pub(super) fn check(&mut self, sources: &[&Path]) -> Result<(), ConvertError> {
         let finals = [
             Some(self.path.clone()),
             (!self.is_folder && self.images == ImagePlace::Files).then(|| self.image_dir()),
@@ -127,8 +134,41 @@ impl Target {
                 }
             }
             self.check_one(&path)?;
+            if fs::is_dir(&path) {
+                self.replaced = Some(real);
+            }
         }
         Ok(())
+    }
+
+    /// Whether images that are read must be told to [`Target::reads`].
+    pub(super) fn replaces_a_folder(&self) -> bool {
+        self.replaced.is_some()
+    }
+
+    /// Hears of an image that is read.
+    pub(super) fn reads(&self, image: &Path) {
+        let Some(replaced) = &self.replaced else {
+            return;
+        };
+        // One that is not there is an error of its row.
+        if fs::canonicalize(image).is_ok_and(|real| real.starts_with(replaced)) {
+            self.endangered.get_or_init(|| image.into());
+        }
+    }
+
+    /// Refuses to remove what was read.
+    pub(super) fn check_reads(&self) -> Result<(), ConvertError> {
+        match (self.endangered.get(), &self.replaced) {
+            (Some(image), Some(replaced)) => {
+                let reason = format!(
+                    "it holds {}, which is read: not replaced\n  hint: name another target",
+                    image.display()
+                );
+                Err(self.refused(replaced, &reason))
+            }
+            _ => Ok(()),
+        }
     }
 
     fn check_one(&self, path: &Path) -> Result<(), ConvertError> {
@@ -145,7 +185,8 @@ impl Target {
                 let what = if is_dir { "a folder" } else { "a file" };
                 Err(self.refused(path, &format!("it is {what}: not replaced\n  hint: name another target")))
             }
-            true => match foreign(path, 0)? {
+            true if !self.is_folder => self.check_images(path),
+            true => match foreign(path)? {
                 None => Ok(()),
                 Some(other) => Err(self.refused(
                     path,
@@ -153,6 +194,36 @@ impl Target {
                 )),
             },
             false => Ok(()),
+        }
+    }
+
+    /// The folder of images gives way only together with its rows.
+    fn check_images(&self, path: &Path) -> Result<(), ConvertError> {
+        if !fs::exists(&self.path) {
+            return Err(self.refused(
+                path,
+                "it is there, but no rows of its: not replaced\n  hint: name another target",
+            ));
+        }
+        let folder = self.path.parent().filter(|folder| !folder.as_os_str().is_empty());
+        for other in fs::read_dir(folder.unwrap_or(Path::new(".")))? {
+            // Tables hold their images themselves unless asked.
+            let is_other = other.file_name() != self.path.file_name()
+                && by_name(&other).is_some_and(|(format, _)| format == TargetFormat::Jsonl);
+            if is_other && folder_name(&other) == self.image_folder_name() {
+                let reason = format!(
+                    "it may hold images of {}, too: not replaced\n  hint: name another target",
+                    other.display()
+                );
+                return Err(self.refused(path, &reason));
+            }
+        }
+        match foreign_image(path)? {
+            None => Ok(()),
+            Some(other) => Err(self.refused(
+                path,
+                &format!("it holds {}, which this command did not write: not replaced\n  hint: name another target", other.display()),
+            )),
         }
     }
 
@@ -167,11 +238,7 @@ impl Target {
     pub(super) fn image_folder_name(&self) -> String {
         match self.is_folder {
             true => IMAGES.to_owned(),
-            false => {
-                let name = self.path.file_name().unwrap_or_default().to_string_lossy();
-                let stem = name.split('.').next().unwrap_or_default();
-                format!("{stem}-{IMAGES}")
-            }
+            false => folder_name(&self.path),
         }
     }
 
@@ -181,15 +248,13 @@ impl Target {
 
     /// Where it is made.
     pub(super) fn partial(&self) -> Partial {
-        let beside = beside(&self.path, "partial");
+        let rows = beside(&self.path, "partial");
         Partial {
-            rows: beside.clone(),
             images: match self.is_folder {
-                true => beside.join(IMAGES),
-                false => self
-                    .path
-                    .with_file_name(beside_name(&self.image_folder_name().into(), "partial")),
+                true => rows.join(IMAGES),
+                false => beside(&self.image_dir(), "partial"),
             },
+            rows,
         }
     }
 
@@ -210,10 +275,23 @@ impl Target {
 
     /// Gives what was made its name.
     pub(super) fn commit(&self, partial: &Partial, has_images: bool) -> Result<(), ConvertError> {
-        if !self.is_folder && has_images {
-            replace(&partial.images, &self.image_dir())?;
+        self.check_reads()?;
+        if has_images {
+            // Each of them by itself would take far longer.
+            fs::sync_file_system(&partial.images)?;
         }
-        replace(&partial.rows, &self.path)
+        let images = match !self.is_folder && has_images {
+            true => Some(Placed::put(&partial.images, &self.image_dir())?),
+            false => None,
+        };
+        match (Placed::put(&partial.rows, &self.path), images) {
+            (Ok(rows), images) => {
+                rows.keep()?;
+                images.map_or(Ok(()), Placed::keep)
+            }
+            (Err(error), Some(images)) => Err(images.undo(error)),
+            (Err(error), None) => Err(error),
+        }
     }
 
     pub(super) fn path(&self) -> &Path {
@@ -250,70 +328,10 @@ impl Partial {
     }
 }
 
-/// Puts a file or folder in the place of another.
-fn replace(from: &Path, to: &Path) -> Result<(), ConvertError> {
-    if fs::is_dir(to) {
-        // A folder does not go over another in one step.
-        let old = beside(to, "old");
-        fs::rename(to, &old)?;
-        fs::rename(from, to)?;
-        fs::remove_dir_all(&old)?;
-    } else {
-        fs::rename(from, to)?;
-    }
-    Ok(fs::sync_dir(to.parent().unwrap_or(Path::new("")))?)
-}
-
-/// A hidden name on the same file system, of this process alone.
-fn beside(path: &Path, what: &str) -> PathBuf {
-    path.with_file_name(beside_name(
-        &path.file_name().unwrap_or_default().to_owned(),
-        what,
-    ))
-}
-
-fn beside_name(name: &OsString, what: &str) -> OsString {
-    let mut hidden = OsString::from(".");
-    hidden.push(name);
-    hidden.push(format!(".{}.{what}", std::process::id()));
-    hidden
-}
-
-/// Something in a folder that no conversion writes.
-fn foreign(folder: &Path, depth: usize) -> Result<Option<PathBuf>, ConvertError> {
-    const MAX_DEPTH: usize = 16;
-    const ENDINGS: [&str; 17] = [
-        "jsonl", "gz", "zst", "parquet", "arrow", "tar", "idx", "jpg", "jpeg", "png", "webp", "bmp", "gif",
-        "tif", "tiff", "ppm", "pgm",
-    ];
-    for path in fs::read_dir(folder)? {
-        let name = path
-            .file_name()
-            .unwrap_or_default()
-            .to_string_lossy()
-            .into_owned();
-        let ending = path
-            .extension()
-            .unwrap_or_default()
-            .to_string_lossy()
-            .to_lowercase();
-        if fs::is_dir(&path) {
-            let inside = match name.as_str() {
-                // Of `data prepare`.
-                ".nv-meta" => None,
-                _ if depth >= MAX_DEPTH => Some(path),
-                _ => foreign(&path, depth + 1)?,
-            };
-            if inside.is_some() {
-                return Ok(inside);
-            }
-        } else if !ENDINGS.contains(&ending.as_str())
-            && !["dataset_info.json", "state.json"].contains(&name.as_str())
-        {
-            return Ok(Some(path));
-        }
-    }
-    Ok(None)
+/// The folder of images that belongs to a file of rows.
+fn folder_name(rows: &Path) -> String {
+    let name = rows.file_name().unwrap_or_default().to_string_lossy();
+    format!("{}-{IMAGES}", without_endings(&name))
 }
 
 /// The name of the written split, which becomes part of names of files.
@@ -323,14 +341,18 @@ fn split_name(options: &ConvertOptions) -> Result<String, ConvertError> {
         .as_deref()
         .or(options.from.split.as_deref())
         .unwrap_or("train");
-    let is_good = |c: char| c.is_alphanumeric() || c == '_' || c == '.';
-    match !name.is_empty() && !name.starts_with('.') && name.chars().all(is_good) {
+    match is_split_name(name) {
         true => Ok(name.to_owned()),
         false => Err(wrong(
             "--to-split",
             &format!("{name:?} is no name of a split: letters, digits and _ make one"),
         )),
     }
+}
+
+pub(super) fn is_split_name(name: &str) -> bool {
+    let is_good = |c: char| c.is_alphanumeric() || c == '_' || c == '.';
+    !name.is_empty() && !name.starts_with('.') && name.chars().all(is_good)
 }
 
 pub(super) fn wrong(option: &str, reason: &str) -> ConvertError {

@@ -2,6 +2,7 @@
 
 mod images;
 mod limits;
+mod replaced;
 mod round_trip;
 mod targets;
 
