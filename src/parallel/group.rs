@@ -321,7 +321,8 @@ impl Group {
         Ok(all.iter().any(|is_so| *is_so == [1]))
     }
 
-    /// Seconds that operations took so far, also of groups that are split off or that this one is split off from, whether anybody waited for them or not.
+    /// Seconds that operations took so far, also of groups that are split off or that this one is split off from, whether
+    /// anybody waited for them or not.
     pub fn busy_seconds(&self) -> f64 {
         let nanoseconds = |link: &Arc<Link>| link.busy.load(Ordering::Relaxed);
         self.link.as_ref().map_or(0, nanoseconds) as f64 * 1e-9

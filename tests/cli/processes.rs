@@ -10,7 +10,7 @@ use rustix::process::{Pid, Signal, kill_process};
 
 use crate::{
     project::{Done, Project},
-    ranks::{alone, assert_same_numbers},
+    ranks::check_processes,
 };
 
 fn free_port() -> u16 {
@@ -24,33 +24,14 @@ fn all(children: Vec<Child>) -> Vec<Done> {
 
 #[test]
 fn processes_train_what_one_trains() {
-    let (four, six) = (
-        alone("train.accumulation=4", &[]),
-        alone("train.accumulation=6", &[]),
-    );
-    for (size, accumulation, zero) in [
+    let cases = [
         (2, "train.accumulation=2", "parallel.zero=0"),
         (4, "train.accumulation=1", "parallel.zero=1"),
         (3, "train.accumulation=2", "parallel.zero=3"),
-    ] {
-        let project = Project::new();
-        let sets = [
-            "train.micro_batch_size=1",
-            accumulation,
-            zero,
-            "train.recompute=blocks",
-        ];
-        let done = all(project.processes(free_port(), &sets, &vec![&[][..]; size]));
-        done.iter().for_each(|done| {
-            done.exits(0);
-        });
-        let finished = done
-            .iter()
-            .map(|done| done.stderr.matches("finished after").count());
-        assert_eq!(finished.sum::<usize>(), 1);
-        let one = if size == 3 { &six } else { &four };
-        assert_same_numbers(&format!("{size} processes, {zero}"), &project, one);
-    }
+    ];
+    check_processes(&cases, |project, size, sets| {
+        all(project.processes(free_port(), sets, &vec![&[][..]; size]))
+    });
 }
 
 #[test]
@@ -118,15 +99,7 @@ fn a_rank_that_stops_does_not_hold_the_others() {
             "checkpoint.every={steps: 5}",
         ];
         let mut children = project.processes(free_port(), &sets, &[&[][..]; 3]);
-        let deadline = Instant::now() + Duration::from_secs(300);
-        // The newest, since older ones are removed faster than a busy machine may look.
-        while !project.path("run/checkpoints").exists() || project.steps().is_empty() {
-            if let Some(status) = children[0].try_wait().unwrap() {
-                panic!("ended with {status}: {}", Done::of_child(children.swap_remove(0)));
-            }
-            assert!(Instant::now() < deadline, "no checkpoint");
-            std::thread::sleep(Duration::from_millis(50));
-        }
+        project.await_checkpoint(&mut children[0]);
         let mut last = children.pop().unwrap();
         let process = Pid::from_child(&last);
         let started = Instant::now();

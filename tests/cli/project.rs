@@ -3,9 +3,11 @@
 use std::{
     fmt::Write as _,
     fs,
+    io::Read as _,
     path::{Path, PathBuf},
     process::{Child, Command, Output, Stdio},
     sync::{Arc, Mutex, PoisonError, Weak},
+    time::{Duration, Instant},
 };
 
 use serde_json::Value;
@@ -154,6 +156,22 @@ impl Project {
             .env("OMPI_MCA_mpi_yield_when_idle", "1")
             .env("RAYON_NUM_THREADS", "1");
         command
+    }
+
+    /// Waits until a run that goes on has a checkpoint.
+    pub(crate) fn await_checkpoint(&self, child: &mut Child) {
+        let deadline = Instant::now() + Duration::from_secs(300);
+        // The newest, since older ones are removed faster than a busy machine may look.
+        while !self.path("run/checkpoints").exists() || self.steps().is_empty() {
+            if let Some(status) = child.try_wait().unwrap() {
+                let mut said = String::new();
+                let stderr = child.stderr.take();
+                stderr.map(|mut stderr| stderr.read_to_string(&mut said).unwrap());
+                panic!("ended with {status}: {said}");
+            }
+            assert!(Instant::now() < deadline, "no checkpoint");
+            std::thread::sleep(Duration::from_millis(50));
+        }
     }
 
     /// Steps with a checkpoint.

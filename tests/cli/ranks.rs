@@ -7,7 +7,7 @@ use serde_json::Value;
 
 use crate::project::{Done, Project};
 
-pub(crate) fn ranks<'a>(devices: &'a str, accumulation: &'a str, more: &[&'a str]) -> Vec<&'a str> {
+fn ranks<'a>(devices: &'a str, accumulation: &'a str, more: &[&'a str]) -> Vec<&'a str> {
     let mut sets = vec!["train.micro_batch_size=1", devices, accumulation];
     sets.extend(more);
     sets
@@ -18,7 +18,7 @@ pub(crate) fn ranks<'a>(devices: &'a str, accumulation: &'a str, more: &[&'a str
 const TOGETHER: [&str; 2] = ["model.language.num_key_value_heads=2", "train.optimizer.eps=1e-4"];
 
 /// Numbers of the log that must not depend on the ranks.
-pub(crate) fn numbers(project: &Project) -> Vec<Vec<(String, f64)>> {
+fn numbers(project: &Project) -> Vec<Vec<(String, f64)>> {
     const NAMES: [&str; 8] = [
         "step",
         "epoch",
@@ -37,7 +37,7 @@ pub(crate) fn numbers(project: &Project) -> Vec<Vec<(String, f64)>> {
 }
 
 #[track_caller]
-pub(crate) fn assert_same_numbers(what: &str, ranks: &Project, one: &[Vec<(String, f64)>]) {
+fn assert_same_numbers(what: &str, ranks: &Project, one: &[Vec<(String, f64)>]) {
     let found = numbers(ranks);
     assert_eq!(found.len(), one.len(), "{what}");
     for (found, expected) in found.iter().flatten().zip(one.iter().flatten()) {
@@ -51,7 +51,7 @@ pub(crate) fn assert_same_numbers(what: &str, ranks: &Project, one: &[Vec<(Strin
 }
 
 /// The run of one rank, which accumulates all the rows of a step.
-pub(crate) fn alone(accumulation: &str, more: &[&str]) -> Vec<Vec<(String, f64)>> {
+fn alone(accumulation: &str, more: &[&str]) -> Vec<Vec<(String, f64)>> {
     let project = Project::new();
     project
         .train(&ranks("parallel.devices=1", accumulation, more))
@@ -237,6 +237,36 @@ fn what_cannot_be_shared_is_refused() {
         .says(&["error: rank 1: ", "parallel.devices", "each of the 2 processes"]);
 }
 
+/// Processes, as many as each case says, that `start` starts and waits for, train what one trains. One of them tells the end.
+pub(crate) fn check_processes(
+    cases: &[(usize, &str, &str)],
+    start: impl Fn(&Project, usize, &[&str]) -> Vec<Done>,
+) {
+    let (four, six) = (
+        alone("train.accumulation=4", &[]),
+        alone("train.accumulation=6", &[]),
+    );
+    for &(size, accumulation, zero) in cases {
+        let project = Project::new();
+        let sets = [
+            "train.micro_batch_size=1",
+            accumulation,
+            zero,
+            "train.recompute=blocks",
+        ];
+        let done = start(&project, size, &sets);
+        for done in &done {
+            done.exits(0);
+        }
+        let finished = done
+            .iter()
+            .map(|done| done.stderr.matches("finished after").count());
+        assert_eq!(finished.sum::<usize>(), 1);
+        let one = if size == 3 { &six } else { &four };
+        assert_same_numbers(&format!("{size} processes, {zero}"), &project, one);
+    }
+}
+
 #[cfg(feature = "mpi")]
 mod processes {
     use std::{
@@ -250,29 +280,15 @@ mod processes {
 
     #[test]
     fn processes_train_what_one_trains() {
-        let (four, six) = (
-            alone("train.accumulation=4", &[]),
-            alone("train.accumulation=6", &[]),
-        );
-        for (size, accumulation, zero) in [
+        let cases = [
             (2, "train.accumulation=2", "parallel.zero=0"),
             (4, "train.accumulation=1", "parallel.zero=1"),
             (3, "train.accumulation=2", "parallel.zero=2"),
             (4, "train.accumulation=1", "parallel.zero=3"),
-        ] {
-            let project = Project::new();
-            let sets = [
-                "train.micro_batch_size=1",
-                accumulation,
-                zero,
-                "train.recompute=blocks",
-            ];
-            let done = Done::of(&mut project.mpirun(size, &sets));
-            done.exits(0);
-            assert_eq!(done.stderr.matches("finished after").count(), 1, "{done}");
-            let one = if size == 3 { &six } else { &four };
-            assert_same_numbers(&format!("{size} processes, {zero}"), &project, one);
-        }
+        ];
+        check_processes(&cases, |project, size, sets| {
+            vec![Done::of(&mut project.mpirun(size, sets))]
+        });
     }
 
     #[test]
@@ -335,16 +351,7 @@ mod processes {
                 .stderr(Stdio::piped())
                 .spawn()
                 .unwrap();
-            let deadline = Instant::now() + Duration::from_secs(300);
-            // The newest, since older ones are removed faster than a busy machine may look.
-            while !project.path("run/checkpoints").exists() || project.steps().is_empty() {
-                if let Some(status) = child.try_wait().unwrap() {
-                    let stderr = child.wait_with_output().unwrap().stderr;
-                    panic!("ended with {status}: {}", String::from_utf8_lossy(&stderr));
-                }
-                assert!(Instant::now() < deadline, "no checkpoint");
-                std::thread::sleep(Duration::from_millis(50));
-            }
+            project.await_checkpoint(&mut child);
             let ranks = Command::new("pgrep")
                 .args(["-P", &child.id().to_string()])
                 .output()

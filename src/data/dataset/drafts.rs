@@ -24,7 +24,7 @@ pub(super) struct Drafts {
 
 /// All rows. Those that are not in the cache are read and encoded on all cores, and put into it.
 pub(super) fn of(sources: &[Source], encoder: &Encoder, options: &DataOptions) -> Drafts {
-    let build = kept::build();
+    let build = options.keep_encoded.and_then(|_| kept::build());
     let find = |source: &Source| match &build {
         Some(build) => Kept::find(source, encoder, options, build),
         None => Ok(None),
