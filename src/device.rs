@@ -1,11 +1,13 @@
 //! Which backend runs. With `models::ops` the only place that names backends.
 
-use std::path::Path;
+use std::{path::Path, rc::Rc};
 
+#[cfg(feature = "cuda")]
+use brazier_models::ops::cuda::CudaStream;
 use burn::tensor::{DType, Device};
 use thiserror::Error;
 
-use crate::device_choice::DeviceChoice;
+use crate::{device_choice::DeviceChoice, parallel::Stream};
 
 /// A device that cannot be had.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
@@ -27,6 +29,12 @@ pub enum DeviceError {
         device: String,
         /// The dtype.
         dtype: &'static str,
+    },
+    /// The driver of a GPU.
+    #[error("{reason}")]
+    Driver {
+        /// What it says.
+        reason: String,
     },
     /// Something is to be in host memory, and no backend is there.
     #[error(
@@ -138,15 +146,37 @@ pub fn open(choice: DeviceChoice, dtype: DType) -> Result<Device, DeviceError> {
     Ok(device)
 }
 
+/// A stream for collectives on a GPU, which becomes the calling thread's current one.
+///
+/// # Errors
+/// If it is no CUDA device, or what its driver says.
+pub fn stream(choice: DeviceChoice) -> Result<Rc<dyn Stream>, DeviceError> {
+    match choice {
+        #[cfg(feature = "cuda")]
+        DeviceChoice::Cuda { index } => match CudaStream::open(index) {
+            Ok(stream) => Ok(Rc::new(stream)),
+            Err(reason) => Err(DeviceError::Driver { reason }),
+        },
+        _ => Err(not_compiled("cuda")),
+    }
+}
+
+#[cfg(feature = "cuda")]
+impl Stream for CudaStream {
+    fn raw(&self) -> *mut std::ffi::c_void {
+        self.raw()
+    }
+
+    fn is_done(&self) -> Result<bool, String> {
+        self.is_done()
+    }
+}
+
 /// Vulkan and WGSL report bf16 storage, but their arithmetic on it is wrong.
 fn computes_in_bf16(choice: DeviceChoice, device: &Device) -> bool {
     !matches!(choice, DeviceChoice::Wgpu | DeviceChoice::Ndarray) && device.supports_dtype(DType::BF16)
 }
 
-#[cfg_attr(
-    all(feature = "flex", feature = "ndarray", feature = "cuda", feature = "wgpu"),
-    expect(dead_code, reason = "with every backend compiled in, none is missing")
-)]
 fn not_compiled(backend: &'static str) -> DeviceError {
     let compiled: Vec<String> = compiled().iter().map(ToString::to_string).collect();
     DeviceError::NotCompiled {

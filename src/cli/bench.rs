@@ -1,5 +1,7 @@
 //! `brazier bench`
 
+mod collectives;
+
 use std::{fmt, path::PathBuf, process::ExitCode, time::Duration};
 
 use brazier_models::selftest::{
@@ -16,6 +18,7 @@ use crate::{
     device,
     device_choice::{DeviceChoice, UnknownDevice},
     fs,
+    parallel::{Launch, World},
 };
 
 #[derive(Args)]
@@ -26,7 +29,14 @@ compiles and tunes kernels, which takes minutes; CubeCL keeps the results for th
 
   brazier bench --device cuda                                  everything, at the sizes of Qwen3-0.6B
   brazier bench --device cuda --only errors                    is this machine right?
-  brazier bench --device cuda --like llama-3.1-8b --length 4096 --precision bf16 --json bench.json")]
+  brazier bench --device cuda --like llama-3.1-8b --length 4096 --precision bf16 --json bench.json
+
+Of several ranks (--devices, or processes that srun, torchrun or mpirun has started) it shows how fast tensors travel between
+them, the way that training sends them, and whether sums are right. Bus bandwidth is as in NCCL's own tests: what each link has
+to carry, however many ranks there are.
+
+  brazier bench --device cuda --devices 4 --only collectives
+  srun --ntasks 16 --gpus-per-task 1 brazier bench --device cuda --only collectives")]
 pub(super) struct BenchArgs {
     /// auto | cuda[:INDEX] | wgpu | flex | ndarray
     #[arg(long, default_value = "auto")]
@@ -46,6 +56,15 @@ pub(super) struct BenchArgs {
     /// Tokens with a label; without it all
     #[arg(long, value_name = "TOKENS", value_parser = positive())]
     labelled: Option<u64>,
+    /// Ranks of this host whose collectives to time, each with a device of its own
+    #[arg(long, default_value_t = 1, value_parser = positive())]
+    devices: u64,
+    /// How tensors travel between ranks
+    #[arg(long, value_enum, default_value_t = TransportArg::Auto)]
+    transport: TransportArg,
+    /// Largest message of a collective, in MiB
+    #[arg(long, default_value_t = 256, value_parser = positive())]
+    message: u64,
     /// Only this part; may be repeated
     #[arg(long, value_enum)]
     only: Vec<Part>,
@@ -81,6 +100,18 @@ enum Part {
     Products,
     /// Operations of the layers, forward and backward
     Operations,
+    /// Sums and gathers between ranks, where there are several or this is asked for
+    Collectives,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum TransportArg {
+    /// nccl on CUDA devices, else host
+    Auto,
+    /// From GPU to GPU
+    Nccl,
+    /// Through host memory
+    Host,
 }
 
 /// Sizes as in the models' config.json.
@@ -127,6 +158,24 @@ impl BenchArgs {
         self.only.is_empty() || self.only.contains(&part)
     }
 
+    /// Nothing but collectives is for several ranks.
+    fn does_collectives(&self, launched: World) -> Result<bool, Failure> {
+        let ranks = launched.size.max(self.devices as usize);
+        let asked = self.only.contains(&Part::Collectives);
+        if ranks > 1 && self.only.iter().any(|part| *part != Part::Collectives) {
+            return Err(Failure::Input(format!(
+                "the other parts are for one device, and there are {ranks} ranks\n  hint: leave --only out or write --only collectives"
+            )));
+        }
+        if launched.size > 1 && self.devices > 1 {
+            return Err(Failure::Input(format!(
+                "--devices {}: each of the {} processes that a launcher has started would start so many\n  hint: leave it out",
+                self.devices, launched.size
+            )));
+        }
+        Ok(asked || ranks > 1)
+    }
+
     fn dtype(&self) -> DType {
         match self.precision {
             Precision::F32 => DType::F32,
@@ -147,6 +196,10 @@ pub(super) fn bench(args: &BenchArgs) -> Result<ExitCode, Failure> {
         .parse()
         .map_err(|error: UnknownDevice| Failure::Input(format!("--device: {error}")))?;
     let choice = device::decide(choice)?;
+    let launch = Launch::from_env(&|name| std::env::var(name).ok())?;
+    if args.does_collectives(launch.world)? {
+        return collectives::bench(args, choice, &launch);
+    }
     let cache = Cache::of_environment(&|name| std::env::var(name).ok());
     device::keep_kernels(choice, cache.dir());
     let device = device::open(choice, args.dtype())?;

@@ -1,21 +1,100 @@
 //! Brings the ranks of a run together: threads of this process, or processes that a launcher has started.
 
-use std::{process::ExitCode, sync::Arc, thread::Builder, time::Duration};
+use std::{fmt, process::ExitCode, sync::Arc, thread::Builder, time::Duration};
 
 use super::{Failure, speak_as};
 use crate::{
     checkpoint::{CheckpointInfo, Start},
-    config::RunConfig,
+    config::Transport,
+    device,
     device_choice::DeviceChoice,
-    parallel::{Group, Launch, Tcp, Threads},
+    parallel::{CollectiveError, Group, Launch, Nccl, NcclLibrary, Tcp, Threads, nccl_version},
 };
 
-/// The processes of a run; one by itself if no launcher has started several.
-pub(super) fn join(launch: &Launch, run: &RunConfig, device: DeviceChoice) -> Result<Group, Failure> {
+/// How tensors travel between ranks.
+#[derive(Clone)]
+pub(super) enum Way {
+    /// Through host memory.
+    Host,
+    /// From GPU to GPU.
+    Nccl(Arc<NcclLibrary>),
+}
+
+impl fmt::Display for Way {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Host => f.write_str("through host memory"),
+            Self::Nccl(library) => match library.version() {
+                Ok(version) => write!(f, "NCCL {}", nccl_version(version)),
+                Err(_) => f.write_str("NCCL"),
+            },
+        }
+    }
+}
+
+impl Way {
+    /// What `transport` comes to for so many ranks. A library that is not there is told before anything else is done.
+    pub(super) fn choose(transport: Transport, device: DeviceChoice, ranks: usize) -> Result<Self, Failure> {
+        let is_cuda = matches!(device, DeviceChoice::Cuda { .. });
+        match transport {
+            Transport::Nccl if !is_cuda => Err(Failure::Input(format!(
+                "parallel.transport: nccl is for CUDA devices, and the ranks compute on {device}\n  hint: leave it out"
+            ))),
+            Transport::Nccl | Transport::Auto if is_cuda && ranks > 1 => {
+                let found = NcclLibrary::open();
+                found.map(Self::Nccl).map_err(|reason| {
+                    Failure::Input(format!(
+                        "{reason}\n  hint: install libnccl2, or add the folder of libnccl.so.2 to LD_LIBRARY_PATH (brazier doctor \
+                         looks for it); parallel.transport: host does without, slower"
+                    ))
+                })
+            }
+            Transport::Nccl | Transport::Auto => Ok(Self::Host),
+            Transport::Host => {
+                if ranks > 1 && matches!(device, DeviceChoice::Cuda { .. } | DeviceChoice::Wgpu) {
+                    super::say("note: gradients travel through host memory");
+                }
+                Ok(Self::Host)
+            }
+        }
+    }
+
+    /// Lets the GPUs of the ranks reach each other; `own` is this rank's.
+    fn join(&self, group: &mut Group, own: DeviceChoice) -> Result<(), Failure> {
+        let Self::Nccl(library) = self else {
+            return Ok(());
+        };
+        let (library, way) = (library.clone(), self.to_string());
+        let (rank, size) = (group.world().rank, group.world().size);
+        group.join_devices(move |host| {
+            let stream = device::stream(own).map_err(|error| CollectiveError::Engine {
+                rank,
+                reason: error.to_string(),
+            })?;
+            Nccl::join(host, library, stream)
+        })?;
+        if rank == 0 {
+            super::say(format_args!("{size} GPUs reach each other by {way}"));
+        }
+        Ok(())
+    }
+}
+
+/// What the ranks of a run have to agree on.
+pub(super) struct Terms {
+    /// How long one waits for the others.
+    pub(super) timeout: Duration,
+    pub(super) way: Way,
+    /// Lines that have to be the same on all.
+    pub(super) settings: String,
+}
+
+/// The processes of a run; one by itself if no launcher has started several. `device` is that of the first rank of a host.
+pub(super) fn join(launch: &Launch, terms: &Terms, device: DeviceChoice) -> Result<Group, Failure> {
     if launch.world.size == 1 {
         return Ok(Group::alone());
     }
-    let group = engine(launch, run, device)?;
+    let mut group = engine(launch, terms.timeout)?;
     let found = group.world();
     if found != launch.world {
         return Err(Failure::Input(format!(
@@ -27,22 +106,20 @@ pub(super) fn join(launch: &Launch, run: &RunConfig, device: DeviceChoice) -> Re
             found.size
         )));
     }
-    let yaml = run.to_yaml().map_err(anyhow::Error::from)?;
     let mut settings = vec![("the version of brazier", env!("CARGO_PKG_VERSION").to_owned())];
     settings.extend(
-        yaml.lines()
+        terms
+            .settings
+            .lines()
             .map(|line| ("the configuration", line.trim().to_owned())),
     );
     group.check_same(&settings)?;
+    terms.way.join(&mut group, device.of_rank(launch.local_rank))?;
     Ok(group)
 }
 
 /// MPI where it is compiled in and may be there, TCP elsewhere.
-fn engine(launch: &Launch, run: &RunConfig, device: DeviceChoice) -> Result<Group, Failure> {
-    let timeout = run.parallel.timeout;
-    if matches!(device, DeviceChoice::Cuda { .. } | DeviceChoice::Wgpu) {
-        super::say("note: gradients travel through host memory");
-    }
+fn engine(launch: &Launch, timeout: Duration) -> Result<Group, Failure> {
     #[cfg(feature = "mpi")]
     if launch.launcher != crate::parallel::Launcher::Torchrun {
         return Ok(Group::start(crate::parallel::Mpi::join, timeout)?);
@@ -116,14 +193,17 @@ pub(super) fn same_start(group: &Group, decided: Option<Result<Start, Failure>>)
 /// Runs a rank on each of several threads. The first error that is a rank's own is the command's.
 pub(super) fn on_threads(
     size: usize,
-    timeout: Duration,
+    terms: &Terms,
+    device: DeviceChoice,
     run: impl Fn(Arc<Group>) -> Result<ExitCode, Failure> + Sync,
 ) -> Result<ExitCode, Failure> {
-    let run = &run;
+    let (run, timeout) = (&run, terms.timeout);
     let rank = |engine: Threads| {
-        let group = Arc::new(Group::start(move || Ok(engine), timeout)?);
-        speak_as(group.world().rank);
-        as_one_of(group, run)
+        let mut group = Group::start(move || Ok(engine), timeout)?;
+        let rank = group.world().rank;
+        speak_as(rank);
+        terms.way.join(&mut group, device.of_rank(rank))?;
+        as_one_of(Arc::new(group), run)
     };
     let results: Vec<Result<ExitCode, Failure>> = std::thread::scope(|scope| {
         let spawned: Vec<_> = Threads::group(size, timeout)

@@ -10,7 +10,8 @@ use sha2::{Digest, Sha256};
 use super::{
     ConfigArgs, Failure, STOPPED, check,
     conclude::conclude,
-    ranks, say,
+    ranks::{self, Terms, Way},
+    say,
     session::{self, Place, Session},
     show, speak_as,
 };
@@ -98,7 +99,12 @@ pub(super) fn train(args: &TrainArgs) -> Result<ExitCode, Failure> {
     let own = device_choice.of_rank(launch.local_rank);
     device::keep_kernels(own, run.data.cache.dir());
     device::open(own, compute_dtype(run.train.precision))?;
-    let group = ranks::join(&launch, &run, device_choice)?;
+    let terms = Terms {
+        timeout: run.parallel.timeout,
+        way: Way::choose(run.parallel.transport, device_choice, run.world.size)?,
+        settings: run.to_yaml().map_err(anyhow::Error::from)?,
+    };
+    let group = ranks::join(&launch, &terms, device_choice)?;
     ranks::first_then_all(&group, || run.synth.as_ref().map_or(Ok(()), session::draw))?;
     let session = group.agree(Session::open(&run))?;
     let lora = session.adapters.as_ref().map(|adapters| &adapters.config);
@@ -137,7 +143,7 @@ pub(super) fn train(args: &TrainArgs) -> Result<ExitCode, Failure> {
     };
     match run.parallel.devices {
         1 => ranks::as_one_of(Arc::new(group), |group| job.run(group, launch.local_rank)),
-        devices => ranks::on_threads(devices, run.parallel.timeout, |group| {
+        devices => ranks::on_threads(devices, &terms, device_choice, |group| {
             let rank = group.world().rank;
             job.run(group, rank)
         }),

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use super::raw::{
     RawBadRows, RawBest, RawCheckpoint, RawConsole, RawEval, RawEvery, RawFormat, RawKeep, RawMetric,
     RawMode, RawOps, RawOptimizerName, RawPacking, RawPaddingSide, RawParallel, RawPrecision, RawRecompute,
-    RawRole, RawRowKind, RawTooLong, RawTrack, RawVisionModelType,
+    RawRole, RawRowKind, RawTooLong, RawTrack, RawTransport, RawVisionModelType,
 };
 use crate::learner::options::ParallelConfig;
 
@@ -145,6 +145,7 @@ impl Default for RawParallel {
             zero: 0,
             offload: false,
             bucket_elements,
+            transport: RawTransport::Auto,
             timeout_seconds: 600,
         }
     }

@@ -39,7 +39,7 @@ pub use readme::readme;
 pub use resolve::resolve;
 pub use run::{
     AutoRecompute, CheckpointChoice, HeadChoice, JoinedModel, Length, LoraChoice, ModelChoice, NewModel,
-    Part, RunConfig, ScheduleChoice, Shape, SynthChoice, TrainChoice,
+    Part, RunConfig, ScheduleChoice, Shape, SynthChoice, TrainChoice, Transport,
 };
 
 use crate::fs;

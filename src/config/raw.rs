@@ -27,7 +27,7 @@ pub(super) use self::{
         RawFeatureSelect, RawHead, RawLanguage, RawLora, RawLoraParts, RawModel, RawModelType, RawProjector,
         RawResizeVocabulary, RawRopeScaling, RawVision, RawVisionActivation, RawVisionModelType,
     },
-    parallel::RawParallel,
+    parallel::{RawParallel, RawTransport},
     run::{
         RawBest, RawCheckpoint, RawConsole, RawDirection, RawEarlyStopping, RawEval, RawEvery, RawKeep,
         RawMetric, RawTrack,

@@ -65,8 +65,21 @@ pub struct ParallelChoice {
     pub devices: usize,
     /// What is in parts.
     pub learner: ParallelConfig,
+    /// How tensors travel between ranks.
+    pub transport: Transport,
     /// How long a rank waits for the others.
     pub timeout: Duration,
+}
+
+/// The way of tensors from rank to rank.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Transport {
+    /// [`Transport::Nccl`] where several ranks compute on CUDA devices, else [`Transport::Host`].
+    Auto,
+    /// From GPU to GPU, by NVIDIA's library.
+    Nccl,
+    /// Through host memory.
+    Host,
 }
 
 /// Where the model comes from.

@@ -48,6 +48,18 @@ impl Residence for &Vlm {
     }
 }
 
+/// The segments that [`forward_backward`] enters, in order.
+pub(super) fn itinerary(path: &[Segment], trainable: &Trainable) -> Vec<Segment> {
+    let back = moving(path, trainable).iter().rev();
+    path.iter().chain([&Segment::Head]).chain(back).copied().collect()
+}
+
+/// The part of a path from the first segment that moves.
+fn moving<'a>(path: &'a [Segment], trainable: &Trainable) -> &'a [Segment] {
+    let first = path.iter().position(|&segment| trainable.moves(segment));
+    &path[first.unwrap_or(path.len())..]
+}
+
 /// Runs a batch and hands each trained parameter's gradient of the **summed** loss to `sink`. A parameter used in two
 /// places (tied embeddings) is handed over twice; one that the batch does not reach is not handed over.
 ///
@@ -100,8 +112,7 @@ pub fn forward_backward(
         _ => None,
     };
     sink.left(Segment::Head);
-    let first_moving = path.iter().position(|&segment| trainable.moves(segment));
-    for &segment in path[first_moving.unwrap_or(path.len())..].iter().rev() {
+    for &segment in moving(path, trainable).iter().rev() {
         let model = residence.enter(segment)?;
         let link = links.pop_if(|link| link.segment == segment);
         if let Some(link) = link

@@ -22,6 +22,7 @@ mod step;
 mod store;
 mod tensor_group;
 mod trainable;
+pub mod transport;
 mod vision_cache;
 mod watch;
 

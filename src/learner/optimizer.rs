@@ -18,10 +18,11 @@ use burn::{
 use super::{
     buckets::Bucket,
     options::{OptimizerConfig, Precision},
-    parts::{from_bytes, joined, own_part, part_len, to_bytes},
+    parts::{joined, own_part, part_len, to_bytes},
     store::Store,
     tensor_group::TensorGroup,
     trainable::Trainable,
+    transport,
 };
 use crate::parallel::{CollectiveError, Group, World};
 
@@ -140,15 +141,14 @@ impl AdamW {
                 self.update_part(position, value, trainable, &mut update)
             });
             let parts = Tensor::cat(parts.collect(), 0);
-            let (dtype, device, [len]) = (parts.dtype(), parts.device(), parts.dims());
-            coming.push((bucket, dtype, device, len, group.all_gather(to_bytes(parts))));
+            let [len] = parts.dims();
+            coming.push((bucket, len, transport::all_gather(group, parts)));
         }
-        for (bucket, dtype, device, len, pending) in coming {
-            let bytes = match pending.wait() {
-                Ok(bytes) => bytes,
+        for (bucket, len, coming) in coming {
+            let parts = match coming.wait() {
+                Ok(parts) => parts.reshape([group.world().size, len]),
                 Err(error) => return (model, Err(error)),
             };
-            let parts = from_bytes(bytes, [group.world().size, len], dtype, &device);
             for (&position, value) in bucket.positions.iter().zip(joined(parts, &bucket.counts)) {
                 values[position] = Some(value);
             }

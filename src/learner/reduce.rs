@@ -9,9 +9,10 @@ use super::{
     buckets::Bucket,
     engine::GradientSink,
     options::Zero,
-    parts::{from_floats, in_parts, part_len, pieces, to_floats},
+    parts::{in_parts, part_len, pieces},
+    transport::{self, Coming},
 };
-use crate::parallel::{CollectiveError, Group, Pending};
+use crate::parallel::{CollectiveError, Group};
 
 /// Takes the gradients of one step of this rank.
 ///
@@ -27,7 +28,7 @@ pub(super) struct Reducer<'a> {
     sums: Vec<Option<Tensor<1>>>,
     /// Of all ranks: whole under [`Zero::None`], else this rank's parts.
     reduced: Vec<Option<Tensor<1>>>,
-    in_flight: VecDeque<(&'a Bucket, Pending<Vec<f32>>)>,
+    in_flight: VecDeque<(&'a Bucket, Coming)>,
     /// Buckets of this round that are not sent yet; `None` in a round that sends none.
     to_send: Option<&'a [Bucket]>,
 }
@@ -85,12 +86,12 @@ impl<'a> Reducer<'a> {
                 return;
             }
             self.to_send = Some(rest);
-            let pending = self.send(bucket);
-            self.in_flight.push_back((bucket, pending));
+            let coming = self.send(bucket);
+            self.in_flight.push_back((bucket, coming));
         }
     }
 
-    fn send(&mut self, bucket: &Bucket) -> Pending<Vec<f32>> {
+    fn send(&mut self, bucket: &Bucket) -> Coming {
         let size = self.group.world().size;
         let gradients = bucket.positions.iter().zip(&bucket.counts);
         let gradients = gradients.map(|(&position, &count)| {
@@ -99,17 +100,16 @@ impl<'a> Reducer<'a> {
         });
         if self.zero.splits_optimizer() {
             let parts = gradients.map(|gradient| in_parts(gradient, size)).collect();
-            self.group.reduce_scatter(to_floats(Tensor::cat(parts, 1)))
+            transport::reduce_scatter(self.group, Tensor::cat(parts, 1))
         } else {
-            self.group
-                .all_reduce(to_floats(Tensor::cat(gradients.collect(), 0)))
+            transport::all_reduce(self.group, Tensor::cat(gradients.collect(), 0))
         }
     }
 
     fn receive(&mut self) -> Result<(), CollectiveError> {
         let size = self.group.world().size;
-        while let Some((bucket, pending)) = self.in_flight.pop_front() {
-            let values = from_floats(pending.wait()?, self.device);
+        while let Some((bucket, coming)) = self.in_flight.pop_front() {
+            let values = coming.wait()?;
             let lens = bucket
                 .counts
                 .iter()

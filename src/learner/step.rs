@@ -17,7 +17,7 @@ use super::{
     LearnerError,
     agree::{Norms, Share, Shares},
     buckets::{self, Bucket},
-    engine::forward_backward,
+    engine::{forward_backward, itinerary},
     inputs::{labelled, look_up, name_samples, to_host_batch, upload, upload_features},
     optimizer::{AdamW, Update},
     options::{ParallelConfig, Precision, Recompute, StepConfig, Zero},
@@ -160,8 +160,7 @@ impl Learner {
         let optimizer = AdamW::new(&model, &trainable, adamw, precision, parts, &home);
         let (model, store) = match parts.filter(|_| parallel.zero == Zero::Parameters) {
             Some(world) => {
-                let dtype = compute_dtype(config.precision);
-                let (model, store) = Store::scatter(model, world, dtype, &device);
+                let (model, store) = Store::scatter(model, world);
                 (model, Some(store))
             }
             None => (model, None),
@@ -269,8 +268,7 @@ impl Learner {
         self.model = Some(match &mut self.store {
             None => model,
             Some(store) => {
-                let dtype = compute_dtype(self.config.precision);
-                let (model, fresh) = Store::scatter(model, self.grid.data.world(), dtype, &self.device);
+                let (model, fresh) = Store::scatter(model, self.grid.data.world());
                 *store = fresh;
                 model
             }
@@ -439,7 +437,8 @@ impl Learner {
             let (sink, inputs) = (&mut reducer, inputs.as_ref());
             let loss = match (&self.store, inputs) {
                 (Some(store), _) => {
-                    let mut visiting = Visiting::new(model.clone(), store, &self.grid.data);
+                    let itinerary = itinerary(&path, trainable);
+                    let mut visiting = Visiting::new(model.clone(), store, &self.grid.data, itinerary);
                     forward_backward(&mut visiting, trainable, inputs, &path, recompute, ranks, sink)?
                 }
                 (None, Some(batch)) => {
@@ -513,7 +512,8 @@ impl Learner {
         let computed = match &self.store {
             // Its parameters have to be put together only where some rank needs them.
             Some(store) if shares.images_missing() > 0 => {
-                let mut visiting = Visiting::new(model.clone(), store, &self.grid.data);
+                let itinerary = vision.segments().to_vec();
+                let mut visiting = Visiting::new(model.clone(), store, &self.grid.data, itinerary);
                 vision.compute(&mut visiting, wanted, model.config(), device, dtype)?
             }
             _ => vision.compute(&mut &*model, wanted, model.config(), device, dtype)?,

@@ -1,6 +1,6 @@
 //! Parameters of which each rank has its part (ZeRO's third stage): put together where a segment runs, and gone afterwards.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 
 use brazier_models::{
     Segment, Segmented, Vlm,
@@ -8,12 +8,13 @@ use brazier_models::{
 };
 use burn::{
     module::{Module, ModuleMapper, Param, ParamId},
-    tensor::{DType, Device, Tensor},
+    tensor::Tensor,
 };
 
 use super::{
     engine::Residence,
-    parts::{from_bytes, joined, own_part, to_bytes},
+    parts::{joined, own_part},
+    transport::{self, Coming},
 };
 use crate::parallel::{CollectiveError, Group, World};
 
@@ -21,8 +22,6 @@ use crate::parallel::{CollectiveError, Group, World};
 pub(super) struct Store {
     entries: Vec<Entry>,
     index: HashMap<ParamId, usize>,
-    dtype: DType,
-    device: Device,
 }
 
 struct Entry {
@@ -34,7 +33,7 @@ struct Entry {
 impl Store {
     /// Takes the parameters out of a model and keeps this rank's parts. What is left of the model has its structure, and one
     /// number in the place of each parameter.
-    pub(super) fn scatter(model: Vlm, world: World, dtype: DType, device: &Device) -> (Vlm, Self) {
+    pub(super) fn scatter(model: Vlm, world: World) -> (Vlm, Self) {
         struct Taker(Vec<Tensor<1>>, World);
         impl ModuleMapper for Taker {
             fn map_float<const D: usize>(&mut self, param: Param<Tensor<D>>) -> Param<Tensor<D>> {
@@ -65,8 +64,6 @@ impl Store {
                 .map(|(at, entry)| (entry.info.id, at))
                 .collect(),
             entries,
-            dtype,
-            device: device.clone(),
         };
         (model, store)
     }
@@ -91,13 +88,29 @@ impl Store {
         let mut model = model.clone();
         // One after the other: the parts of a large model are sent once, but never lie twice in memory.
         for at in 0..self.entries.len() {
-            model = self.fill(model, &[at], group)?;
+            (model, _) = self.fill(model, self.ask_for(vec![at], group), group)?;
         }
         Ok(model)
     }
 
-    /// Puts parameters into their places.
-    fn fill(&self, model: Vlm, wanted: &[usize], group: &Group) -> Result<Vlm, CollectiveError> {
+    /// Lets the parts of parameters come from all ranks.
+    fn ask_for(&self, wanted: Vec<usize>, group: &Group) -> Asked {
+        let parts: Vec<Tensor<1>> = wanted.iter().map(|&at| self.entries[at].part.clone()).collect();
+        let coming = (!parts.is_empty()).then(|| {
+            let parts = Tensor::cat(parts, 0);
+            let [len] = parts.dims();
+            (len, transport::all_gather(group, parts))
+        });
+        Asked { wanted, coming }
+    }
+
+    /// Puts parameters that were asked for into their places.
+    fn fill(
+        &self,
+        model: Vlm,
+        Asked { wanted, coming }: Asked,
+        group: &Group,
+    ) -> Result<(Vlm, Vec<usize>), CollectiveError> {
         struct Filler<'a>(&'a Store, HashMap<usize, Tensor<1>>);
         impl ModuleMapper for Filler<'_> {
             fn map_float<const D: usize>(&mut self, param: Param<Tensor<D>>) -> Param<Tensor<D>> {
@@ -109,20 +122,14 @@ impl Store {
                 replace_value(param, |_| value.reshape(shape))
             }
         }
-        let parts: Vec<Tensor<1>> = wanted.iter().map(|&at| self.entries[at].part.clone()).collect();
-        if parts.is_empty() {
-            return Ok(model);
-        }
-        let counts: Vec<usize> = wanted
-            .iter()
-            .map(|&at| self.entries[at].info.num_elements())
-            .collect();
-        let parts = Tensor::cat(parts, 0);
-        let [len] = parts.dims();
-        let bytes = group.all_gather(to_bytes(parts)).wait()?;
-        let parts = from_bytes(bytes, [group.world().size, len], self.dtype, &self.device);
+        let Some((len, coming)) = coming else {
+            return Ok((model, wanted));
+        };
+        let counts = wanted.iter().map(|&at| self.entries[at].info.num_elements());
+        let counts: Vec<usize> = counts.collect();
+        let parts = coming.wait()?.reshape([group.world().size, len]);
         let values = wanted.iter().copied().zip(joined(parts, &counts)).collect();
-        Ok(model.map(&mut Filler(self, values)))
+        Ok((model.map(&mut Filler(self, values)), wanted))
     }
 
     /// Takes parameters out of their places.
@@ -144,7 +151,14 @@ fn empty_like<const D: usize>(value: &Tensor<D>) -> Tensor<D> {
     Tensor::zeros([1; D], (&value.device(), value.dtype()))
 }
 
-/// A model whose parameters come and go with its segments.
+/// Parameters on their way.
+struct Asked {
+    wanted: Vec<usize>,
+    /// Values of each rank's part of all of them, and these of all ranks; `None` where nothing is wanted.
+    coming: Option<(usize, Coming)>,
+}
+
+/// A model whose parameters come and go with its segments. Those of the next segment come while one runs.
 pub(super) struct Visiting<'a> {
     store: &'a Store,
     group: &'a Group,
@@ -152,17 +166,34 @@ pub(super) struct Visiting<'a> {
     model: Option<Vlm>,
     /// Where it is, and which parameters it has there.
     here: Option<(Segment, Vec<usize>)>,
+    /// Where it goes from here.
+    itinerary: VecDeque<Segment>,
+    next: Option<Asked>,
 }
 
 impl<'a> Visiting<'a> {
-    /// `empty` is what [`Store::scatter`] has left.
-    pub(super) fn new(empty: Vlm, store: &'a Store, group: &'a Group) -> Self {
-        Self {
+    /// `empty` is what [`Store::scatter`] has left. `itinerary` are the segments that will be entered, in this order on all ranks.
+    pub(super) fn new(empty: Vlm, store: &'a Store, group: &'a Group, itinerary: Vec<Segment>) -> Self {
+        let mut visiting = Self {
             store,
             group,
             model: Some(empty),
             here: None,
-        }
+            itinerary: itinerary.into(),
+            next: None,
+        };
+        visiting.ask_for_next();
+        visiting
+    }
+
+    fn ask_for_next(&mut self) {
+        let ask_for = |&segment: &Segment| {
+            let owned = |entry: &Entry| entry.owners.contains(&segment);
+            let entries = self.store.entries.iter().enumerate();
+            let wanted = entries.filter_map(|(at, entry)| owned(entry).then_some(at));
+            self.store.ask_for(wanted.collect(), self.group)
+        };
+        self.next = self.itinerary.front().map(ask_for);
     }
 }
 
@@ -174,12 +205,14 @@ impl Residence for Visiting<'_> {
             if let Some((_, held)) = self.here.take() {
                 model = self.store.clear(model, &held);
             }
-            let owned = |entry: &Entry| entry.owners.contains(&segment);
-            let wanted: Vec<usize> = (0..self.store.entries.len())
-                .filter(|&at| owned(&self.store.entries[at]))
-                .collect();
-            self.model = Some(self.store.fill(model, &wanted, self.group)?);
-            self.here = Some((segment, wanted));
+            let expected = self.itinerary.pop_front();
+            assert_eq!(expected, Some(segment), "a segment that was not announced");
+            if let Some(asked) = self.next.take() {
+                let (model, wanted) = self.store.fill(model, asked, self.group)?;
+                self.model = Some(model);
+                self.here = Some((segment, wanted));
+            }
+            self.ask_for_next();
         }
         match &self.model {
             Some(model) => Ok(model),

@@ -16,6 +16,7 @@ use burn::{
 use super::{
     parts::{from_floats, pieces, to_floats},
     trainable::Trainable,
+    transport,
 };
 use crate::parallel::{CollectiveError, Group, World};
 
@@ -47,12 +48,13 @@ impl TensorGroup {
     /// # Errors
     /// If a rank is missing or has failed.
     pub(super) fn sum(&self, term_btd: Tensor<3>) -> Result<Tensor<3>, CollectiveError> {
-        let (shape, dtype, device) = (term_btd.dims(), term_btd.dtype(), term_btd.device());
+        let (shape, dtype) = (term_btd.dims(), term_btd.dtype());
         let term = match dtype {
             DType::F32 => term_btd,
             _ => term_btd.cast(DType::F32),
         };
-        let sum = from_floats(self.group.all_reduce(to_floats(term)).wait()?, &device).reshape(shape);
+        let term = term.reshape([shape.iter().product::<usize>()]);
+        let sum = transport::all_reduce(&self.group, term).wait()?.reshape(shape);
         Ok(match dtype {
             DType::F32 => sum,
             _ => sum.cast(dtype),
@@ -102,8 +104,8 @@ impl TensorGroup {
         let mut coming = Vec::new();
         let mut send = |terms: &mut Vec<(usize, Tensor<1>)>| {
             let places: Vec<(usize, usize)> = terms.iter().map(|(at, term)| (*at, term.dims()[0])).collect();
-            let terms = terms.drain(..).map(|(_, term)| term).collect();
-            coming.push((places, self.group.all_reduce(to_floats(Tensor::cat(terms, 0)))));
+            let terms = Tensor::cat(terms.drain(..).map(|(_, term)| term).collect(), 0);
+            coming.push((places, transport::all_reduce(&self.group, terms)));
         };
         let mut waiting = 0;
         for (position, trained) in copied {
@@ -119,8 +121,8 @@ impl TensorGroup {
         if !terms.is_empty() {
             send(&mut terms);
         }
-        for (places, pending) in coming {
-            let sums = from_floats(pending.wait()?, device);
+        for (places, coming) in coming {
+            let sums = coming.wait()?;
             let lens = places.iter().map(|(_, len)| *len);
             for ((position, _), sum) in places.iter().zip(pieces(&sums, lens)) {
                 gradients[*position] = Some(sum);

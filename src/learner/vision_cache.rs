@@ -176,6 +176,11 @@ impl RestingVision {
         self.segments.contains(&segment)
     }
 
+    /// The segments, in order.
+    pub(super) fn segments(&self) -> &[Segment] {
+        &self.segments
+    }
+
     fn after(&self) -> Segment {
         self.segments.last().copied().unwrap_or(Segment::VisionEmbeddings)
     }

@@ -41,6 +41,14 @@ pub trait Engine {
     /// As [`Engine::all_reduce`].
     fn split(&mut self, colour: usize) -> Result<Box<dyn Engine>, CollectiveError>;
 
+    /// Whether a rank has failed, as far as this one has heard of it; does not wait.
+    ///
+    /// # Errors
+    /// If one has.
+    fn check(&mut self) -> Result<(), CollectiveError> {
+        Ok(())
+    }
+
     /// Tells the others, as far as that is possible, that this rank has failed.
     fn abort_handle(&self) -> Box<dyn Fn(&str) + Send + Sync>;
 }

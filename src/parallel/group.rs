@@ -10,13 +10,24 @@ use std::{
     time::{Duration, Instant},
 };
 
-use super::{CollectiveError, World, engine::Engine};
+use super::{
+    CollectiveError, World,
+    device::{DeviceEngine, Devices},
+    engine::Engine,
+};
 
 /// What an engine gets beyond the time that a rank waits: one that knows who is missing says so first.
 const GRACE: Duration = Duration::from_secs(2);
 
+/// How some ranks reach each other.
+struct Reach {
+    host: Box<dyn Engine>,
+    /// Where their accelerators do so themselves.
+    device: Option<Box<dyn DeviceEngine>>,
+}
+
 /// That of all ranks first, then what was split off, each after the one it is split off from.
-type Engines = Vec<Box<dyn Engine>>;
+type Engines = Vec<Reach>;
 type Job = Box<dyn FnOnce(&mut Engines) + Send>;
 
 /// The ranks of a run. Operations are carried out one after the other by a thread of their own, while the caller goes on;
@@ -29,6 +40,7 @@ pub struct Group {
     link: Option<Arc<Link>>,
     /// Which of the link's engines.
     engine: usize,
+    has_devices: bool,
 }
 
 struct Link {
@@ -108,6 +120,7 @@ impl Group {
             name: World::ALONE,
             link: None,
             engine: 0,
+            has_devices: false,
         }
     }
 
@@ -123,13 +136,17 @@ impl Group {
         let (made, about) = mpsc::channel();
         let work = move || {
             let mut engines: Engines = match make() {
-                Ok(engine) => vec![Box::new(engine)],
+                Ok(engine) => vec![Reach {
+                    host: Box::new(engine),
+                    device: None,
+                }],
                 Err(error) => {
                     let _ = made.send(Err(error));
                     return;
                 }
             };
-            let _ = made.send(Ok((engines[0].world(), engines[0].abort_handle())));
+            let host = &engines[0].host;
+            let _ = made.send(Ok((host.world(), host.abort_handle())));
             for job in queue {
                 job(&mut engines);
             }
@@ -158,7 +175,36 @@ impl Group {
                 given_up: Arc::default(),
             })),
             engine: 0,
+            has_devices: false,
         })
+    }
+
+    /// Lets the accelerators of the ranks reach each other: `make` gets the engine of this group, through which all ranks make
+    /// theirs. To be called by all ranks together, before there are other groups.
+    ///
+    /// # Errors
+    /// What `make` says, and as [`Pending::wait`].
+    pub fn join_devices<D: DeviceEngine + 'static>(
+        &mut self,
+        make: impl FnOnce(&mut dyn Engine) -> Result<D, CollectiveError> + Send + 'static,
+    ) -> Result<(), CollectiveError> {
+        let Some(link) = &self.link else {
+            return Ok(());
+        };
+        let at = self.engine;
+        let made = link.submit(self.name, "joining devices", move |engines| {
+            let engine = make(engines[at].host.as_mut())?;
+            engines[at].device = Some(Box::new(engine));
+            Ok(())
+        });
+        made.wait()?;
+        self.has_devices = true;
+        Ok(())
+    }
+
+    /// Whether [`Group::on_devices`] works: the accelerators of the ranks reach each other.
+    pub fn has_devices(&self) -> bool {
+        self.has_devices
     }
 
     /// The ranks of this group that give the same `colour`, as a group. All ranks of this group have to ask together.
@@ -174,9 +220,13 @@ impl Group {
         };
         let from = self.engine;
         let made = link.submit(self.name, "split", move |engines| {
-            let engine = engines[from].split(colour)?;
-            let world = engine.world();
-            engines.push(engine);
+            let mut host = engines[from].host.split(colour)?;
+            let world = host.world();
+            let device = match &mut engines[from].device {
+                Some(device) if world.size > 1 => Some(device.split(host.as_mut())?),
+                _ => None,
+            };
+            engines.push(Reach { host, device });
             Ok((world, engines.len() - 1))
         });
         let (world, engine) = made.wait()?;
@@ -187,6 +237,7 @@ impl Group {
                 name: self.name,
                 link: Some(link.clone()),
                 engine,
+                has_devices: self.has_devices,
             },
         })
     }
@@ -216,6 +267,34 @@ impl Group {
         self.submit("all_gather", part, |engine, part| engine.all_gather(part))
     }
 
+    /// What the accelerators of the ranks do with each other, on the thread for communication. Only where
+    /// [`Group::has_devices`].
+    pub fn on_devices<T: Send + 'static>(
+        &self,
+        operation: &'static str,
+        run: impl FnOnce(&mut Devices) -> Result<T, CollectiveError> + Send + 'static,
+    ) -> Pending<T> {
+        let Some(link) = &self.link else {
+            unreachable!("a rank by itself has no devices to reach");
+        };
+        let (at, name, timeout) = (self.engine, self.name, link.timeout);
+        link.submit(name, operation, move |engines| {
+            let Reach {
+                host,
+                device: Some(device),
+            } = &mut engines[at]
+            else {
+                unreachable!("the devices of this group do not reach each other");
+            };
+            run(&mut Devices {
+                host: host.as_mut(),
+                device: device.as_mut(),
+                name,
+                timeout,
+            })
+        })
+    }
+
     /// What each rank gives, in the order of the ranks.
     ///
     /// # Errors
@@ -225,7 +304,9 @@ impl Group {
             None => Ok(vec![part]),
             Some(link) => {
                 let at = self.engine;
-                let exchanged = link.submit(self.name, "exchange", move |engines| engines[at].exchange(part));
+                let exchanged = link.submit(self.name, "exchange", move |engines| {
+                    engines[at].host.exchange(part)
+                });
                 exchanged.wait()
             }
         }
@@ -357,7 +438,7 @@ impl Group {
             Some(link) => {
                 let at = self.engine;
                 link.submit(self.name, operation, move |engines| {
-                    run(engines[at].as_mut(), value)
+                    run(engines[at].host.as_mut(), value)
                 })
             }
         }

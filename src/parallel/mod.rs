@@ -1,5 +1,6 @@
 //! The processes of a run and their places in it.
 
+mod device;
 mod engine;
 mod error;
 mod grid;
@@ -7,10 +8,12 @@ mod group;
 mod launch;
 #[cfg(feature = "mpi")]
 mod mpi;
+mod nccl;
 mod nodelist;
 mod tcp;
 mod threads;
 
+pub use device::{Collective, DeviceDtype, DeviceEngine, DeviceSpans, Devices};
 pub use engine::Engine;
 pub use error::CollectiveError;
 pub use grid::Grid;
@@ -18,6 +21,7 @@ pub use group::{Group, Pending};
 pub use launch::{Launch, LaunchError, Launcher};
 #[cfg(feature = "mpi")]
 pub use mpi::Mpi;
+pub use nccl::{Library as NcclLibrary, Nccl, Stream, dotted as nccl_version};
 pub use nodelist::{NodeListError, node_list};
 pub use tcp::Tcp;
 pub use threads::Threads;

@@ -327,6 +327,10 @@ impl Engine for Threads {
         }))
     }
 
+    fn check(&mut self) -> Result<(), CollectiveError> {
+        self.hub.lock().failed.clone().map_or(Ok(()), Err)
+    }
+
     fn abort_handle(&self) -> Box<dyn Fn(&str) + Send + Sync> {
         let (process, rank) = (self.process.clone(), self.name());
         Box::new(move |message| {

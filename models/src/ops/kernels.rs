@@ -18,12 +18,19 @@ use burn::backend::{
 };
 use burn::tensor::DType;
 #[cfg(feature = "cube")]
-use burn::tensor::Shape;
+use burn::{backend::fusion::custom::TensorSpec, tensor::Shape};
 
 use super::{
     Activation, AdamwStep, Visible,
     generic::{self, Known},
 };
+
+/// A number for each query of `[b, h, t, k]`.
+#[cfg(feature = "cube")]
+fn of_queries(q: &TensorSpec) -> TensorSpec {
+    let [b, h, t, _] = q.shape.dims();
+    TensorSpec::new(Shape::from([b, h, t]), DType::F32)
+}
 
 /// Forward and backward of the ops on backend primitives. Gradients come from the implementation for `Autodiff`, which
 /// calls the `*_backward` methods of the inner backend. Shapes are those of the functions in [`super`].
@@ -174,7 +181,7 @@ pub(crate) trait ModelOps: Backend {
     }
 
     /// The output, and the f32 log-sum-exp of each query's scores, `[b, h, t]`.
-    #[fusion(default)]
+    #[fusion(meta = |q, _k, _v, _visible| (q.clone(), of_queries(q)))]
     fn attention_forward(
         q: FloatTensor<Self>,
         k: FloatTensor<Self>,
@@ -184,8 +191,8 @@ pub(crate) trait ModelOps: Backend {
         generic::attention::<Self>(q, k, v, visible)
     }
 
-    /// `(dq, dk, dv)` from the inputs, both outputs of [`ModelOps::attention`] and the gradient of the first.
-    #[fusion(default)]
+    /// `(dq, dk, dv)` from the inputs, both outputs of [`ModelOps::attention_forward`] and the gradient of the first.
+    #[fusion(meta = |q, k, v, _out, _log_sum, _dout, _visible| (q.clone(), k.clone(), v.clone()))]
     fn attention_backward(
         q: FloatTensor<Self>,
         k: FloatTensor<Self>,
@@ -317,6 +324,27 @@ impl ModelOps for burn::backend::NdArray {}
 
 #[cfg(feature = "cube")]
 impl ModelOps for burn_cubecl::CubeBackend {
+    fn attention_forward(
+        q: FloatTensor<Self>,
+        k: FloatTensor<Self>,
+        v: FloatTensor<Self>,
+        visible: Visible,
+    ) -> (FloatTensor<Self>, FloatTensor<Self>) {
+        super::cube::attention(q, k, v, &visible)
+    }
+
+    fn attention_backward(
+        q: FloatTensor<Self>,
+        k: FloatTensor<Self>,
+        v: FloatTensor<Self>,
+        out: FloatTensor<Self>,
+        log_sum: FloatTensor<Self>,
+        dout: FloatTensor<Self>,
+        visible: Visible,
+    ) -> (FloatTensor<Self>, FloatTensor<Self>, FloatTensor<Self>) {
+        super::cube::attention_backward([q, k, v], out, log_sum, dout, &visible)
+    }
+
     fn take_rows_backward(
         dy: FloatTensor<Self>,
         rows: IntTensor<Self>,

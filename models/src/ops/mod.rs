@@ -10,6 +10,8 @@
 mod autodiff;
 #[cfg(feature = "cube")]
 mod cube;
+#[cfg(feature = "cuda")]
+pub mod cuda;
 mod expr;
 #[cfg(feature = "flex")]
 mod flex;

@@ -7,7 +7,7 @@ use crate::ops::{self, Activation, AdamwState, AdamwStep, AttentionMask, RopeTab
 use super::{Case, Draw, Op, draw::ints};
 
 /// All operations.
-pub const OPS: [Op; 13] = [
+pub const OPS: [Op; 14] = [
     op("linear", linear),
     op("rms_norm", rms_norm),
     op("layer_norm", layer_norm),
@@ -21,6 +21,7 @@ pub const OPS: [Op; 13] = [
     op("linear_cross_entropy", linear_cross_entropy),
     op("linear_cross_entropy in parts", linear_cross_entropy_in_parts),
     op("adamw", adamw),
+    op("attention over long rows", long_rows),
 ];
 
 const fn op(name: &'static str, case: fn(&mut Draw) -> Case) -> Op {
@@ -178,6 +179,16 @@ fn segments(draw: &mut Draw) -> Case {
     let mask = mask(draw);
     let rows = (0..b).map(|_| draw.lengths(t)).collect();
     attend(draw, [b, h, g, t, t, k], mask, Some(rows))
+}
+
+/// Longer than what devices do at once, however much they are spared.
+fn long_rows(draw: &mut Draw) -> Case {
+    let t = draw.one_of(&[257, 300, 517]);
+    let (h, k) = (draw.one_of(&[1, 2]), 2 * draw.size(1, 8));
+    let mask = mask(draw);
+    let is_packed = draw.one_of(&[false, true]);
+    let rows = is_packed.then(|| vec![draw.lengths(t)]);
+    attend(draw, [1, h, 1, t, t, k], mask, rows)
 }
 
 fn swiglu(draw: &mut Draw) -> Case {

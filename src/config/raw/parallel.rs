@@ -28,8 +28,22 @@ pub(in crate::config) struct RawParallel {
     /// Gradients travel while the backward pass goes on, in messages of at least so many numbers.
     #[schemars(range(min = 1), example = 50_000_000)]
     pub bucket_elements: usize,
+    /// How gradients, parameters and hidden states travel between ranks. Changes time, no result beyond the order of sums.
+    pub transport: RawTransport,
     /// How long a rank waits for the others before it gives up. The first step on a GPU takes minutes where kernels are
     /// chosen.
     #[schemars(range(min = 1), example = 60)]
     pub timeout_seconds: u64,
+}
+
+/// The way from rank to rank.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub(in crate::config) enum RawTransport {
+    /// `nccl` where several ranks compute on CUDA devices, else `host`.
+    Auto,
+    /// From GPU to GPU, by NVIDIA's library, which has to be installed.
+    Nccl,
+    /// Through host memory.
+    Host,
 }

@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use super::super::{
-    raw::{RawParallel, RawRecompute},
-    run::ParallelChoice,
+    raw::{RawParallel, RawRecompute, RawTransport},
+    run::{ParallelChoice, Transport},
     written::Errors,
 };
 use crate::{
@@ -25,6 +25,7 @@ pub(super) fn resolve(
         zero,
         offload,
         bucket_elements,
+        transport,
         timeout_seconds,
     } = *raw;
     let world = match launched.size {
@@ -78,6 +79,11 @@ pub(super) fn resolve(
             offload,
             bucket_elements,
             tensor,
+        },
+        transport: match transport {
+            RawTransport::Auto => Transport::Auto,
+            RawTransport::Nccl => Transport::Nccl,
+            RawTransport::Host => Transport::Host,
         },
         timeout: Duration::from_secs(timeout_seconds),
     };

@@ -10,11 +10,18 @@ use serde_json::Value;
 use super::{super::error::DataError, HfTokenizer, SpecialTokens};
 use crate::fs;
 
-/// What a `tokenizer.json` says. The crate that reads it panics on some broken ones: that is the file's problem alone.
+/// What a `tokenizer.json` says.
 pub(super) fn parse_tokenizer(path: &Path, bytes: &[u8]) -> Result<HfTokenizer, DataError> {
-    let read = catch_unwind(AssertUnwindSafe(|| HfTokenizer::from_bytes(bytes)));
-    let reason = match read {
-        Ok(Ok(tokenizer)) => return Ok(tokenizer),
+    understood(path, || HfTokenizer::from_bytes(bytes))
+}
+
+/// What the crate that reads a `tokenizer.json` makes of it. On some broken ones it panics: that is the file's problem alone.
+pub(super) fn understood<T>(
+    path: &Path,
+    read: impl FnOnce() -> tokenizers::Result<T>,
+) -> Result<T, DataError> {
+    let reason = match catch_unwind(AssertUnwindSafe(read)) {
+        Ok(Ok(read)) => return Ok(read),
         Ok(Err(error)) => error.to_string(),
         Err(_) => "it is damaged: the reader of tokenizers panicked".to_owned(),
     };

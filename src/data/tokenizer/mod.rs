@@ -98,7 +98,7 @@ impl Tokenizer {
             .with_truncation(None)
             .map_err(|error| refuse(error.to_string()))?;
         template.set_encode_special_tokens(false);
-        let affixes = affixes(&template).map_err(|error| refuse(error.to_string()))?;
+        let affixes = files::understood(&path, || affixes(&template))?;
         // Affixes aside, all a post-processor does is move the places of tokens in the text.
         template.with_post_processor(None::<PostProcessorWrapper>);
         let fast = Fast::new(&template, &file);

@@ -295,3 +295,20 @@ fn a_broken_decoder_is_an_error() {
     let message = Tokenizer::load(folder.path()).err().unwrap().to_string();
     assert!(message.contains("tokenizer.json"), "{message}");
 }
+
+/// And here when it uses what it has read.
+#[test]
+fn a_post_processor_of_tokens_that_are_not_there_is_an_error() {
+    let folder = tempfile::tempdir().unwrap();
+    fixtures::write(folder.path(), &[], &fixtures::config());
+    let path = folder.path().join("tokenizer.json");
+    let mut json: serde_json::Value = serde_json::from_slice(&fs::read(&path).unwrap()).unwrap();
+    let token = serde_json::json!({"SpecialToken": {"id": "<|nobody|>", "type_id": 0}});
+    let text = serde_json::json!({"Sequence": {"id": "A", "type_id": 0}});
+    json["post_processor"] = serde_json::json!({
+        "type": "TemplateProcessing", "single": [token, text], "pair": [text], "special_tokens": {},
+    });
+    fs::write_durable(&path, json.to_string().as_bytes()).unwrap();
+    let message = Tokenizer::load(folder.path()).err().unwrap().to_string();
+    assert!(message.contains("tokenizer.json") && message.contains("damaged"), "{message}");
+}

@@ -162,23 +162,11 @@ impl Mesh {
                 break;
             }
             if let Some(rank) = missing().find(|&peer| self.gone[peer]) {
-                let message = "its process has ended, or the connection to it".to_owned();
-                return Err(CollectiveError::Peer { rank, message });
+                return Err(gone(rank));
             }
             let left = deadline.saturating_duration_since(Instant::now());
             match self.inbox.recv_timeout(left) {
-                Ok(Incoming::Frame(
-                    rank,
-                    Header {
-                        kind: Kind::Abort, ..
-                    },
-                    words,
-                )) => {
-                    let message = String::from_utf8_lossy(&words).into_owned();
-                    return Err(CollectiveError::Peer { rank, message });
-                }
-                Ok(Incoming::Frame(peer, header, body)) => self.waiting[peer].push_back((header, body)),
-                Ok(Incoming::Gone(peer)) => self.gone[peer] = true,
+                Ok(incoming) => self.accept(incoming)?,
                 Err(RecvTimeoutError::Timeout | RecvTimeoutError::Disconnected) => {
                     let absent: Vec<String> = missing().map(|rank| rank.to_string()).collect();
                     return Err(CollectiveError::TimedOut {
@@ -202,6 +190,33 @@ impl Mesh {
         Ok(taken)
     }
 
+    /// Puts a frame where it waits until it is asked for.
+    fn accept(&mut self, incoming: Incoming) -> Result<(), CollectiveError> {
+        match incoming {
+            Incoming::Frame(
+                rank,
+                Header {
+                    kind: Kind::Abort, ..
+                },
+                words,
+            ) => {
+                let message = String::from_utf8_lossy(&words).into_owned();
+                return Err(CollectiveError::Peer { rank, message });
+            }
+            Incoming::Frame(peer, header, body) => self.waiting[peer].push_back((header, body)),
+            Incoming::Gone(peer) => self.gone[peer] = true,
+        }
+        Ok(())
+    }
+
+    /// Takes what has come, without waiting.
+    fn listen(&mut self) -> Result<(), CollectiveError> {
+        while let Ok(incoming) = self.inbox.try_recv() {
+            self.accept(incoming)?;
+        }
+        Ok(())
+    }
+
     fn check(&self, found: Header, expected: Header, len: Option<u64>) -> Result<(), CollectiveError> {
         let is_same = Header { len: 0, ..found } == Header { len: 0, ..expected };
         if is_same && len.is_none_or(|len| len == found.len) {
@@ -216,6 +231,13 @@ impl Mesh {
             found: in_words(expected, len),
             expected: in_words(found, len.map(|_| found.len)),
         })
+    }
+}
+
+fn gone(rank: usize) -> CollectiveError {
+    CollectiveError::Peer {
+        rank,
+        message: "its process has ended, or the connection to it".to_owned(),
     }
 }
 
@@ -336,6 +358,19 @@ impl Engine for Tcp {
             group,
             sequence: 0,
         }))
+    }
+
+    fn check(&mut self) -> Result<(), CollectiveError> {
+        let mut mesh = self.mesh.borrow_mut();
+        if let Some(error) = &mesh.failed {
+            return Err(error.clone());
+        }
+        let heard = mesh.listen();
+        heard.inspect_err(|error| mesh.failed = Some(error.clone()))?;
+        match self.members.iter().find(|&&peer| mesh.gone[peer]) {
+            Some(&rank) => Err(gone(rank)),
+            None => Ok(()),
+        }
     }
 
     fn abort_handle(&self) -> Box<dyn Fn(&str) + Send + Sync> {

@@ -1,4 +1,4 @@
-//! CubeCL kernels, for what fusion of elementwise operations cannot make fast.
+//! The gradient of rows taken from a table.
 
 use burn::backend::{TensorMetadata, cubecl::dtype_to_storage_type};
 use burn::tensor::{DType, Shape};
@@ -67,9 +67,9 @@ fn add_linked<F: Float, I: Int>(
     table[usize::cast_from(rows[start]) * width + column] = F::cast_from(sum);
 }
 
-/// See [`super::kernels::ModelOps::take_rows_backward`]. Burn's own kernel goes through all places one after the other for each
+/// See [`crate::ops::kernels::ModelOps::take_rows_backward`]. Burn's own kernel goes through all places one after the other for each
 /// column; here a row's places are a list, so that its work is theirs alone, in the same order on every run.
-pub(super) fn take_rows_backward(dy: CubeTensor, rows: CubeTensor, num_rows: usize) -> CubeTensor {
+pub(in crate::ops) fn take_rows_backward(dy: CubeTensor, rows: CubeTensor, num_rows: usize) -> CubeTensor {
     let (dy, rows) = (into_contiguous(dy), into_contiguous(rows));
     let (num_places, width) = (dy.shape()[0], dy.shape()[1]);
     let (client, device) = (dy.client.clone(), dy.device.clone());
