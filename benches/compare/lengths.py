@@ -53,12 +53,13 @@ def main() -> None:
         folder = Path(temporary)
         data = draw_data(arguments.brazier, folder / "data")
         for length in arguments.length or [1024 << i for i in range(5)]:
-            model, mode, *_ = copy.deepcopy(speed.JOBS["text-5m"])
+            model = copy.deepcopy(speed.JOBS["text-5m"].model)
             model["language"]["max_position_embeddings"] = length
             words = 2 * length  # more than fit
-            speed.JOBS["lengths"] = (model, mode, 1, length, (1, 1), (words, words))
-            config = speed.write_job("lengths", data, folder / str(length), arguments)
-            sides = [("Brazier", speed.run_brazier)] + [("PyTorch", speed.run_rival)] * (not arguments.brazier_only)
+            job = speed.Job(model, "full", 1, length, (1, 1), (words, words))
+            config = speed.write_job(job, data, folder / str(length), arguments)
+            rival = (lambda config, arguments: speed.run_rival(config, arguments, arguments.rival))
+            sides = [("Brazier", speed.run_brazier)] + [("PyTorch", rival)] * (not arguments.brazier_only)
             for name, run in sides:
                 print(f"{length:7} {name:8} {describe(run(config, arguments))}", flush=True)
 

@@ -558,10 +558,13 @@ fn the_background_writer_writes_in_order_and_reports_failures() {
     let mut writer = AsyncWriter::new(Arc::new(open(dir.path())), keep(2, 0, None), by_loss());
     assert_eq!(writer.submit(snapshot(1, 1), None).unwrap(), None);
     assert_eq!(writer.submit(snapshot(2, 1), None).unwrap().unwrap().step(), 1);
-    assert_eq!(writer.save_now(&snapshot(3, 1), None).unwrap().step(), 3);
+    writer.submit(snapshot(3, 1), None).unwrap();
+    assert_eq!(writer.wait().unwrap().unwrap().step(), 3);
     writer.submit(snapshot(4, 1), None).unwrap();
-    assert_eq!(writer.finish().unwrap().unwrap().step(), 4);
+    assert_eq!(writer.wait().unwrap().unwrap().step(), 4);
+    assert_eq!(writer.wait().unwrap(), None);
     assert_eq!(names(dir.path()), [".lock", "step-00000003", "step-00000004"]);
+    drop(writer);
 
     let store = Arc::new(open_faulty(dir.path(), Fault::FullAfter(0)));
     let mut writer = AsyncWriter::new(store, keep(2, 0, None), by_loss());
@@ -573,8 +576,43 @@ fn the_background_writer_writes_in_order_and_reports_failures() {
     );
     writer.submit(snapshot(7, 1), None).unwrap();
     assert!(matches!(
-        writer.finish().unwrap_err(),
+        writer.wait().unwrap_err(),
         CheckpointError::NotWritten { step: 7, .. }
     ));
     assert_eq!(names(dir.path()), [".lock", "step-00000003", "step-00000004"]);
+}
+
+/// Files that several ranks have written make one checkpoint, which reads as if one had.
+#[test]
+fn parts_of_ranks_make_a_checkpoint() {
+    let dir = tempfile::tempdir().unwrap();
+    let whole = snapshot(5, 3);
+    let mut writer = AsyncWriter::new(Arc::new(open(dir.path())), keep(2, 0, None), by_loss());
+    let folder = writer.store().begin(5).unwrap();
+    let parts = whole.tensors.chunks(2).chain([&[][..]]).enumerate();
+    let parts: Vec<PartWriter> = parts
+        .map(|(number, part)| PartWriter::start(folder.clone(), number, 5, part.to_vec()).unwrap())
+        .collect();
+    let files = parts.into_iter().flat_map(|part| part.wait().unwrap()).collect();
+    assert!(
+        newest(dir.path()).unwrap().is_none(),
+        "no manifest, no checkpoint"
+    );
+    writer.complete(whole.state.clone(), None, files).unwrap();
+    let info = writer.wait().unwrap().unwrap();
+    assert!(info.files.len() >= 2, "{:?}", info.files);
+    assert_eq!(sorted(load(&info).unwrap()), sorted(whole.clone()));
+    assert_eq!(names(dir.path()), [".lock", "step-00000005"]);
+
+    // A rank that cannot write says of which step, and what there is instead.
+    let gone = dir.path().join(".partial-gone");
+    let error = PartWriter::start(gone, 0, 9, whole.tensors)
+        .unwrap()
+        .wait()
+        .unwrap_err()
+        .to_string();
+    assert!(
+        error.starts_with("checkpoint of step 9 not written") && error.contains("step 5"),
+        "{error}"
+    );
 }

@@ -8,6 +8,9 @@
 //!         manifest.json           written last; a folder without it is no checkpoint
 //! ```
 //!
+//! Of a run of several ranks each writes files of its own (`tensors-RANK-00001.safetensors ...`), and the first one the manifest,
+//! when all files are there. Tensors are whole in any case, so any number of ranks reads them.
+//!
 //! A checkpoint is written into `.partial-step-N`, every file synced, the manifest last, and the folder then renamed.
 //! Killed at any instant, the last commit is there and loads. What dead writers leave behind is removed by the next
 //! [`CheckpointStore::open`].
@@ -31,4 +34,4 @@ pub use options::{Better, KeepOptions, Ranking, Resume};
 pub use start::{Start, decide_start, find_checkpoint};
 pub use state::{Best, RunState, Snapshot, check_model, fingerprint};
 pub use store::{CheckpointStore, load, load_tensors};
-pub use writer::AsyncWriter;
+pub use writer::{AsyncWriter, PartWriter};

@@ -11,7 +11,8 @@ use std::{
 use brazier_models::HostTensor;
 
 use super::{
-    Better, CheckpointError, CheckpointInfo, KeepOptions, Metric, Ranking, Result, Snapshot, complete_steps,
+    Better, CheckpointError, CheckpointInfo, FileEntry, KeepOptions, Metric, Ranking, Result, RunState,
+    Snapshot, complete_steps,
     disk::{Disk, RealDisk},
     manifest::{MANIFEST, hint_previous, step_name},
     newest,
@@ -23,7 +24,10 @@ const LOCK: &str = ".lock";
 const PARTIAL: &str = ".partial-";
 const REPLACED: &str = ".replaced-";
 const DELETING: &str = ".deleting-";
-const MAX_FILE_BYTES: usize = 4 << 30;
+const PROBE: &str = ".probe-";
+/// What names of files with tensors begin with.
+pub(super) const TENSORS: &str = "tensors";
+pub(super) const MAX_FILE_BYTES: usize = 4 << 30;
 /// A killed process may take this long to give back its memory, and with it its lock.
 const LOCK_PATIENCE: Duration = Duration::from_secs(10);
 
@@ -93,27 +97,81 @@ impl CheckpointStore {
     /// [`CheckpointError::NotWritten`]: nothing of it is left, and what was there before still is.
     pub fn commit(&self, snapshot: &Snapshot, metric: Option<&Metric>) -> Result<CheckpointInfo> {
         let step = snapshot.state.step;
-        let partial = self.dir.join(format!("{PARTIAL}{}", step_name(step)));
-        self.write_partial(&partial, snapshot, metric)
-            .and_then(|info| self.publish(&partial, info))
-            .map_err(|source| {
-                // The error that counts is the first one; what cannot be removed now goes with the next open.
-                let _ = self.disk.remove_dir_all(&partial);
-                let last = match self.steps().ok().and_then(|mut steps| steps.pop()) {
-                    Some((step, path)) => {
-                        format!(
-                            "the last complete checkpoint is step {step} at {}",
-                            path.display()
-                        )
-                    }
-                    None => "there is no complete checkpoint yet".into(),
-                };
-                CheckpointError::NotWritten {
-                    step,
-                    source: Box::new(source),
-                    last,
-                }
-            })
+        let partial = self.begin(step)?;
+        let written = write_tensors(
+            self.disk.as_ref(),
+            &partial,
+            TENSORS,
+            &snapshot.tensors,
+            self.max_file_bytes,
+        );
+        match written {
+            Ok(files) => self.commit_files(&snapshot.state, metric, files),
+            Err(source) => Err(self.give_up(step, source)),
+        }
+    }
+
+    /// Makes an empty folder for the files of a checkpoint, which [`CheckpointStore::commit_files`] completes.
+    ///
+    /// # Errors
+    /// [`CheckpointError::NotWritten`], as all that follows until the checkpoint is complete.
+    pub fn begin(&self, step: u64) -> Result<PathBuf> {
+        let partial = self.partial(step);
+        let disk = self.disk.as_ref();
+        let made = disk
+            .remove_dir_all(&partial)
+            .and_then(|()| disk.create_dir(&partial));
+        match made {
+            Ok(()) => Ok(partial),
+            Err(source) => Err(self.give_up(step, source.into())),
+        }
+    }
+
+    /// Makes a checkpoint of files that have been written, and synced, into the folder of [`CheckpointStore::begin`].
+    ///
+    /// # Errors
+    /// As [`CheckpointStore::commit`].
+    pub fn commit_files(
+        &self,
+        state: &RunState,
+        metric: Option<&Metric>,
+        files: Vec<FileEntry>,
+    ) -> Result<CheckpointInfo> {
+        let info = CheckpointInfo {
+            path: self.dir.join(step_name(state.step)),
+            state: state.clone(),
+            metric: metric.filter(|metric| metric.value.is_finite()).cloned(),
+            files,
+        };
+        let partial = self.partial(state.step);
+        let published = self
+            .write_manifest(&partial, &info)
+            .and_then(|()| self.publish(&partial, info));
+        published.map_err(|source| self.give_up(state.step, source))
+    }
+
+    /// Removes what there is of a checkpoint that cannot be completed.
+    fn give_up(&self, step: u64, source: CheckpointError) -> CheckpointError {
+        // The error that counts is the first one; what cannot be removed now goes with the next open.
+        let _ = self.disk.remove_dir_all(&self.partial(step));
+        not_written(&self.dir, step, source)
+    }
+
+    fn partial(&self, step: u64) -> PathBuf {
+        self.dir.join(format!("{PARTIAL}{}", step_name(step)))
+    }
+
+    /// Makes a file by which others find out whether they see this folder. It goes with the next open at the latest.
+    ///
+    /// # Errors
+    /// What the file system says.
+    pub fn probe(&self) -> Result<PathBuf> {
+        // One that nobody has looked for, so that no client of a shared file system remembers its absence.
+        let path = self
+            .dir
+            .join(format!("{PROBE}{}", rustix::process::getpid().as_raw_nonzero()));
+        fs::write_durable(&path, b"")?;
+        Ok(path)
     }
 
     /// Deletes every checkpoint that no rule of `keep` holds.
@@ -170,26 +228,12 @@ impl CheckpointStore {
         Ok(scored.into_iter().map(|(_, info)| info).collect())
     }
 
-    fn write_partial(
-        &self,
-        partial: &Path,
-        snapshot: &Snapshot,
-        metric: Option<&Metric>,
-    ) -> Result<CheckpointInfo> {
+    fn write_manifest(&self, partial: &Path, info: &CheckpointInfo) -> Result<()> {
         let disk = self.disk.as_ref();
-        disk.remove_dir_all(partial)?;
-        disk.create_dir(partial)?;
-        let info = CheckpointInfo {
-            path: self.dir.join(step_name(snapshot.state.step)),
-            state: snapshot.state.clone(),
-            metric: metric.filter(|metric| metric.value.is_finite()).cloned(),
-            files: write_tensors(disk, partial, &snapshot.tensors, self.max_file_bytes)?,
-        };
         let mut manifest = disk.create(&partial.join(MANIFEST))?;
         disk.write(&mut manifest, &info.manifest_bytes()?)?;
         disk.sync(&manifest)?;
-        disk.sync_dir(partial)?;
-        Ok(info)
+        Ok(disk.sync_dir(partial)?)
     }
 
     fn publish(&self, partial: &Path, info: CheckpointInfo) -> Result<CheckpointInfo> {
@@ -239,9 +283,29 @@ impl CheckpointStore {
                 }
             } else if self._lock.is_some() && (name.starts_with(PARTIAL) || name.starts_with(DELETING)) {
                 self.disk.remove_dir_all(&path)?;
+            } else if self._lock.is_some() && name.starts_with(PROBE) {
+                self.disk.remove_file(&path)?;
             }
         }
         Ok(())
+    }
+}
+
+/// Says of which step it was, and what there is instead.
+pub(super) fn not_written(dir: &Path, step: u64, source: CheckpointError) -> CheckpointError {
+    let last = match complete_steps(dir).ok().and_then(|mut steps| steps.pop()) {
+        Some((step, path)) => {
+            format!(
+                "the last complete checkpoint is step {step} at {}",
+                path.display()
+            )
+        }
+        None => "there is no complete checkpoint yet".into(),
+    };
+    CheckpointError::NotWritten {
+        step,
+        source: Box::new(source),
+        last,
     }
 }
 

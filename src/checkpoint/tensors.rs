@@ -17,10 +17,11 @@ const CHUNK_BYTES: usize = 8 << 20;
 /// Bytes before the header: its length.
 const LENGTH_BYTES: usize = 8;
 
-/// Writes tensors into files of about `max_file_bytes`, each synced.
+/// Writes tensors into files of about `max_file_bytes`, each synced. Names begin with `stem`.
 pub(super) fn write_tensors(
     disk: &dyn Disk,
     dir: &Path,
+    stem: &str,
     tensors: &[HostTensor],
     max_file_bytes: usize,
 ) -> Result<Vec<FileEntry>> {
@@ -35,7 +36,7 @@ pub(super) fn write_tensors(
             count += 1;
         }
         let (file, after) = rest.split_at(count);
-        let name = format!("tensors-{:05}.safetensors", entries.len() + 1);
+        let name = format!("{stem}-{:05}.safetensors", entries.len() + 1);
         entries.push(write_file(disk, dir, name, file)?);
         rest = after;
     }

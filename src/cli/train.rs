@@ -23,7 +23,7 @@ use crate::{
     device_choice::DeviceChoice,
     fs,
     learner::{
-        CachedImages, Evaluator, Learner, Outcome, Run, RunEnd, VisionCache, Watch, compute_dtype,
+        CachedImages, Evaluator, Learner, Outcome, Run, RunEnd, Saver, VisionCache, Watch, compute_dtype,
         fresh_state, options::Recompute, resume_state, shard_of,
     },
     parallel::{Group, Launch},
@@ -332,6 +332,12 @@ fn prepare(job: &Job, run: &RunConfig, device: DeviceChoice, group: Arc<Group>) 
     };
     let checkpoint = &run.checkpoint;
     let store = job.store.clone().filter(|_| is_first);
+    let writer =
+        store.map(|store| AsyncWriter::new(store, checkpoint.keep.clone(), checkpoint.ranking.clone()));
+    let saver = Saver::new(writer, learner.group())?;
+    if is_first && learner.group().world().size > 1 && !saver.is_shared() {
+        say("note: not all ranks see the folder of the checkpoints, so the first one writes them by itself");
+    }
     Ok(Run {
         loader,
         num_samples: session.train.epoch_len() as u64,
@@ -340,8 +346,7 @@ fn prepare(job: &Job, run: &RunConfig, device: DeviceChoice, group: Arc<Group>) 
         log: is_first
             .then(|| RunLog::open(&run.track, plan.options.total_steps, step))
             .transpose()?,
-        writer: store
-            .map(|store| AsyncWriter::new(store, checkpoint.keep.clone(), checkpoint.ranking.clone())),
+        saver,
         save_best: checkpoint.keep.best > 0,
         stop: job.stop.clone(),
         state,

@@ -19,6 +19,7 @@ use super::{
     buckets::Bucket,
     options::{OptimizerConfig, Precision},
     parts::{joined, own_part, part_len, to_bytes},
+    snapshot::Dealer,
     store::Store,
     tensor_group::TensorGroup,
     trainable::Trainable,
@@ -187,7 +188,8 @@ impl AdamW {
         }
     }
 
-    /// Masters and moments for a checkpoint, whole; every rank of a group has to ask for them together.
+    /// Masters and moments for a checkpoint, whole, as far as they are dealt to this rank; every rank of a group has to ask for
+    /// them together.
     ///
     /// # Errors
     /// If a rank is missing or has failed.
@@ -196,6 +198,7 @@ impl AdamW {
         trainable: &Trainable,
         group: &Group,
         ranks: &TensorGroup,
+        dealer: &mut Dealer,
     ) -> Result<Vec<HostTensor>, CollectiveError> {
         let mut tensors = Vec::new();
         for (slot, trained) in self.slots.iter().zip(&trainable.params) {
@@ -208,6 +211,10 @@ impl AdamW {
             ];
             for (prefix, tensor) in state {
                 let Some(tensor) = tensor else { continue };
+                let is_mine = dealer.deal(trained.info.num_elements() * size_of::<f32>());
+                if !is_mine && !self.is_in_parts() && !ranks.cuts(&trained.info) {
+                    continue;
+                }
                 let mut bytes = to_bytes(tensor.clone());
                 if self.is_in_parts() {
                     bytes = group.all_gather(bytes).wait()?;
@@ -221,10 +228,12 @@ impl AdamW {
                 };
                 // Flat in any case.
                 let whole = ranks.whole(held, &trained.info)?;
-                tensors.push(HostTensor {
-                    shape: vec![whole.num_elements()],
-                    ..whole
-                });
+                if is_mine {
+                    tensors.push(HostTensor {
+                        shape: vec![whole.num_elements()],
+                        ..whole
+                    });
+                }
             }
         }
         Ok(tensors)

@@ -6,11 +6,12 @@ use super::{
     LearnerError,
     evaluate::{Depth, Evaluation, Evaluator},
     options::{Every, RunOptions},
+    saving::Saver,
     step::{Learner, StepReport},
     watch::{OwnStep, Watch},
 };
 use crate::{
-    checkpoint::{AsyncWriter, Best, Metric, RunState, Snapshot},
+    checkpoint::{Best, Metric, RunState, Snapshot},
     data::Loader,
     signal::StopRequest,
     track::{EvalRecord, RunLog, StepRecord, process_memory},
@@ -56,8 +57,8 @@ pub struct Run {
     pub options: RunOptions,
     /// Metrics and console, of the first rank.
     pub log: Option<RunLog>,
-    /// Checkpoints, written by the first rank.
-    pub writer: Option<AsyncWriter>,
+    /// Checkpoints.
+    pub saver: Saver,
     /// Whether an evaluation that is the best so far saves a checkpoint.
     pub save_best: bool,
     /// Signals.
@@ -87,7 +88,7 @@ impl Run {
                 false => None,
             };
             let improved = evaluated.as_ref().is_some_and(|(_, improved)| *improved);
-            let requested = self.requested()?;
+            let requested = self.look_around()?;
             if !last
                 && (requested.is_some()
                     || self.is_due(self.options.save_every, before)
@@ -286,38 +287,29 @@ impl Run {
         patience.is_some_and(|patience| self.state.evaluations_without_improvement >= patience)
     }
 
-    /// Who asked to stop: on any rank, so that all stop after the same step.
-    fn requested(&self) -> Result<Option<&'static str>, LearnerError> {
+    /// Who asked to stop: on any rank, so that all stop after the same step. Completes a checkpoint that all have written.
+    fn look_around(&mut self) -> Result<Option<&'static str>, LearnerError> {
+        let group = self.learner.group();
         let own = self.stop.requested();
-        let any = self.learner.group().any(own.is_some())?;
+        let all = group.exchange(vec![u8::from(own.is_some()), u8::from(self.saver.has_written())])?;
+        if all.iter().all(|said| said.get(1) == Some(&1)) {
+            self.saver.complete(group)?;
+        }
+        let any = all.iter().any(|said| said.first() == Some(&1));
         Ok(own.or(any.then_some("another rank")))
     }
 
-    /// Hands a snapshot to the writer. The metrics file is on the disk first, so that it never lacks a step that a
-    /// checkpoint has.
+    /// Begins to write a checkpoint. The metrics file is on the disk first, so that it never lacks a step that a checkpoint has.
     fn save(&mut self, evaluation: Option<&Evaluation>) -> Result<(), LearnerError> {
         let metric = evaluation.and_then(|evaluation| self.metric(evaluation));
-        let snapshot = self.learner.snapshot(self.state.clone())?;
-        let submitted = self.submit(snapshot, metric);
-        self.learner.group().agree(submitted)
-    }
-
-    fn submit(&mut self, snapshot: Snapshot, metric: Option<Metric>) -> Result<(), LearnerError> {
-        if let Some(log) = &self.log {
-            log.sync()?;
-        }
-        if let Some(writer) = &mut self.writer {
-            writer.submit(snapshot, metric)?;
-        }
-        Ok(())
+        let synced = self.log.as_ref().map_or(Ok(()), RunLog::sync);
+        self.learner.group().agree(synced.map_err(LearnerError::from))?;
+        self.saver.save(&self.learner, &self.state, metric)
     }
 
     /// Returns when the last checkpoint is on the disk.
     fn finish_writing(&mut self) -> Result<(), LearnerError> {
-        let written = self.writer.as_mut().map_or(Ok(None), AsyncWriter::wait);
-        self.learner
-            .group()
-            .agree(written.map(drop).map_err(LearnerError::from))
+        self.saver.finish(self.learner.group())
     }
 }
 

@@ -7,7 +7,7 @@ use std::collections::{HashMap, HashSet};
 
 use brazier_models::{
     HostDtype, HostTensor, Vlm,
-    params::{self, ParamInfo, replace_value},
+    params::{self, ParamHandle, ParamInfo, replace_value},
 };
 use burn::{
     module::{Module, ModuleMapper, Param, ParamId},
@@ -23,41 +23,64 @@ use crate::{
     checkpoint::{
         CheckpointError, CheckpointInfo, RunState, Snapshot, check_model, fingerprint, load_tensors,
     },
-    parallel::CollectiveError,
+    parallel::{CollectiveError, World},
 };
 
 const PARAM: &str = "param.";
 const MASTER: &str = "master.";
 
 impl Learner {
-    /// Copies everything to host memory, one tensor after the other. The device holds nothing extra afterwards. The ranks of a
-    /// group do it together, and each gets the whole.
+    /// Copies this rank's share of all tensors to host memory, one after the other; `None` for nothing. The device holds nothing
+    /// extra afterwards. The ranks of a group do it together.
     ///
     /// # Errors
     /// If a rank is missing or has failed.
-    pub fn snapshot(&self, state: RunState) -> Result<Snapshot, CollectiveError> {
-        let mut tensors = Vec::new();
-        let handles = params::param_handles(self.held_model()?.as_ref(), |path| self.is_saved(path));
-        let infos: HashMap<ParamId, &ParamInfo> = self.infos().iter().map(|info| (info.id, info)).collect();
-        for handle in handles {
-            let mut tensor = handle.fetch();
-            if let Some(info) = infos.get(&handle.info.id) {
-                tensor = self.ranks().whole(tensor, info)?;
-            }
-            tensor.name.insert_str(0, PARAM);
-            tensors.push(tensor);
-        }
+    pub fn snapshot(&self, state: RunState, share: Option<World>) -> Result<Snapshot, CollectiveError> {
+        let mut dealer = Dealer::new(share);
+        let mut tensors = self.saved_parameters(&mut dealer)?;
         let (data, ranks) = (&self.grid().data, self.ranks());
-        tensors.extend(self.optimizer().to_host(self.trainable(), data, ranks)?);
+        tensors.extend(
+            self.optimizer()
+                .to_host(self.trainable(), data, ranks, &mut dealer)?,
+        );
         Ok(Snapshot { tensors, state })
+    }
+
+    fn saved_parameters(&self, dealer: &mut Dealer) -> Result<Vec<HostTensor>, CollectiveError> {
+        let handles = match self.store() {
+            Some(_) => Vec::new(),
+            None => params::param_handles(self.model(), |_| true),
+        };
+        let mut held: HashMap<ParamId, ParamHandle> = handles
+            .into_iter()
+            .map(|handle| (handle.info.id, handle))
+            .collect();
+        let width = stored_dtype(self.dtype()).size_bytes();
+        let mut tensors = Vec::new();
+        for info in self.infos().iter().filter(|info| self.is_saved(&info.path)) {
+            let is_mine = dealer.deal(info.num_elements() * width);
+            let in_part = match self.store() {
+                // In parts on all ranks, so all have to give theirs.
+                Some(store) => store.fetch(info.id, &self.grid().data)?,
+                None => {
+                    let handle = held.remove(&info.id);
+                    let needed = is_mine || self.ranks().cuts(info);
+                    handle.filter(|_| needed).map(|handle| handle.fetch())
+                }
+            };
+            let Some(in_part) = in_part else { continue };
+            let mut whole = self.ranks().whole(in_part, info)?;
+            if is_mine {
+                whole.name = format!("{PARAM}{}", info.path);
+                tensors.push(whole);
+            }
+        }
+        Ok(tensors)
     }
 
     /// Name, shape and dtype of each tensor of a snapshot.
     pub fn expected_tensors(&self) -> Vec<(String, Vec<usize>, HostDtype)> {
-        let stored = match self.dtype() {
-            DType::BF16 => HostDtype::Bf16,
-            _ => HostDtype::F32,
-        };
+        let stored = stored_dtype(self.dtype());
         let parameters = self
             .infos()
             .iter()
@@ -118,6 +141,39 @@ impl Learner {
                 .params
                 .iter()
                 .any(|param| param.info.path == path)
+    }
+}
+
+fn stored_dtype(dtype: DType) -> HostDtype {
+    match dtype {
+        DType::BF16 => HostDtype::Bf16,
+        _ => HostDtype::F32,
+    }
+}
+
+/// Deals tensors out to the ranks, by their sizes; the same on every rank.
+pub(super) struct Dealer {
+    /// This rank; `None` if it gets nothing.
+    share: Option<World>,
+    /// Bytes that each rank has.
+    dealt: Vec<usize>,
+}
+
+impl Dealer {
+    fn new(share: Option<World>) -> Self {
+        Self {
+            share,
+            dealt: vec![0; share.map_or(0, |world| world.size)],
+        }
+    }
+
+    /// Whether the next tensor, of so many bytes, is this rank's: the one that has least gets it.
+    pub(super) fn deal(&mut self, num_bytes: usize) -> bool {
+        let least = (0..self.dealt.len()).min_by_key(|&rank| self.dealt[rank]);
+        if let Some(least) = least {
+            self.dealt[least] += num_bytes;
+        }
+        least.is_some() && least == self.share.map(|world| world.rank)
     }
 }
 

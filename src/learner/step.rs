@@ -220,6 +220,11 @@ impl Learner {
         }
     }
 
+    /// The parameters, under [`Zero::Parameters`].
+    pub(super) fn store(&self) -> Option<&Store> {
+        self.store.as_ref()
+    }
+
     /// Steps made so far, over all sessions of the run.
     pub fn finished_steps(&self) -> u64 {
         self.finished_steps

@@ -3,17 +3,17 @@
 use std::collections::{HashMap, VecDeque};
 
 use brazier_models::{
-    Segment, Segmented, Vlm,
+    HostDtype, HostTensor, Segment, Segmented, Vlm,
     params::{ParamInfo, list_params, replace_value},
 };
 use burn::{
     module::{Module, ModuleMapper, Param, ParamId},
-    tensor::Tensor,
+    tensor::{DType, Tensor},
 };
 
 use super::{
     engine::Residence,
-    parts::{joined, own_part},
+    parts::{joined, own_part, to_bytes},
     transport::{self, Coming},
 };
 use crate::parallel::{CollectiveError, Group, World};
@@ -71,6 +71,29 @@ impl Store {
     /// This rank's part of a parameter.
     pub(super) fn part(&self, id: ParamId) -> Option<Tensor<1>> {
         Some(self.entries[*self.index.get(&id)?].part.clone())
+    }
+
+    /// A parameter in host memory, as much of it as this rank's part of the model has. Every rank of the group has to ask
+    /// together.
+    ///
+    /// # Errors
+    /// If a rank is missing or has failed.
+    pub(super) fn fetch(&self, id: ParamId, group: &Group) -> Result<Option<HostTensor>, CollectiveError> {
+        let Some(Entry { info, part, .. }) = self.index.get(&id).map(|&at| &self.entries[at]) else {
+            return Ok(None);
+        };
+        let dtype = match part.dtype() {
+            DType::BF16 => HostDtype::Bf16,
+            _ => HostDtype::F32,
+        };
+        let mut bytes = group.all_gather(to_bytes(part.clone())).wait()?;
+        bytes.truncate(info.num_elements() * dtype.size_bytes());
+        Ok(Some(HostTensor {
+            name: info.path.clone(),
+            shape: info.shape.clone(),
+            dtype,
+            bytes,
+        }))
     }
 
     /// Another value for it.

@@ -136,6 +136,11 @@ impl TensorGroup {
         self.shard().is_first() || Cut::of(path) != Cut::Copied
     }
 
+    /// Whether ranks have parts of a parameter.
+    pub(super) fn cuts(&self, info: &ParamInfo) -> bool {
+        !self.shard().is_whole() && Cut::of(&info.path).axis().is_some()
+    }
+
     /// A parameter, or what belongs to one, of which each rank has its part in host memory.
     ///
     /// # Errors

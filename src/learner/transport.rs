@@ -72,7 +72,12 @@ pub fn all_gather(group: &Group, part: Tensor<1>) -> Coming {
     };
     let (dtype, device, [len]) = (part.dtype(), part.device(), part.dims());
     let count = len * group.world().size;
-    Coming(State::Bytes(group.all_gather(to_bytes(part)), count, dtype, device))
+    Coming(State::Bytes(
+        group.all_gather(to_bytes(part)),
+        count,
+        dtype,
+        device,
+    ))
 }
 
 /// Gives the values back where they have to go through host memory.

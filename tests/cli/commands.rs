@@ -332,7 +332,7 @@ fn bench_checks_and_times_the_operations() {
     }
     let json: Value = serde_json::from_slice(&project.read("bench.json")).unwrap();
     let errors = json["errors"].as_array().unwrap();
-    assert_eq!(errors.len(), 26);
+    assert_eq!(errors.len(), 28);
     assert!(errors.iter().all(|row| row["fine"] == true));
     assert!(
         json["operations"]
@@ -346,4 +346,49 @@ fn bench_checks_and_times_the_operations() {
         .exits(2)
         .says(&["--device: no device is called tpu"]);
     project.brazier(&["bench", "--seconds", "-1"]).exits(2);
+}
+
+/// What ranks bring arrives, and is timed the way that training sends it.
+#[cfg(feature = "flex")]
+#[test]
+fn bench_checks_and_times_the_ways_between_ranks() {
+    let project = Project::new();
+    let bench = |more: &[&str]| {
+        let common = [
+            "bench",
+            "--device",
+            "flex",
+            "--only",
+            "collectives",
+            "--message",
+            "1",
+            "--seconds",
+            "0",
+        ];
+        project.brazier(&[&common[..], more].concat())
+    };
+    for ranks in [1, 3] {
+        let done = bench(&["--devices", &ranks.to_string(), "--json", "ranks.json"]);
+        done.exits(0);
+        assert!(
+            done.stdout
+                .contains(&format!("{ranks} ranks on flex, through host memory")),
+            "{done}"
+        );
+        let json: Value = serde_json::from_slice(&project.read("ranks.json")).unwrap();
+        let rows = json["collectives"].as_array().unwrap();
+        let of = |name: &str| rows.iter().filter(|row| row["operation"] == name).count();
+        assert_eq!([of("all_reduce"), of("reduce_scatter"), of("all_gather")], [2; 3]);
+        assert!(rows.iter().all(|row| row["seconds"].as_f64().unwrap() > 0.0));
+        let bus = rows[1]["bus_gbytes_per_second"].as_f64().unwrap()
+            / rows[1]["gbytes_per_second"].as_f64().unwrap();
+        let expected = 2.0 * (f64::from(ranks) - 1.0) / f64::from(ranks);
+        assert!((bus - expected).abs() < 1e-6, "{bus}");
+    }
+    bench(&["--transport", "nccl"])
+        .exits(2)
+        .says(&["parallel.transport: nccl is for CUDA devices, and the ranks compute on flex"]);
+    bench(&["--devices", "2", "--only", "errors"])
+        .exits(2)
+        .says(&["the other parts are for one device"]);
 }

@@ -110,6 +110,11 @@ fn ranks_that_hold_a_model_together_train_what_one_trains() {
             "train.accumulation=2",
             &["parallel.zero=3", "train.recompute=blocks"],
         ),
+        (
+            "parallel.devices=4",
+            "train.accumulation=2",
+            &["parallel.zero=1", "parallel.offload=true"],
+        ),
     ] {
         let project = Project::new();
         let mut sets = ranks(devices, accumulation, &["parallel.tensor=2"]);
@@ -141,6 +146,20 @@ fn packed_rows_train_what_one_trains() {
     sets.extend(packed);
     project.train(&sets).exits(0);
     assert_same_numbers("packed", &project, &one);
+}
+
+/// A way between GPUs is none between CPUs, and nobody is told so by a slow run.
+#[test]
+fn a_transport_that_the_devices_lack_is_refused() {
+    let project = Project::new();
+    project
+        .train(&["parallel.devices=2", "parallel.transport=nccl"])
+        .exits(2)
+        .says(&[
+            "parallel.transport: nccl is for CUDA devices",
+            "hint: leave it out",
+        ]);
+    assert!(!project.path("run/checkpoints").exists());
 }
 
 /// The first rank writes for all: what it cannot write ends all, and room is all it takes to go on.

@@ -30,6 +30,7 @@ use brazier::{
         Learner, compute_dtype, fresh_state,
         options::{Precision, StepConfig},
     },
+    parallel::World,
 };
 use brazier_models::{HostTensor, Vlm};
 use burn::tensor::{DType, Device};
@@ -108,9 +109,13 @@ fn devices_by_precision() -> Vec<(Precision, Device)> {
 
 /// Everything a checkpoint would hold.
 fn snapshot(learner: &Learner) -> Snapshot {
+    share_of_snapshot(learner, Some(World::ALONE))
+}
+
+fn share_of_snapshot(learner: &Learner, share: Option<World>) -> Snapshot {
     let mut state = fresh_state(learner, String::new(), BTreeMap::new());
     state.step = learner.finished_steps();
-    learner.snapshot(state).unwrap()
+    learner.snapshot(state, share).unwrap()
 }
 
 /// # Panics

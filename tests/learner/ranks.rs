@@ -14,7 +14,7 @@ use brazier_models::{HostTensor, LoraConfig, LoraParts, LoraTargets, Vlm};
 use burn::tensor::Device;
 
 use crate::{
-    all_weights, assert_same, batches, devices_by_precision, snapshot,
+    all_weights, assert_same, batches, devices_by_precision, share_of_snapshot, snapshot,
     support::{devices, f32s, plain_step, tiny_vlm},
 };
 
@@ -200,6 +200,46 @@ fn offload_changes_nothing() {
                 [true, false].map(|offload| on_ranks(2, |group| train(group, zero, offload)).remove(1));
             assert_eq!(both[0].0, both[1].0, "{zero:?}");
             assert_same(&format!("{zero:?}"), &both[0].1, &both[1].1);
+        }
+    }
+}
+
+/// Each rank writes about as much, and together they write what one would.
+#[test]
+fn shares_of_a_snapshot_are_the_whole() {
+    for (precision, device) in devices_by_precision() {
+        let config = config(TrainMode::EndToEnd, precision, Recompute::Blocks);
+        let layouts = ZEROS.into_iter().flat_map(|zero| [(3, 1, zero), (4, 2, zero)]);
+        for (size, tensor, zero) in layouts {
+            let what = format!("{size} ranks, {tensor} together, {zero:?}, {precision:?}");
+            let found = on_ranks(size, |group| {
+                let layout = ParallelConfig {
+                    tensor,
+                    ..parallel(zero)
+                };
+                let model = model(None, config.precision, &device);
+                let learner =
+                    Learner::in_group(model, config.clone(), device.clone(), group.clone(), layout).unwrap();
+                let whole = snapshot(&learner).tensors;
+                let share = share_of_snapshot(&learner, Some(group.world())).tensors;
+                assert!(share_of_snapshot(&learner, None).tensors.is_empty());
+                (whole, share)
+            });
+            let mut whole = found[0].0.clone();
+            let bytes =
+                |tensors: &[HostTensor]| tensors.iter().map(|tensor| tensor.bytes.len()).sum::<usize>();
+            let largest = whole.iter().map(|tensor| tensor.bytes.len()).max().unwrap();
+            for (_, share) in &found {
+                assert!(
+                    bytes(share) <= bytes(&whole) / size + largest,
+                    "{what}: {}",
+                    bytes(share)
+                );
+            }
+            let mut shares: Vec<HostTensor> = found.into_iter().flat_map(|(_, share)| share).collect();
+            shares.sort_by(|a, b| a.name.cmp(&b.name));
+            whole.sort_by(|a, b| a.name.cmp(&b.name));
+            assert_same(&what, &shares, &whole);
         }
     }
 }

@@ -25,7 +25,11 @@ use crate::{
 
 const PATIENCE: Duration = Duration::from_secs(600);
 const KIB: u64 = 1 << 10;
-const OPERATIONS: [Collective; 3] = [Collective::AllReduce, Collective::ReduceScatter, Collective::AllGather];
+const OPERATIONS: [Collective; 3] = [
+    Collective::AllReduce,
+    Collective::ReduceScatter,
+    Collective::AllGather,
+];
 /// Values repeat after so many: sums of them are exact in f32 for any number of ranks that there will be.
 const PERIOD: usize = 251;
 
@@ -87,7 +91,10 @@ fn measure(args: &BenchArgs, group: &Group, device: &Device) -> Result<Value, Fa
     }
     let largest = args.message << 20;
     let sizes = std::iter::successors(Some(64 * KIB), |bytes| Some(bytes * 16));
-    let sizes: Vec<u64> = sizes.take_while(|&bytes| bytes < largest).chain([largest]).collect();
+    let sizes: Vec<u64> = sizes
+        .take_while(|&bytes| bytes < largest)
+        .chain([largest])
+        .collect();
     let mut rows = Vec::new();
     for operation in OPERATIONS {
         for &bytes in &sizes {
@@ -102,7 +109,11 @@ fn measure(args: &BenchArgs, group: &Group, device: &Device) -> Result<Value, Fa
             let seconds = seconds(args, group, || run(operation, group, values.clone()))?;
             let bytes = count as f64 * 4.0;
             let links = (world.size as f64 - 1.0) / world.size as f64;
-            let passes = if operation == Collective::AllReduce { 2.0 } else { 1.0 };
+            let passes = if operation == Collective::AllReduce {
+                2.0
+            } else {
+                1.0
+            };
             let (rate, bus) = (bytes / seconds / 1e9, bytes * passes * links / seconds / 1e9);
             if is_first {
                 print(format_args!(

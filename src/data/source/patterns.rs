@@ -9,6 +9,12 @@ use crate::fs;
 
 /// Most names one expression stands for.
 const MAX_NAMES: usize = 1_000_000;
+/// Together.
+const MAX_NAME_BYTES: usize = 256 << 20;
+/// Three numbers of 64 bits.
+const LONGEST_RANGE: usize = 64;
+/// What a message shows of a pattern.
+const SHOWN: usize = 200;
 /// Deepest folder that `**` enters: links may lead in a circle.
 const MAX_DEPTH: usize = 32;
 
@@ -146,11 +152,22 @@ fn one(pattern: &[char], c: char) -> Option<usize> {
 pub(super) fn braces(text: &str) -> Result<Vec<String>, String> {
     let mut done = Vec::new();
     let mut open = vec![text.to_owned()];
+    let mut num_bytes = text.len();
     while let Some(name) = open.pop() {
         match first_group(&name) {
             None => done.push(name),
             Some((group, choices)) => {
                 let (before, after) = (&name[..group.start], &name[group.end..]);
+                let around = before.len() + after.len();
+                num_bytes -= name.len();
+                num_bytes += choices.iter().map(|choice| choice.len() + around).sum::<usize>();
+                if done.len() + open.len() + choices.len() > MAX_NAMES || num_bytes > MAX_NAME_BYTES {
+                    let text: String = text.chars().take(SHOWN).collect();
+                    return Err(format!(
+                        "{text:?} stands for more than {MAX_NAMES} names, or for more than {} MiB of them",
+                        MAX_NAME_BYTES >> 20
+                    ));
+                }
                 let names = choices
                     .iter()
                     .rev()
@@ -158,47 +175,57 @@ pub(super) fn braces(text: &str) -> Result<Vec<String>, String> {
                 open.extend(names);
             }
         }
-        if done.len() + open.len() > MAX_NAMES {
-            return Err(format!("{text:?} stands for more than {MAX_NAMES} names"));
-        }
     }
     Ok(done)
 }
 
 /// The first braces that stand for something, and for what.
 fn first_group(text: &str) -> Option<(Range<usize>, Vec<String>)> {
-    for (start, _) in text.match_indices('{') {
-        let (mut depth, mut commas) = (0_usize, Vec::new());
-        for (offset, c) in text[start..].char_indices() {
-            match c {
-                '{' => depth += 1,
-                '}' => depth -= 1,
-                ',' if depth == 1 => commas.push(start + offset),
-                _ => {}
-            }
-            if depth > 0 {
-                continue;
-            }
-            let end = start + offset + 1;
-            if commas.is_empty() {
-                match range(&text[start + 1..end - 1]) {
-                    Some(numbers) => return Some((start..end, numbers)),
-                    None => break,
+    // Braces that are not closed yet, with their own commas.
+    let mut open: Vec<(usize, Vec<usize>)> = Vec::new();
+    let mut first: Option<(Range<usize>, Vec<usize>)> = None;
+    for (at, c) in text.char_indices() {
+        match c {
+            '{' => open.push((at, Vec::new())),
+            ',' => open
+                .last_mut()
+                .into_iter()
+                .for_each(|(_, commas)| commas.push(at)),
+            '}' => {
+                let Some((start, commas)) = open.pop() else {
+                    continue;
+                };
+                let is_first = first.as_ref().is_none_or(|(group, _)| start < group.start);
+                if is_first && (!commas.is_empty() || range(&text[start + 1..at]).is_some()) {
+                    first = Some((start..at + 1, commas));
                 }
             }
-            let starts = std::iter::once(start).chain(commas.iter().copied());
-            let ends = commas.iter().copied().chain([end - 1]);
-            let choices = starts
-                .zip(ends)
-                .map(|(start, end)| text[start + 1..end].to_owned());
-            return Some((start..end, choices.collect()));
+            _ => {}
+        }
+        // None that begins before it can still be closed.
+        if open.is_empty() && first.is_some() {
+            break;
         }
     }
-    None
+    let (group, commas) = first?;
+    if commas.is_empty() {
+        let numbers = range(&text[group.start + 1..group.end - 1])?;
+        return Some((group, numbers));
+    }
+    let starts = std::iter::once(group.start).chain(commas.iter().copied());
+    let ends = commas.iter().copied().chain([group.end - 1]);
+    let choices = starts
+        .zip(ends)
+        .map(|(start, end)| text[start + 1..end].to_owned());
+    let choices = choices.collect();
+    Some((group, choices))
 }
 
 /// `8..10`, `08..10` or `0..10..5`.
 fn range(text: &str) -> Option<Vec<String>> {
+    if text.len() > LONGEST_RANGE {
+        return None;
+    }
     let mut parts = text.split("..");
     let (first, last) = (parts.next()?, parts.next()?);
     let step: u64 = parts.next().map_or(Some(1), |step| step.parse().ok())?;
@@ -276,6 +303,15 @@ mod tests {
         ] {
             assert!(braces(&bomb).unwrap_err().contains("more than 1000000 names"));
         }
+        let long = format!("{{0..999999}}{}", "x".repeat(100_000));
+        assert!(braces(&long).unwrap_err().contains("MiB"));
+        // What takes quadratic time where each brace is followed to the end, and where each pair is read.
+        for half in ["{", "{}"] {
+            let deep = half.repeat(500_000);
+            assert_eq!(braces(&deep).unwrap(), [deep]);
+        }
+        let nested = "{".repeat(500_000) + &"}".repeat(500_000);
+        assert_eq!(braces(&nested).unwrap(), [nested]);
     }
 
     #[test]

@@ -310,5 +310,8 @@ fn a_post_processor_of_tokens_that_are_not_there_is_an_error() {
     });
     fs::write_durable(&path, json.to_string().as_bytes()).unwrap();
     let message = Tokenizer::load(folder.path()).err().unwrap().to_string();
-    assert!(message.contains("tokenizer.json") && message.contains("damaged"), "{message}");
+    assert!(
+        message.contains("tokenizer.json") && message.contains("damaged"),
+        "{message}"
+    );
 }

@@ -179,7 +179,12 @@ pub(super) struct Call {
 
 impl Communicator {
     /// Waits for all `size` ranks.
-    pub(super) fn join(library: Arc<Library>, id: UniqueId, size: usize, rank: usize) -> Result<Self, String> {
+    pub(super) fn join(
+        library: Arc<Library>,
+        id: UniqueId,
+        size: usize,
+        rank: usize,
+    ) -> Result<Self, String> {
         let mut raw = std::ptr::null_mut();
         // SAFETY: the address is that of a communicator, and the id is one that NCCL has made.
         library.check(unsafe {
@@ -192,7 +197,8 @@ impl Communicator {
     }
 
     fn raw(&self) -> Result<Comm, String> {
-        self.raw.ok_or_else(|| "the ranks were given up before".to_owned())
+        self.raw
+            .ok_or_else(|| "the ranks were given up before".to_owned())
     }
 
     pub(super) fn all_reduce(&self, call: &Call) -> Result<(), String> {

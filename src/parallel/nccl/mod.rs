@@ -82,12 +82,7 @@ impl Nccl {
 
 /// `22703` as `2.27.3`.
 pub fn dotted(version: u32) -> String {
-    format!(
-        "{}.{}.{}",
-        version / 10_000,
-        version / 100 % 100,
-        version % 100
-    )
+    format!("{}.{}.{}", version / 10_000, version / 100 % 100, version % 100)
 }
 
 /// `ncclDataType_t`

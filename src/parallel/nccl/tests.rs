@@ -17,8 +17,7 @@ use super::{
     library::{Comm, Functions, RawStream, Status, UniqueId},
 };
 use crate::parallel::{
-    Collective, CollectiveError, DeviceDtype, DeviceSpans, Group, Threads,
-    engine::Engine,
+    Collective, CollectiveError, DeviceDtype, DeviceSpans, Group, Threads, engine::Engine,
 };
 
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -132,14 +131,18 @@ unsafe extern "C" fn error_string(status: Status) -> *const c_char {
 /// Leaves this rank's half; the last one does the work of all.
 unsafe fn meet(comm: Comm, half: Half, work: impl Fn(&[Half])) -> Status {
     let joined = unsafe { &*comm.cast::<Joined>() };
-    unsafe { &*half.stream.cast::<Queue>() }.0.fetch_add(1, Ordering::AcqRel);
+    unsafe { &*half.stream.cast::<Queue>() }
+        .0
+        .fetch_add(1, Ordering::AcqRel);
     let mut halves = joined.ranks.halves.lock().unwrap_or_else(PoisonError::into_inner);
     halves[joined.rank] = Some(half);
     if halves.iter().all(Option::is_some) {
         let all: Vec<Half> = halves.iter_mut().filter_map(Option::take).collect();
         work(&all);
         for half in &all {
-            unsafe { &*half.stream.cast::<Queue>() }.0.fetch_sub(1, Ordering::AcqRel);
+            unsafe { &*half.stream.cast::<Queue>() }
+                .0
+                .fetch_sub(1, Ordering::AcqRel);
         }
     }
     0
@@ -150,7 +153,9 @@ unsafe fn floats<'a>(address: usize, count: usize) -> &'a mut [f32] {
 }
 
 fn sum_at(all: &[Half], at: usize) -> f32 {
-    all.iter().map(|half| unsafe { *(half.from as *const f32).add(at) }).sum()
+    all.iter()
+        .map(|half| unsafe { *(half.from as *const f32).add(at) })
+        .sum()
 }
 
 unsafe extern "C" fn all_reduce(
@@ -165,11 +170,17 @@ unsafe extern "C" fn all_reduce(
     if (dtype, op) != (7, 0) {
         return 4;
     }
-    let half = Half { from: from as usize, to: to as usize, count, stream };
+    let half = Half {
+        from: from as usize,
+        to: to as usize,
+        count,
+        stream,
+    };
     unsafe {
         meet(comm, half, |all| {
             let sums: Vec<f32> = (0..count).map(|at| sum_at(all, at)).collect();
-            all.iter().for_each(|half| floats(half.to, half.count).copy_from_slice(&sums));
+            all.iter()
+                .for_each(|half| floats(half.to, half.count).copy_from_slice(&sums));
         })
     }
 }
@@ -186,7 +197,12 @@ unsafe extern "C" fn reduce_scatter(
     if (dtype, op) != (7, 0) {
         return 4;
     }
-    let half = Half { from: from as usize, to: to as usize, count, stream };
+    let half = Half {
+        from: from as usize,
+        to: to as usize,
+        count,
+        stream,
+    };
     unsafe {
         meet(comm, half, |all| {
             for (rank, half) in all.iter().enumerate() {
@@ -207,7 +223,12 @@ unsafe extern "C" fn all_gather(
     stream: RawStream,
 ) -> Status {
     let width = if dtype == 9 { 2 } else { 4 };
-    let half = Half { from: from as usize, to: to as usize, count, stream };
+    let half = Half {
+        from: from as usize,
+        to: to as usize,
+        count,
+        stream,
+    };
     unsafe {
         meet(comm, half, |all| {
             for to in all {
@@ -234,11 +255,7 @@ const STAND_IN: Functions = Functions {
 };
 
 /// Runs all ranks with devices that reach each other, and gives what each returns.
-fn on_ranks<T: Send>(
-    size: usize,
-    timeout: Duration,
-    run: impl Fn(Group) -> T + Sync,
-) -> Vec<T> {
+fn on_ranks<T: Send>(size: usize, timeout: Duration, run: impl Fn(Group) -> T + Sync) -> Vec<T> {
     let run = &run;
     std::thread::scope(|scope| {
         let ranks: Vec<_> = Threads::group(size, timeout)
@@ -286,13 +303,22 @@ fn in_host_memory(group: &Group, collective: Collective, values: Vec<f32>) -> Ve
         Collective::AllGather => {
             let bytes = values.iter().flat_map(|value| value.to_le_bytes()).collect();
             let bytes = group.all_gather(bytes).wait().unwrap();
-            Ok(bytes.as_chunks::<4>().0.iter().map(|value| f32::from_le_bytes(*value)).collect())
+            Ok(bytes
+                .as_chunks::<4>()
+                .0
+                .iter()
+                .map(|value| f32::from_le_bytes(*value))
+                .collect())
         }
     };
     done.unwrap()
 }
 
-const ALL: [Collective; 3] = [Collective::AllReduce, Collective::ReduceScatter, Collective::AllGather];
+const ALL: [Collective; 3] = [
+    Collective::AllReduce,
+    Collective::ReduceScatter,
+    Collective::AllGather,
+];
 
 /// Numbers whose sums are exact, other ones for each rank.
 fn values(rank: usize, count: usize) -> Vec<f32> {
@@ -307,7 +333,11 @@ fn devices_give_what_host_memory_gives() {
                 for op in ALL {
                     let values = values(group.world().rank, 12 * round);
                     let expected = in_host_memory(&group, op, values.clone());
-                    assert_eq!(collective(&group, op, values).unwrap(), expected, "{op:?} of {size}");
+                    assert_eq!(
+                        collective(&group, op, values).unwrap(),
+                        expected,
+                        "{op:?} of {size}"
+                    );
                 }
             }
         });
@@ -332,7 +362,10 @@ fn bf16_values_are_gathered_as_they_are() {
         pending.wait().unwrap()
     });
     let expected: Vec<u16> = (0..15).map(|at| at / 5).collect();
-    assert!(gathered.iter().all(|gathered| *gathered == expected), "{gathered:?}");
+    assert!(
+        gathered.iter().all(|gathered| *gathered == expected),
+        "{gathered:?}"
+    );
 }
 
 #[test]
@@ -379,7 +412,10 @@ fn a_rank_that_does_not_come_is_waited_for_no_longer_than_told() {
         };
         collective(&group, Collective::AllGather, vec![1.0]).err()
     });
-    let Some(Some(CollectiveError::TimedOut { rank: 0, operation, .. })) = ends.first() else {
+    let Some(Some(CollectiveError::TimedOut {
+        rank: 0, operation, ..
+    })) = ends.first()
+    else {
         panic!("{ends:?}")
     };
     assert_eq!(*operation, "all_gather");
@@ -393,7 +429,13 @@ fn what_nccl_says_is_said() {
             // Breaks what both have joined, once the other waits.
             std::thread::sleep(Duration::from_millis(100));
             known().values().for_each(|ranks| {
-                if ranks.halves.lock().unwrap().iter().any(|half| half.as_ref().is_some_and(|half| half.count == 77)) {
+                if ranks
+                    .halves
+                    .lock()
+                    .unwrap()
+                    .iter()
+                    .any(|half| half.as_ref().is_some_and(|half| half.count == 77))
+                {
                     ranks.is_broken.store(true, Ordering::Relaxed);
                 }
             });
@@ -402,7 +444,10 @@ fn what_nccl_says_is_said() {
         collective(&group, Collective::AllReduce, vec![1.0; 77]).err()
     });
     let said = ends[0].as_ref().unwrap().to_string();
-    assert!(said.contains("rank 0: all_reduce: NCCL says: remote process exited"), "{said}");
+    assert!(
+        said.contains("rank 0: all_reduce: NCCL says: remote process exited"),
+        "{said}"
+    );
 }
 
 #[test]
@@ -415,8 +460,14 @@ fn ranks_with_other_versions_are_refused() {
                     let old = engine.world().rank == 2;
                     let mut group = Group::start(move || Ok(engine), PATIENCE).unwrap();
                     let get_version = if old { other_version } else { version };
-                    let functions = Functions { get_version, ..STAND_IN };
-                    group.join_devices(move |host| join(host, functions)).unwrap_err().to_string()
+                    let functions = Functions {
+                        get_version,
+                        ..STAND_IN
+                    };
+                    group
+                        .join_devices(move |host| join(host, functions))
+                        .unwrap_err()
+                        .to_string()
                 })
             })
             .collect();
@@ -440,7 +491,12 @@ fn what_was_given_up_does_not_begin_again() {
     let ends = on_ranks(1, PATIENCE, |group| {
         let pending = group.on_devices("test", |devices| {
             devices.device.give_up();
-            let spans = DeviceSpans { from: 0, to: 0, count: 0, dtype: DeviceDtype::F32 };
+            let spans = DeviceSpans {
+                from: 0,
+                to: 0,
+                count: 0,
+                dtype: DeviceDtype::F32,
+            };
             devices.run(Collective::AllReduce, spans)
         });
         pending.wait().unwrap_err().to_string()

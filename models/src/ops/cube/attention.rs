@@ -9,6 +9,8 @@ use std::ops::Range;
 
 use burn::backend::TensorMetadata;
 use burn::tensor::{DType, Shape};
+use burn_cubecl::cubecl::{self, CubeDim};
+use burn_cubecl::cubecl::{calculate_cube_count_elemwise, prelude::*};
 use burn_cubecl::{
     kernel::{
         cast, into_contiguous,
@@ -21,8 +23,6 @@ use burn_cubecl::{
     },
     tensor::CubeTensor,
 };
-use burn_cubecl::cubecl::{self, CubeDim};
-use burn_cubecl::cubecl::{calculate_cube_count_elemwise, prelude::*};
 
 use crate::ops::{AttentionMask, Visible};
 
@@ -122,7 +122,9 @@ impl Call {
         (0..self.t).step_by(size).map(move |start| {
             let len = size.min(self.t - start);
             let rows = self.visible.chunks(self.t);
-            let seen = rows.flat_map(|row| &row[start..start + len]).filter(|keys| !keys.is_empty());
+            let seen = rows
+                .flat_map(|row| &row[start..start + len])
+                .filter(|keys| !keys.is_empty());
             let first = seen.clone().map(|keys| keys.start).min();
             let end = seen.map(|keys| keys.end).max();
             Chunk {
@@ -343,8 +345,16 @@ pub(in crate::ops) fn attention_backward(
             call.scale(),
             storage(call.dtype),
         );
-        call.add(&mut dvalues, product(transposed(weights), dout, DType::F32), &chunk);
-        call.add(&mut dkeys, product(transposed(dscores.clone()), q, DType::F32), &chunk);
+        call.add(
+            &mut dvalues,
+            product(transposed(weights), dout, DType::F32),
+            &chunk,
+        );
+        call.add(
+            &mut dkeys,
+            product(transposed(dscores.clone()), q, DType::F32),
+            &chunk,
+        );
         call.put(&mut dq, product(dscores, seen_keys, call.dtype), &chunk);
     }
     let of_keys = |sum: Option<CubeTensor>| match sum {
