@@ -97,19 +97,21 @@ fn cuda_driver_is_present() -> bool {
     crate::fs::exists(std::path::Path::new("/dev/nvidiactl"))
 }
 
-/// Keeps compiled and tuned kernels of a GPU below a folder of caches, one database for each device of each host. To be
-/// called before the device is opened; CPUs have nothing to keep.
-pub fn keep_kernels(choice: DeviceChoice, cache: Option<&Path>) {
-    let is_gpu = matches!(choice, DeviceChoice::Cuda { .. } | DeviceChoice::Wgpu);
-    let Some(cache) = cache.filter(|_| is_gpu) else {
+/// Prepares for `devices` GPUs of this process, from a first one on: compiled and tuned kernels are kept below a folder of caches,
+/// one database for each device of each host. To be called before a device is opened; CPUs need nothing.
+pub fn set_up(choice: DeviceChoice, cache: Option<&Path>, devices: usize) {
+    if !matches!(choice, DeviceChoice::Cuda { .. } | DeviceChoice::Wgpu) {
         return;
-    };
+    }
     let host = rustix::system::uname().nodename().to_string_lossy().into_owned();
-    let folder = cache.join("kernels").join(host);
+    let folder = cache.map(|cache| cache.join("kernels").join(host));
     #[cfg(any(feature = "cuda", feature = "wgpu"))]
-    brazier_models::ops::keep_kernels(folder, &choice.to_string().replace(':', "-"));
+    brazier_models::ops::set_up_gpus(
+        folder.zip(Some(choice.to_string().replace(':', "-").as_str())),
+        devices,
+    );
     #[cfg(not(any(feature = "cuda", feature = "wgpu")))]
-    drop(folder);
+    drop((folder, devices));
 }
 
 /// Opens a device for a dtype.

@@ -33,7 +33,11 @@ const ROOMS: &[Room] = &[
     room("device_choice", &[], &[]),
     room("parallel", &[], &[]),
     room("cluster", &["fs", "parallel"], &[]),
-    room("device", &["fs", "device_choice"], &["brazier_models", "burn"]),
+    room(
+        "device",
+        &["fs", "device_choice", "parallel"],
+        &["brazier_models", "burn"],
+    ),
     room("image_processor", &["fs"], &[]),
     // The YAML is what megatron-energon writes beside its shards.
     room(
@@ -128,6 +132,9 @@ const MODEL_DEPENDENCIES: &[&str] = &[
     "burn-cubecl",
     "burn-flex",
     "cubecl",
+    "cubecl-cuda",
+    "cubecl-runtime",
+    "cudarc",
     "gemm",
     "rand_chacha",
     "rayon",

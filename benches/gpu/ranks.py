@@ -8,12 +8,12 @@ runs
 
 1. `brazier doctor`;
 2. `brazier bench --only collectives` on one GPU and on all: every sum and gather is checked number by number, then timed;
-3. a Qwen3-shaped language model in bf16, the same rows in each step, on 1, 2, 4 ... GPUs; on all of them by ZeRO stage, with
+3. a Qwen3-shaped language model in bf16, the same rows in each step, on one GPU, on more and on all; on all of them by ZeRO stage, with
    `parallel.tensor`, and once through host memory instead of NCCL.
 
 What to expect. Bus bandwidth of large messages: some 80 % of a link's published rate in one direction, that is 350 GB/s and more
 with NVLink 4 (H100, H200, GH200: 450 GB/s), 230 with NVLink 3 (A100: 300 GB/s), 20 over PCIe 4. Losses of all runs agree to
-the rounding of bf16; a run that differs after its first step is a defect. Tokens per second and GPU on all GPUs against one:
+the rounding of bf16; a run that differs after its first step is a defect. Tokens per second and GPU on all GPUs against the first run:
 0.9 or more with NVLink for ZeRO 0 to 2, less for stage 3 and for models as small as --model qwen3-0.6b; memory falls as
 docs/scaling.md says. Through host memory everything is right and slow: that is what NCCL is for.
 """
@@ -22,6 +22,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import random
 import shutil
 import statistics
@@ -114,14 +115,18 @@ def train(arguments: argparse.Namespace, job: Path, settings: dict[str, Any]) ->
     lines = [json.loads(line) for line in (output / "metrics.jsonl").read_text().splitlines()]
     lines = [line for line in lines if "loss" in line]
 
-    def median(key: str, without: float = 0.0) -> float:
-        values = [line.get(key, without) for line in lines[SKIP:]]
+    def median(*keys: str) -> float:
+        """Of the first key that lines have; of a list, one number for each rank, the largest."""
+        values = [next((line[key] for key in keys if line.get(key)), 0.0) for line in lines[SKIP:]]
         return statistics.median(max(value) if isinstance(value, list) else value for value in values)
 
+    tokens = median("tokens_per_second")
     return {
-        "tokens_per_second": median("tokens_per_second"), "step_seconds": median("step_seconds"),
-        "communication_seconds": median("rank_communication_seconds"), "device_bytes": median("device_memory_bytes"),
-        "losses": [line["loss"] for line in lines],
+        "tokens_per_second": tokens, "of_each": tokens / settings["parallel.devices"],
+        "step_seconds": median("step_seconds"), "communication_seconds": median("rank_communication_seconds"),
+        "memory_bytes": median("rank_memory_bytes", "device_memory_bytes"),
+        # What is no number is null in the log.
+        "losses": [math.nan if line["loss"] is None else line["loss"] for line in lines],
     }
 
 
@@ -131,7 +136,13 @@ def main() -> None:
     gpus = arguments.gpus or num_gpus()
     subprocess.run([arguments.brazier, "doctor", "--device", arguments.device], check=False)
     everything: dict[str, Any] = {"gpus": gpus, "model": arguments.model}
-    counts = sorted({gpus} | {1 << power for power in range(10) if 1 << power < gpus})
+
+    def keep(name: str, found: Any) -> None:
+        everything[name] = found
+        if arguments.json:
+            arguments.json.write_text(json.dumps(everything, indent=1))
+
+    counts = [count for count in range(1, gpus + 1) if gpus % count == 0]
     runs = [(f"{count} GPUs", {"parallel.devices": count}) for count in counts]
     if gpus > 1:
         everyone = {"parallel.devices": gpus}
@@ -141,25 +152,23 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
         for count in sorted({1, gpus}):
-            everything[f"collectives of {count}"] = collectives(arguments, count, folder)
+            keep(f"collectives of {count}", collectives(arguments, count, folder))
         job = write_job(arguments, gpus, folder)
         print(f"\n{'run':18} {'tokens/s':>10} {'for each':>10} {'of one':>7} {'step, ms':>9} {'ranks, ms':>10} {'GPU, GiB':>9} "
               f"{'loss':>9} {'furthest':>9}", flush=True)
         first = None
         for name, settings in runs:
             found = train(arguments, job, settings)
-            everything[name] = found
+            keep(name, found)
             if found is None:
                 print(f"{name:18} failed", flush=True)
                 continue
             first = first or found
-            each = found["tokens_per_second"] / settings["parallel.devices"]
             furthest = max(abs(a - b) for a, b in zip(found["losses"], first["losses"], strict=True))
-            print(f"{name:18} {found['tokens_per_second']:10.0f} {each:10.0f} {each / first['tokens_per_second']:7.2f} "
-                  f"{found['step_seconds'] * 1e3:9.1f} {found['communication_seconds'] * 1e3:10.1f} "
-                  f"{found['device_bytes'] / 2**30:9.1f} {found['losses'][-1]:9.5f} {furthest:9.1e}", flush=True)
-    if arguments.json:
-        arguments.json.write_text(json.dumps(everything, indent=1))
+            print(f"{name:18} {found['tokens_per_second']:10.0f} {found['of_each']:10.0f} "
+                  f"{found['of_each'] / first['of_each']:7.2f} {found['step_seconds'] * 1e3:9.1f} "
+                  f"{found['communication_seconds'] * 1e3:10.1f} {found['memory_bytes'] / 2**30:9.1f} "
+                  f"{found['losses'][-1]:9.5f} {furthest:9.1e}", flush=True)
 
 
 if __name__ == "__main__":

@@ -14,7 +14,19 @@ const TOLERANCE: f32 = 1e-5;
 const TOLERANCE_BF16: f32 = 4e-2;
 
 fn check(device: &Device, reference: &Device, dtypes: &[DType], cases: usize, shrink: usize) {
-    for (i, op) in OPS.iter().enumerate() {
+    check_some("", device, reference, dtypes, cases, shrink);
+}
+
+/// The operations whose names begin so.
+fn check_some(
+    name: &str,
+    device: &Device,
+    reference: &Device,
+    dtypes: &[DType],
+    cases: usize,
+    shrink: usize,
+) {
+    for (i, op) in OPS.iter().enumerate().filter(|(_, op)| op.name.starts_with(name)) {
         let mut draw = Draw::new(i as u64 + 1, shrink);
         for _ in 0..cases {
             let case = (op.case)(&mut draw);
@@ -56,6 +68,9 @@ fn ndarray() {
 fn wgpu() {
     let device = Device::wgpu(burn::tensor::DeviceKind::DefaultDevice);
     check(&device, &Device::flex(), &[DType::F32], 2, 16);
+    // Little memory for scores: few queries of one row of the batch at a time.
+    brazier_models::ops::keep_scores_below(12 * 1500);
+    check_some("attention", &device, &Device::flex(), &[DType::F32], 2, 16);
 }
 
 #[cfg(all(feature = "cuda", feature = "flex"))]
@@ -63,4 +78,13 @@ fn wgpu() {
 fn cuda() {
     let device = Device::cuda(0);
     check(&device, &Device::flex(), &[DType::F32, DType::BF16], 20, 1);
+    brazier_models::ops::keep_scores_below(12 << 16);
+    check_some(
+        "attention",
+        &device,
+        &Device::flex(),
+        &[DType::F32, DType::BF16],
+        20,
+        1,
+    );
 }

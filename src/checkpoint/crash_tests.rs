@@ -588,7 +588,7 @@ fn parts_of_ranks_make_a_checkpoint() {
     let dir = tempfile::tempdir().unwrap();
     let whole = snapshot(5, 3);
     let mut writer = AsyncWriter::new(Arc::new(open(dir.path())), keep(2, 0, None), by_loss());
-    let folder = writer.store().begin(5).unwrap();
+    let folder = writer.begin(5).unwrap();
     let parts = whole.tensors.chunks(2).chain([&[][..]]).enumerate();
     let parts: Vec<PartWriter> = parts
         .map(|(number, part)| PartWriter::start(folder.clone(), number, 5, part.to_vec()).unwrap())
@@ -602,6 +602,21 @@ fn parts_of_ranks_make_a_checkpoint() {
     let info = writer.wait().unwrap().unwrap();
     assert!(info.files.len() >= 2, "{:?}", info.files);
     assert_eq!(sorted(load(&info).unwrap()), sorted(whole.clone()));
+    assert_eq!(names(dir.path()), [".lock", "step-00000005"]);
+
+    // The same step once more, while the first one is still on its way to the disk.
+    let again = snapshot(5, 4);
+    for (round, whole) in [&whole, &again].into_iter().enumerate() {
+        let folder = writer.begin(5).unwrap();
+        let part = PartWriter::start(folder, round, 5, whole.tensors.clone()).unwrap();
+        writer
+            .complete(whole.state.clone(), None, part.wait().unwrap())
+            .unwrap();
+    }
+    let info = writer.wait().unwrap().unwrap();
+    assert_eq!(sorted(load(&info).unwrap()), sorted(again));
+    writer.begin(6).unwrap();
+    writer.store().abandon(6);
     assert_eq!(names(dir.path()), [".lock", "step-00000005"]);
 
     // A rank that cannot write says of which step, and what there is instead.

@@ -37,6 +37,27 @@ pub struct FileEntry {
     pub num_tensors: usize,
 }
 
+impl FileEntry {
+    /// What another rank writes is told as JSON.
+    pub fn list_to_json(files: &[Self]) -> Vec<u8> {
+        match serde_json::to_vec(files) {
+            Ok(json) => json,
+            Err(error) => unreachable!("names and numbers are JSON: {error}"),
+        }
+    }
+
+    /// The inverse of [`FileEntry::list_to_json`].
+    ///
+    /// # Errors
+    /// If it is something else.
+    pub fn list_from_json(json: &[u8]) -> Result<Vec<Self>> {
+        serde_json::from_slice(json).map_err(|error| CheckpointError::Tensor {
+            name: "files of another rank".into(),
+            reason: error.to_string(),
+        })
+    }
+}
+
 #[derive(Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Manifest {

@@ -32,6 +32,6 @@ pub use error::{CheckpointError, Result};
 pub use manifest::{CheckpointInfo, FileEntry, Metric, complete_steps, newest};
 pub use options::{Better, KeepOptions, Ranking, Resume};
 pub use start::{Start, decide_start, find_checkpoint};
-pub use state::{Best, RunState, Snapshot, check_model, fingerprint};
-pub use store::{CheckpointStore, load, load_tensors};
+pub use state::{Best, RunState, Snapshot, TensorSpec, check_model, fingerprint};
+pub use store::{CheckpointStore, list_tensors, load, load_file, load_tensors};
 pub use writer::{AsyncWriter, PartWriter};

@@ -78,8 +78,11 @@ impl RunState {
     }
 }
 
+/// Name, shape and dtype of a tensor.
+pub type TensorSpec = (String, Vec<usize>, HostDtype);
+
 /// A hash over names, shapes and dtypes, independent of their order: equal for models that can exchange tensors.
-pub fn fingerprint(tensors: &[(String, Vec<usize>, HostDtype)]) -> String {
+pub fn fingerprint(tensors: &[TensorSpec]) -> String {
     let mut lines: Vec<String> = tensors
         .iter()
         .map(|(name, shape, dtype)| format!("{name} {shape:?} {dtype:?}\n"))
@@ -90,30 +93,29 @@ pub fn fingerprint(tensors: &[(String, Vec<usize>, HostDtype)]) -> String {
     format!("{:x}", hasher.finalize())
 }
 
-/// Compares the tensors of a snapshot with those a model expects.
+/// Compares the tensors of the checkpoint of a step with those a model expects.
 ///
 /// # Errors
 /// [`CheckpointError::OtherModel`] with the first missing, unexpected and misshapen names.
-pub fn check_model(snapshot: &Snapshot, expected: &[(String, Vec<usize>, HostDtype)]) -> Result<()> {
-    let mut found: HashMap<&str, &HostTensor> = snapshot
-        .tensors
+pub fn check_model(step: u64, found: &[TensorSpec], expected: &[TensorSpec]) -> Result<()> {
+    let mut found: HashMap<&str, (&Vec<usize>, HostDtype)> = found
         .iter()
-        .map(|tensor| (tensor.name.as_str(), tensor))
+        .map(|(name, shape, dtype)| (name.as_str(), (shape, *dtype)))
         .collect();
     let (mut missing, mut misshapen) = (Vec::new(), Vec::new());
     for (name, shape, dtype) in expected {
         match found.remove(name.as_str()) {
             None => missing.push(format!("{name} {shape:?} {dtype:?}")),
-            Some(tensor) if tensor.shape != *shape || tensor.dtype != *dtype => misshapen.push(format!(
+            Some(there) if there != (shape, *dtype) => misshapen.push(format!(
                 "{name} {:?} {:?}, expected {shape:?} {dtype:?}",
-                tensor.shape, tensor.dtype
+                there.0, there.1
             )),
             Some(_) => {}
         }
     }
     let mut unexpected: Vec<String> = found
-        .values()
-        .map(|tensor| format!("{} {:?} {:?}", tensor.name, tensor.shape, tensor.dtype))
+        .iter()
+        .map(|(name, (shape, dtype))| format!("{name} {shape:?} {dtype:?}"))
         .collect();
     unexpected.sort();
     let differences: Vec<String> = [
@@ -129,7 +131,7 @@ pub fn check_model(snapshot: &Snapshot, expected: &[(String, Vec<usize>, HostDty
         return Ok(());
     }
     Err(CheckpointError::OtherModel {
-        step: snapshot.state.step,
+        step,
         differences: differences.join("; "),
     })
 }
@@ -151,16 +153,6 @@ fn describe(kind: &str, names: &[String]) -> String {
 mod tests {
     use super::*;
 
-    fn tensor(name: &str, shape: &[usize], dtype: HostDtype) -> HostTensor {
-        let num_bytes = shape.iter().product::<usize>() * dtype.size_bytes();
-        HostTensor {
-            name: name.into(),
-            shape: shape.into(),
-            dtype,
-            bytes: vec![0; num_bytes],
-        }
-    }
-
     fn state() -> RunState {
         RunState {
             step: 7,
@@ -178,28 +170,24 @@ mod tests {
     #[test]
     fn another_model_is_refused_with_its_differences() {
         let f32 = HostDtype::F32;
-        let tensors = vec![
-            tensor("a", &[2], f32),
-            tensor("b", &[3], f32),
-            tensor("x", &[1], HostDtype::Bf16),
+        let found = [
+            ("a".into(), vec![2], f32),
+            ("b".into(), vec![3], f32),
+            ("x".into(), vec![1], HostDtype::Bf16),
         ];
-        let snapshot = Snapshot {
-            tensors,
-            state: state(),
-        };
         let same = [
             ("b".into(), vec![3], f32),
             ("a".into(), vec![2], f32),
             ("x".into(), vec![1], HostDtype::Bf16),
         ];
-        check_model(&snapshot, &same).unwrap();
+        check_model(7, &found, &same).unwrap();
 
         let other = [
             ("a".into(), vec![2], f32),
             ("b".into(), vec![4], f32),
             ("c".into(), vec![5], f32),
         ];
-        let message = check_model(&snapshot, &other).unwrap_err().to_string();
+        let message = check_model(7, &found, &other).unwrap_err().to_string();
         assert!(message.contains("1 missing: c [5] F32"), "{message}");
         assert!(message.contains("1 unexpected: x [1] Bf16"), "{message}");
         assert!(
@@ -212,7 +200,7 @@ mod tests {
             same[0].clone(),
             same[2].clone(),
         ];
-        assert!(check_model(&snapshot, &other_dtype).is_err());
+        assert!(check_model(7, &found, &other_dtype).is_err());
     }
 
     #[test]

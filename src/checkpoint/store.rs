@@ -12,11 +12,11 @@ use brazier_models::HostTensor;
 
 use super::{
     Better, CheckpointError, CheckpointInfo, FileEntry, KeepOptions, Metric, Ranking, Result, RunState,
-    Snapshot, complete_steps,
+    Snapshot, TensorSpec, complete_steps,
     disk::{Disk, RealDisk},
     manifest::{MANIFEST, hint_previous, step_name},
     newest,
-    tensors::{read_file, write_tensors},
+    tensors::{list_file, read_file, write_tensors},
 };
 use crate::fs::{self, FileLock, TryLock};
 
@@ -150,10 +150,13 @@ impl CheckpointStore {
         published.map_err(|source| self.give_up(state.step, source))
     }
 
-    /// Removes what there is of a checkpoint that cannot be completed.
-    fn give_up(&self, step: u64, source: CheckpointError) -> CheckpointError {
-        // The error that counts is the first one; what cannot be removed now goes with the next open.
+    /// Removes what there is of a checkpoint that cannot be completed. What cannot be removed now goes with the next open.
+    pub fn abandon(&self, step: u64) {
         let _ = self.disk.remove_dir_all(&self.partial(step));
+    }
+
+    fn give_up(&self, step: u64, source: CheckpointError) -> CheckpointError {
+        self.abandon(step);
         not_written(&self.dir, step, source)
     }
 
@@ -327,15 +330,44 @@ pub fn load(info: &CheckpointInfo) -> Result<Snapshot> {
 pub fn load_tensors(info: &CheckpointInfo, wanted: &mut dyn FnMut(&str) -> bool) -> Result<Vec<HostTensor>> {
     let mut tensors = Vec::new();
     for entry in &info.files {
-        let path = info.path.join(&entry.name);
-        let mut read = read_file(&path, entry, wanted).map_err(|reason| CheckpointError::Damaged {
-            hint: hint_previous(&info.path),
-            path,
-            reason,
-        })?;
-        tensors.append(&mut read);
+        tensors.append(&mut load_file(info, entry, wanted)?);
     }
     Ok(tensors)
+}
+
+/// All tensors of one file of a checkpoint, checked as by [`load`].
+///
+/// # Errors
+/// As [`load`].
+pub fn load_file(
+    info: &CheckpointInfo,
+    entry: &FileEntry,
+    wanted: &mut dyn FnMut(&str) -> bool,
+) -> Result<Vec<HostTensor>> {
+    let path = info.path.join(&entry.name);
+    read_file(&path, entry, wanted).map_err(|reason| damaged(info, path, reason))
+}
+
+/// Name, shape and dtype of each tensor of a checkpoint. Their bytes are not checked.
+///
+/// # Errors
+/// As [`load`], where a file is not there or its beginning is damaged.
+pub fn list_tensors(info: &CheckpointInfo) -> Result<Vec<TensorSpec>> {
+    let mut specs = Vec::new();
+    for entry in &info.files {
+        let path = info.path.join(&entry.name);
+        let listed = list_file(&path, entry).map_err(|reason| damaged(info, path, reason));
+        specs.append(&mut listed?);
+    }
+    Ok(specs)
+}
+
+fn damaged(info: &CheckpointInfo, path: PathBuf, reason: String) -> CheckpointError {
+    CheckpointError::Damaged {
+        hint: hint_previous(&info.path),
+        path,
+        reason,
+    }
 }
 
 fn lock(dir: &Path, patience: Duration) -> Result<Option<FileLock>> {

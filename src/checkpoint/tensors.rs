@@ -9,7 +9,7 @@ use safetensors::{
 };
 use sha2::{Digest, Sha256};
 
-use super::{CheckpointError, FileEntry, Result, disk::Disk};
+use super::{CheckpointError, FileEntry, Result, TensorSpec, disk::Disk};
 use crate::fs::{self, Output};
 
 /// Bytes that are hashed and written in one go.
@@ -203,11 +203,36 @@ impl<R: Read> HashingReader<R> {
     }
 }
 
-fn read_tensors<R: Read>(
+/// Name, shape and dtype of each tensor of a file; its bytes are neither read nor checked.
+///
+/// # Errors
+/// In words: what was expected and what was found.
+pub(super) fn list_file(path: &Path, entry: &FileEntry) -> std::result::Result<Vec<TensorSpec>, String> {
+    let input = fs::open(path).map_err(|error| error.to_string())?;
+    let mut reader = HashingReader {
+        input,
+        hasher: Sha256::new(),
+    };
+    let metadata = read_header(&mut reader, entry.size_bytes)?;
+    let spec = |name: String| {
+        let info = metadata.info(&name)?;
+        Some(host_dtype(&name, info.dtype).map(|dtype| (name, info.shape.clone(), dtype)))
+    };
+    metadata.offset_keys().into_iter().filter_map(spec).collect()
+}
+
+fn host_dtype(name: &str, dtype: Dtype) -> std::result::Result<HostDtype, String> {
+    match dtype {
+        Dtype::F32 => Ok(HostDtype::F32),
+        Dtype::BF16 => Ok(HostDtype::Bf16),
+        other => Err(format!("tensor {name} is {other}, expected F32 or BF16")),
+    }
+}
+
+fn read_header<R: Read>(
     reader: &mut HashingReader<R>,
     size_bytes: u64,
-    wanted: &mut dyn FnMut(&str) -> bool,
-) -> std::result::Result<(Vec<HostTensor>, usize), String> {
+) -> std::result::Result<Metadata, String> {
     let garbled = "its bytes have changed: the header is not one of safetensors";
     let mut length = [0; LENGTH_BYTES];
     length.copy_from_slice(&reader.read(LENGTH_BYTES)?);
@@ -221,6 +246,15 @@ fn read_tensors<R: Read>(
     if (LENGTH_BYTES as u64 + length).saturating_add(metadata.data_len() as u64) != size_bytes {
         return Err(garbled.into());
     }
+    Ok(metadata)
+}
+
+fn read_tensors<R: Read>(
+    reader: &mut HashingReader<R>,
+    size_bytes: u64,
+    wanted: &mut dyn FnMut(&str) -> bool,
+) -> std::result::Result<(Vec<HostTensor>, usize), String> {
+    let metadata = read_header(reader, size_bytes)?;
     let mut tensors = Vec::new();
     let names = metadata.offset_keys();
     let num_tensors = names.len();
@@ -228,11 +262,7 @@ fn read_tensors<R: Read>(
         let Some(info) = metadata.info(&name) else {
             continue;
         };
-        let dtype = match info.dtype {
-            Dtype::F32 => HostDtype::F32,
-            Dtype::BF16 => HostDtype::Bf16,
-            other => return Err(format!("tensor {name} is {other}, expected F32 or BF16")),
-        };
+        let dtype = host_dtype(&name, info.dtype)?;
         let (start, end) = info.data_offsets;
         if !wanted(&name) {
             reader.pass_over(end - start)?;

@@ -78,6 +78,15 @@ impl AsyncWriter {
         &self.store
     }
 
+    /// A folder for the files of the next checkpoint, after the previous write; see [`CheckpointStore::begin`].
+    ///
+    /// # Errors
+    /// The previous write's error, or what the file system says.
+    pub fn begin(&mut self, step: u64) -> Result<PathBuf> {
+        self.wait()?;
+        self.store.begin(step)
+    }
+
     /// Waits for the write under way, if there is one, and gives what it committed.
     ///
     /// # Errors

@@ -36,7 +36,7 @@ them, the way that training sends them, and whether sums are right. Bus bandwidt
 to carry, however many ranks there are.
 
   brazier bench --device cuda --devices 4 --only collectives
-  srun --ntasks 16 --gpus-per-task 1 brazier bench --device cuda --only collectives")]
+  srun --ntasks-per-node 4 --gpus-per-node 4 brazier bench --device cuda --only collectives")]
 pub(super) struct BenchArgs {
     /// auto | cuda[:INDEX] | wgpu | flex | ndarray
     #[arg(long, default_value = "auto")]
@@ -201,7 +201,7 @@ pub(super) fn bench(args: &BenchArgs) -> Result<ExitCode, Failure> {
         return collectives::bench(args, choice, &launch);
     }
     let cache = Cache::of_environment(&|name| std::env::var(name).ok());
-    device::keep_kernels(choice, cache.dir());
+    device::set_up(choice, cache.dir(), 1);
     let device = device::open(choice, args.dtype())?;
     print(format_args!("device {choice}, {:?}", args.dtype()));
     let mut answer = json!({

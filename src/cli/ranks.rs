@@ -202,8 +202,8 @@ pub(super) fn on_threads(
         let mut group = Group::start(move || Ok(engine), timeout)?;
         let rank = group.world().rank;
         speak_as(rank);
-        terms.way.join(&mut group, device.of_rank(rank))?;
-        as_one_of(Arc::new(group), run)
+        let joined = terms.way.join(&mut group, device.of_rank(rank));
+        as_one_of(Arc::new(group), |group| joined.and_then(|()| run(group)))
     };
     let results: Vec<Result<ExitCode, Failure>> = std::thread::scope(|scope| {
         let spawned: Vec<_> = Threads::group(size, timeout)

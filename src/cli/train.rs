@@ -97,7 +97,7 @@ pub(super) fn train(args: &TrainArgs) -> Result<ExitCode, Failure> {
     ops::choose(run.train.ops);
     run.check_device(device_choice)?;
     let own = device_choice.of_rank(launch.local_rank);
-    device::keep_kernels(own, run.data.cache.dir());
+    device::set_up(own, run.data.cache.dir(), run.parallel.devices);
     device::open(own, compute_dtype(run.train.precision))?;
     let terms = Terms {
         timeout: run.parallel.timeout,
@@ -360,11 +360,10 @@ fn resume(
     info: &CheckpointInfo,
     fresh: checkpoint::RunState,
 ) -> Result<checkpoint::RunState, Failure> {
-    let snapshot = checkpoint::load(info)?;
-    if snapshot.state.config_hash != fresh.config_hash {
+    if info.state.config_hash != fresh.config_hash {
         say("note: the configuration has changed since the checkpoint was written");
     }
-    let state = resume_state(learner, snapshot, fresh)?;
+    let state = resume_state(learner, info, fresh)?;
     say(format_args!(
         "going on from step {} ({})",
         state.step,

@@ -75,3 +75,10 @@ pub enum LearnerError {
     #[error(transparent)]
     Track(#[from] TrackError),
 }
+
+impl LearnerError {
+    /// Whether every rank has it, and at the same place.
+    pub(super) fn is_shared(&self) -> bool {
+        matches!(self, Self::NotFinite { .. } | Self::NoLabelledToken { .. })
+    }
+}

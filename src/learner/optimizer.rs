@@ -255,7 +255,7 @@ impl AdamW {
             .collect()
     }
 
-    /// Puts back what [`AdamW::to_host`] gave. Names have been checked by the caller.
+    /// Puts back what of it is among these tensors of [`AdamW::to_host`]. Names have been checked by the caller.
     pub(super) fn restore(
         &mut self,
         trainable: &Trainable,
@@ -273,11 +273,14 @@ impl AdamW {
                     None => held,
                 })
             };
-            if let (Some(exp_avg), Some(exp_avg_sq)) = (find(EXP_AVG), find(EXP_AVG_SQ)) {
-                (slot.exp_avg, slot.exp_avg_sq) = (exp_avg, exp_avg_sq);
+            if let Some(exp_avg) = find(EXP_AVG) {
+                slot.exp_avg = exp_avg;
             }
-            if slot.master.is_some() {
-                slot.master = find(MASTER);
+            if let Some(exp_avg_sq) = find(EXP_AVG_SQ) {
+                slot.exp_avg_sq = exp_avg_sq;
+            }
+            if let (Some(master), Some(found)) = (&mut slot.master, find(MASTER)) {
+                *master = found;
             }
         }
     }

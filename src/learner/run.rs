@@ -11,7 +11,7 @@ use super::{
     watch::{OwnStep, Watch},
 };
 use crate::{
-    checkpoint::{Best, Metric, RunState, Snapshot},
+    checkpoint::{Best, CheckpointInfo, Metric, RunState},
     data::Loader,
     signal::StopRequest,
     track::{EvalRecord, RunLog, StepRecord, process_memory},
@@ -75,6 +75,19 @@ impl Run {
     /// # Errors
     /// Whatever stops training; the last committed checkpoint is intact.
     pub fn run(mut self) -> Result<Outcome, LearnerError> {
+        match self.train() {
+            Ok((end, evaluation)) => Ok(self.outcome(end, evaluation)),
+            Err(error) => {
+                // What all ranks know of leaves them able to complete the checkpoint that is under way.
+                if error.is_shared() {
+                    self.finish_writing()?;
+                }
+                Err(error)
+            }
+        }
+    }
+
+    fn train(&mut self) -> Result<(RunEnd, Option<Evaluation>), LearnerError> {
         let first_step = self.learner.finished_steps();
         while self.learner.finished_steps() < self.options.total_steps && !self.is_out_of_patience() {
             let before = self.state.samples;
@@ -98,7 +111,7 @@ impl Run {
             }
             if let Some(by) = requested.filter(|_| !last) {
                 self.finish_writing()?;
-                return Ok(self.outcome(RunEnd::Requested { by }, None));
+                return Ok((RunEnd::Requested { by }, None));
             }
         }
         let end = match self.learner.finished_steps() < self.options.total_steps && self.is_out_of_patience()
@@ -112,7 +125,7 @@ impl Run {
             self.save(evaluation.as_ref())?;
             self.finish_writing()?;
         }
-        Ok(self.outcome(end, evaluation))
+        Ok((end, evaluation))
     }
 
     fn outcome(self, end: RunEnd, evaluation: Option<Evaluation>) -> Outcome {
@@ -338,16 +351,16 @@ pub fn fresh_state(learner: &Learner, config_hash: String, data: BTreeMap<String
 /// Goes on from a checkpoint: learner and counters.
 ///
 /// # Errors
-/// If the checkpoint is of another model, or its data was in another order.
+/// If the checkpoint is damaged or of another model, or its data was in another order.
 pub fn resume_state(
     learner: &mut Learner,
-    snapshot: Snapshot,
+    info: &CheckpointInfo,
     fresh: RunState,
 ) -> Result<RunState, LearnerError> {
-    snapshot.state.check_data(&fresh.data)?;
-    learner.restore(&snapshot)?;
+    info.state.check_data(&fresh.data)?;
+    learner.restore_from(info)?;
     Ok(RunState {
         config_hash: fresh.config_hash,
-        ..snapshot.state
+        ..info.state.clone()
     })
 }

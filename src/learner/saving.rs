@@ -8,14 +8,15 @@ use std::{
 
 use super::{LearnerError, step::Learner};
 use crate::{
-    checkpoint::{AsyncWriter, FileEntry, Metric, PartWriter, RunState},
+    checkpoint::{AsyncWriter, CheckpointError, FileEntry, Metric, PartWriter, RunState},
     fs,
-    parallel::{CollectiveError, Group, World},
+    parallel::{Group, World},
 };
 
 /// How long a file may take to appear on another host of a shared file system.
 const PROBE_PATIENCE: Duration = Duration::from_secs(5);
 const PROBE_PAUSE: Duration = Duration::from_millis(50);
+const WRITING_PAUSE: Duration = Duration::from_millis(20);
 
 /// Writes the checkpoints of a run; every rank has one, and all ask it for the same things together.
 pub struct Saver {
@@ -57,7 +58,7 @@ impl Saver {
         self.share.is_some()
     }
 
-    /// Copies the learner to host memory, each rank its share, and begins to write. The checkpoint before is complete then.
+    /// Copies the learner to host memory, each rank its share, and begins to write. The checkpoint before is on the disk then.
     ///
     /// # Errors
     /// If that one, or this one, cannot be written; if a rank is missing or has failed.
@@ -91,12 +92,8 @@ impl Saver {
     }
 
     /// The folder that the first rank makes for a checkpoint.
-    fn begin(&self, step: u64, group: &Group) -> Result<PathBuf, LearnerError> {
-        let made = self
-            .writer
-            .as_ref()
-            .map(|writer| writer.store().begin(step))
-            .transpose();
+    fn begin(&mut self, step: u64, group: &Group) -> Result<PathBuf, LearnerError> {
+        let made = self.writer.as_mut().map(|writer| writer.begin(step)).transpose();
         let made = group.agree(made.map_err(LearnerError::from))?;
         let name = made.map_or(String::new(), |folder| folder.display().to_string());
         let names = group.exchange_texts(&[name])?;
@@ -113,19 +110,25 @@ impl Saver {
     /// # Errors
     /// If a rank could not write its files, or is missing.
     pub(super) fn complete(&mut self, group: &Group) -> Result<(), LearnerError> {
+        if self.under_way.is_none() {
+            return Ok(());
+        }
+        // A slow disk is no missing rank.
+        while group.any(!self.has_written())? {
+            std::thread::sleep(WRITING_PAUSE);
+        }
         let Some(Part { files, state, metric }) = self.under_way.take() else {
             return Ok(());
         };
-        let files = group.agree(files.wait().map_err(LearnerError::from))?;
-        let all = group.exchange(encode(&files))?;
-        let completed = match &mut self.writer {
-            Some(writer) => {
-                let files = all
-                    .iter()
-                    .map(|files| decode(files, group))
-                    .collect::<Result<Vec<_>, _>>()?;
-                writer.complete(state, metric, files.concat()).map(drop)
+        let files = group.agree(files.wait().map_err(LearnerError::from));
+        let files = files.inspect_err(|_| {
+            if let Some(writer) = &self.writer {
+                writer.store().abandon(state.step);
             }
+        })?;
+        let all = group.exchange(FileEntry::list_to_json(&files))?;
+        let completed = match &mut self.writer {
+            Some(writer) => complete(writer, state, metric, &all),
             None => Ok(()),
         };
         group.agree(completed.map_err(LearnerError::from))
@@ -170,16 +173,15 @@ fn appears(path: &Path) -> bool {
     true
 }
 
-fn encode(files: &[FileEntry]) -> Vec<u8> {
-    match serde_json::to_vec(files) {
-        Ok(json) => json,
-        Err(error) => unreachable!("names and numbers are JSON: {error}"),
-    }
-}
-
-fn decode(files: &[u8], group: &Group) -> Result<Vec<FileEntry>, CollectiveError> {
-    serde_json::from_slice(files).map_err(|error| CollectiveError::Engine {
-        rank: group.world().rank,
-        reason: format!("what a rank says of its files cannot be read: {error}"),
-    })
+fn complete(
+    writer: &mut AsyncWriter,
+    state: RunState,
+    metric: Option<Metric>,
+    files_of_ranks: &[Vec<u8>],
+) -> Result<(), CheckpointError> {
+    let files = files_of_ranks
+        .iter()
+        .map(|files| FileEntry::list_from_json(files));
+    let files = files.collect::<Result<Vec<_>, _>>()?.concat();
+    writer.complete(state, metric, files).map(drop)
 }

@@ -11,17 +11,21 @@ use brazier_models::{
 };
 use burn::{
     module::{Module, ModuleMapper, Param, ParamId},
-    tensor::{DType, Tensor},
+    tensor::{DType, Device, Tensor},
 };
 use sha2::{Digest, Sha256};
 
 use super::{
-    LearnerError, optimizer::EXP_AVG, step::Learner, tensor_group::TensorGroup,
+    LearnerError,
+    optimizer::EXP_AVG,
+    step::{Held, Learner},
+    tensor_group::TensorGroup,
     trainable::moves_beside_adapters,
 };
 use crate::{
     checkpoint::{
-        CheckpointError, CheckpointInfo, RunState, Snapshot, check_model, fingerprint, load_tensors,
+        CheckpointError, CheckpointInfo, RunState, Snapshot, TensorSpec, check_model, fingerprint,
+        list_tensors, load_file, load_tensors,
     },
     parallel::{CollectiveError, World},
 };
@@ -79,7 +83,7 @@ impl Learner {
     }
 
     /// Name, shape and dtype of each tensor of a snapshot.
-    pub fn expected_tensors(&self) -> Vec<(String, Vec<usize>, HostDtype)> {
+    pub fn expected_tensors(&self) -> Vec<TensorSpec> {
         let stored = stored_dtype(self.dtype());
         let parameters = self
             .infos()
@@ -105,26 +109,51 @@ impl Learner {
     ///
     /// # Errors
     /// If it is of another model, mode or precision; nothing has changed then. A snapshot of adapters leaves their base
-    /// model as it is; that it is the same one, the caller sees to ([`Learner::base_digest`]). If a rank is missing or has
-    /// failed.
+    /// model as it is; that it is the same one, the caller sees to ([`Learner::base_digest`]).
     pub fn restore(&mut self, snapshot: &Snapshot) -> Result<(), LearnerError> {
-        check_model(snapshot, &self.expected_tensors())?;
-        let tensors: HashMap<&str, &HostTensor> = snapshot
-            .tensors
+        let spec = |tensor: &HostTensor| (tensor.name.clone(), tensor.shape.clone(), tensor.dtype);
+        let found: Vec<TensorSpec> = snapshot.tensors.iter().map(spec).collect();
+        check_model(snapshot.state.step, &found, &self.expected_tensors())?;
+        self.take_back(&snapshot.tensors);
+        self.set_finished_steps(snapshot.state.step);
+        Ok(())
+    }
+
+    /// Goes back to a checkpoint, of which one file at a time is in host memory.
+    ///
+    /// # Errors
+    /// As [`Learner::restore`]. If a file is damaged; some parameters are then those of the checkpoint, and the learner is of no
+    /// use.
+    pub fn restore_from(&mut self, info: &CheckpointInfo) -> Result<(), LearnerError> {
+        check_model(info.step(), &list_tensors(info)?, &self.expected_tensors())?;
+        for file in &info.files {
+            self.take_back(&load_file(info, file, &mut |_| true)?);
+        }
+        self.set_finished_steps(info.step());
+        Ok(())
+    }
+
+    /// Puts tensors of a snapshot back to where they were. Names and shapes have been checked.
+    fn take_back(&mut self, tensors: &[HostTensor]) {
+        let tensors: HashMap<&str, &HostTensor> = tensors
             .iter()
             .map(|tensor| (tensor.name.as_str(), tensor))
             .collect();
-        let infos = self.infos().iter().map(|info| (info.id, info)).collect();
-        let model = self.held_model()?.into_owned().map(&mut Restorer {
+        let (model, held) = self.parts_mut();
+        let Held { infos, ranks, .. } = held;
+        let by_id = infos.iter().map(|info| (info.id, info)).collect();
+        let restorer = Restorer {
             tensors: &tensors,
-            infos: &infos,
-            ranks: self.ranks(),
-        });
-        self.replace_model(model);
-        let (trainable, optimizer, ranks, finished_steps) = self.parts_mut();
-        optimizer.restore(trainable, &tensors, ranks);
-        *finished_steps = snapshot.state.step;
-        Ok(())
+            infos: &by_id,
+            ranks,
+        };
+        match held.store {
+            None => *model = model.take().map(|model| model.map(&mut { restorer })),
+            Some(store) => {
+                store.replace(|info, dtype, device| restorer.part(by_id.get(&info.id)?, device, dtype))
+            }
+        }
+        held.optimizer.restore(held.trainable, &tensors, ranks);
     }
 
     /// Whether the parameter itself is saved: not if its master is, nor, in a model with adapters, if it belongs to the
@@ -228,21 +257,26 @@ struct Restorer<'a> {
     ranks: &'a TensorGroup,
 }
 
+impl Restorer<'_> {
+    /// A parameter, as much of it as this rank's part of the model has, flat; `None` if it is not among the tensors.
+    fn part(&self, info: &ParamInfo, device: &Device, dtype: DType) -> Option<Tensor<1>> {
+        let find = |prefix: &str| {
+            self.tensors
+                .get(format!("{prefix}{}", info.path).as_str())
+                .copied()
+        };
+        let whole = find(PARAM).or_else(|| find(MASTER))?;
+        Some(self.ranks.part(whole, info, device, dtype))
+    }
+}
+
 impl ModuleMapper for Restorer<'_> {
     fn map_float<const D: usize>(&mut self, param: Param<Tensor<D>>) -> Param<Tensor<D>> {
-        let Some(info) = self.infos.get(&param.id) else {
+        let value = param.val();
+        let info = self.infos.get(&param.id);
+        let Some(part) = info.and_then(|info| self.part(info, &value.device(), value.dtype())) else {
             return param;
         };
-        let find = |prefix: &str| {
-            let name = format!("{prefix}{}", info.path);
-            self.tensors.get(name.as_str()).copied()
-        };
-        let Some(tensor) = find(PARAM).or_else(|| find(MASTER)) else {
-            return param;
-        };
-        replace_value(param, |old| {
-            let held = self.ranks.part(tensor, info, &old.device(), old.dtype());
-            held.reshape(old.dims())
-        })
+        replace_value(param, |old| part.reshape(old.dims()))
     }
 }

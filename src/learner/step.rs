@@ -72,6 +72,15 @@ pub struct StepReport {
     pub optimizer_seconds: f64,
 }
 
+/// What a learner holds beside its model.
+pub(super) struct Held<'a> {
+    pub(super) store: Option<&'a mut Store>,
+    pub(super) optimizer: &'a mut AdamW,
+    pub(super) trainable: &'a Trainable,
+    pub(super) infos: &'a [ParamInfo],
+    pub(super) ranks: &'a TensorGroup,
+}
+
 /// A model in training: parameters, optimizer, and the rule that turns micro-batches into an update.
 pub struct Learner {
     /// The model; `None` only while an update is under way.
@@ -250,13 +259,21 @@ impl Learner {
         &self.infos
     }
 
-    pub(super) fn parts_mut(&mut self) -> (&Trainable, &mut AdamW, &TensorGroup, &mut u64) {
-        (
-            &self.trainable,
-            &mut self.optimizer,
-            &self.ranks,
-            &mut self.finished_steps,
-        )
+    /// What a snapshot replaces: the model, and what is beside it. Features of images are those of other weights then.
+    pub(super) fn parts_mut(&mut self) -> (&mut Option<Vlm>, Held<'_>) {
+        self.vision = None;
+        let held = Held {
+            store: self.store.as_mut(),
+            optimizer: &mut self.optimizer,
+            trainable: &self.trainable,
+            infos: &self.infos,
+            ranks: &self.ranks,
+        };
+        (&mut self.model, held)
+    }
+
+    pub(super) fn set_finished_steps(&mut self, steps: u64) {
+        self.finished_steps = steps;
     }
 
     /// From now on computes what the part of the vision tower that rests makes of a training image only where the cache does
@@ -265,19 +282,6 @@ impl Learner {
     pub fn keep_vision_features(&mut self, images: CachedImages) -> Option<RestingVision> {
         self.vision = RestingVision::of(&self.trainable, self.model(), images);
         self.vision.clone()
-    }
-
-    /// Puts a model with other parameters in the place of this one, which is as [`Learner::held_model`] gives it.
-    pub(super) fn replace_model(&mut self, model: Vlm) {
-        self.vision = None;
-        self.model = Some(match &mut self.store {
-            None => model,
-            Some(store) => {
-                let (model, fresh) = Store::scatter(model, self.grid.data.world());
-                *store = fresh;
-                model
-            }
-        });
     }
 
     pub(super) fn optimizer(&self) -> &AdamW {

@@ -8,7 +8,7 @@ use brazier_models::{
 };
 use burn::{
     module::{Module, ModuleMapper, Param, ParamId},
-    tensor::{DType, Tensor},
+    tensor::{DType, Device, Tensor},
 };
 
 use super::{
@@ -22,6 +22,7 @@ use crate::parallel::{CollectiveError, Group, World};
 pub(super) struct Store {
     entries: Vec<Entry>,
     index: HashMap<ParamId, usize>,
+    world: World,
 }
 
 struct Entry {
@@ -64,6 +65,7 @@ impl Store {
                 .map(|(at, entry)| (entry.info.id, at))
                 .collect(),
             entries,
+            world,
         };
         (model, store)
     }
@@ -94,6 +96,15 @@ impl Store {
             dtype,
             bytes,
         }))
+    }
+
+    /// Other values for the parameters that `value` has: as much of one as this rank's part of the model has, flat.
+    pub(super) fn replace(&mut self, value: impl Fn(&ParamInfo, DType, &Device) -> Option<Tensor<1>>) {
+        for Entry { info, part, .. } in &mut self.entries {
+            if let Some(value) = value(info, part.dtype(), &part.device()) {
+                *part = own_part(value, self.world);
+            }
+        }
     }
 
     /// Another value for it.

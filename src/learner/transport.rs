@@ -109,7 +109,7 @@ fn on_device(group: &Group, collective: Collective, values: Tensor<1>) -> Result
     let (from, to) = (CudaTensor::new(values), CudaTensor::new(out.clone()));
     let pending = group.on_devices(collective.name(), move |devices| {
         let failed = |reason| CollectiveError::Engine { rank, reason };
-        let (from, to) = (from.map_err(failed)?, to.map_err(failed)?);
+        let (mut from, mut to) = (from.map_err(failed)?, to.map_err(failed)?);
         from.wait().map_err(failed)?;
         to.wait().map_err(failed)?;
         let spans = DeviceSpans {

@@ -94,7 +94,7 @@ pub struct Devices<'a> {
 /// An operation of a few microseconds is waited for without sleeping.
 const AWAKE: Duration = Duration::from_micros(200);
 const NAP: Duration = Duration::from_micros(50);
-/// For an operation to end after a rank was heard to be gone.
+/// For an operation to end after a rank was heard to be gone, and to hear of one when it has failed.
 const LAST_CHANCE: Duration = Duration::from_secs(1);
 
 impl Devices<'_> {
@@ -103,14 +103,6 @@ impl Devices<'_> {
     /// # Errors
     /// If a rank is missing or has failed, or what the library says. The group is of no use then.
     pub fn run(&mut self, collective: Collective, spans: DeviceSpans) -> Result<(), CollectiveError> {
-        let done = self.begin_and_wait(collective, spans);
-        if done.is_err() {
-            self.device.give_up();
-        }
-        done
-    }
-
-    fn begin_and_wait(&mut self, collective: Collective, spans: DeviceSpans) -> Result<(), CollectiveError> {
         let World { rank, size } = self.name;
         let failed = |reason: String| CollectiveError::Engine {
             rank,
@@ -119,12 +111,24 @@ impl Devices<'_> {
         self.device.begin(collective, spans).map_err(failed)?;
         let started = Instant::now();
         let mut heard: Option<(Instant, CollectiveError)> = None;
-        while !self.device.is_done().map_err(failed)? {
-            // A library that waits for a rank does not know that it is gone. One that ended well behind this operation is gone,
-            // too, while the device still works.
+        loop {
+            let done = self.device.is_done();
+            if done == Ok(true) {
+                return Ok(());
+            }
+            // A library that waits for a rank does not know that it is gone, and one that has noticed does not know why. A rank
+            // that ended well behind this operation is gone, too, while the device still works.
+            let now = Instant::now();
             match &heard {
-                None => heard = self.host.check().err().map(|error| (Instant::now(), error)),
-                Some((since, error)) if since.elapsed() > LAST_CHANCE => return Err(error.clone()),
+                None => {
+                    heard = self.host.check().err().map(|error| (now, error));
+                    if let (None, Err(reason)) = (&heard, done) {
+                        heard = Some((now, failed(reason)));
+                    }
+                }
+                Some((since, error)) if since.elapsed() > LAST_CHANCE => {
+                    return Err(self.host.check().err().unwrap_or_else(|| error.clone()));
+                }
                 Some(_) => {}
             }
             if started.elapsed() > self.timeout {
@@ -141,6 +145,5 @@ impl Devices<'_> {
                 false => std::thread::sleep(NAP),
             }
         }
-        Ok(())
     }
 }

@@ -286,12 +286,14 @@ impl Group {
             else {
                 unreachable!("the devices of this group do not reach each other");
             };
-            run(&mut Devices {
+            let done = run(&mut Devices {
                 host: host.as_mut(),
                 device: device.as_mut(),
                 name,
                 timeout,
-            })
+            });
+            // Others may be in an operation that this rank never begins.
+            done.inspect_err(|_| device.give_up())
         })
     }
 

@@ -162,7 +162,7 @@ fn a_transport_that_the_devices_lack_is_refused() {
     assert!(!project.path("run/checkpoints").exists());
 }
 
-/// The first rank writes for all: what it cannot write ends all, and room is all it takes to go on.
+/// What a rank cannot write ends all, and room is all it takes to go on.
 #[test]
 fn a_disk_that_is_full_for_one_rank_ends_all() {
     let project = Project::new();

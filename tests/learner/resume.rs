@@ -1,7 +1,7 @@
 //! `n` steps, a checkpoint, and `m` more are `n + m` steps, bit for bit.
 
 use brazier::{
-    checkpoint::{CheckpointError, CheckpointStore, load},
+    checkpoint::{CheckpointError, CheckpointStore},
     learner::{
         Learner, LearnerError,
         options::{Precision, ScheduleConfig, ScheduleKind, StepConfig, TrainMode},
@@ -51,11 +51,14 @@ fn going_on_from_memory_or_disk_changes_no_bit() {
 
             let folder = tempfile::tempdir().unwrap();
             let store = CheckpointStore::open(folder.path()).unwrap();
-            let read = load(&store.commit(&middle, None).unwrap()).unwrap();
-            for saved in [&middle, &read] {
+            let committed = store.commit(&middle, None).unwrap();
+            for from_disk in [false, true] {
                 // Another seed: what is not in the checkpoint would show.
                 let mut resumed = learner(&config, 2, device);
-                resumed.restore(saved).unwrap();
+                match from_disk {
+                    true => resumed.restore_from(&committed).unwrap(),
+                    false => resumed.restore(&middle).unwrap(),
+                }
                 assert_eq!(resumed.finished_steps(), 3);
                 assert_same(&what, &snapshot(&resumed).tensors, &middle.tensors);
                 run(&mut resumed, 3..7);
@@ -102,16 +105,21 @@ fn a_checkpoint_of_something_else_is_refused_and_changes_nothing() {
         (snapshot(&lm_only), "missing: exp_avg.vision_tower."),
         (truncated, "1 missing: exp_avg_sq."),
     ];
+    let folder = tempfile::tempdir().unwrap();
+    let store = CheckpointStore::open(folder.path()).unwrap();
     for (other, hint) in others {
-        let error = learner.restore(&other).unwrap_err();
-        assert!(
-            matches!(
-                error,
-                LearnerError::Checkpoint(CheckpointError::OtherModel { .. })
-            ),
-            "{error}"
-        );
-        assert!(error.to_string().contains(hint), "{error}");
+        let committed = store.commit(&other, None).unwrap();
+        let errors = [learner.restore(&other), learner.restore_from(&committed)];
+        for error in errors.map(Result::unwrap_err) {
+            assert!(
+                matches!(
+                    error,
+                    LearnerError::Checkpoint(CheckpointError::OtherModel { .. })
+                ),
+                "{error}"
+            );
+            assert!(error.to_string().contains(hint), "{error}");
+        }
         assert_same(hint, &snapshot(&learner).tensors, &before.tensors);
         assert_eq!(learner.finished_steps(), 1);
     }

@@ -2,16 +2,15 @@
 //! nobody else can reach.
 #![expect(unsafe_code, reason = "the CUDA driver")]
 
-use std::{
-    ffi::c_void,
-    mem::MaybeUninit,
-    sync::atomic::{AtomicU64, Ordering},
-};
+use std::{ffi::c_void, mem::MaybeUninit};
 
-use burn::backend::{DispatchDevice, StreamId};
+use burn::backend::DispatchDevice;
 use burn::tensor::{Device, Tensor};
 use burn_cubecl::{Cube, CubeBackend, CubeDevice, kernel::into_contiguous, tensor::CubeTensor};
-use cubecl::future::block_on;
+use cubecl::{
+    future::{DynFut, block_on},
+    server::ServerError,
+};
 use cubecl_cuda::CudaRuntime;
 use cubecl_runtime::{runtime::Runtime, storage::ManagedResource};
 use cudarc::driver::{
@@ -30,16 +29,12 @@ pub fn is_cuda(device: &Device) -> bool {
     )
 }
 
-/// How many tensors can be waited for one by one; CubeCL has 128 streams.
-const WAITING: u64 = 16;
-
 /// A tensor in the memory of a CUDA device, which may not be computed yet. Goes from thread to thread; the memory stays where it
 /// is as long as this exists.
 pub struct CudaTensor {
-    tensor: CubeTensor,
+    _tensor: CubeTensor,
     resource: ManagedResource<Resource>,
-    /// A stream that waits for the tensor, and for nothing that is launched later.
-    stream: StreamId,
+    computed: DynFut<Result<(), ServerError>>,
 }
 
 impl CudaTensor {
@@ -51,23 +46,20 @@ impl CudaTensor {
     /// # Panics
     /// If the tensor is elsewhere; see [`is_cuda`].
     pub fn new(flat: Tensor<1>) -> Result<Self, String> {
-        static NEXT: AtomicU64 = AtomicU64::new(0);
         let fused = match flat.try_into_primitive::<Cube>() {
             Ok(fused) => fused,
             Err(error) => unreachable!("no tensor on a CUDA device: {error:?}"),
         };
         let client = fused.client.clone();
         let tensor = into_contiguous(client.resolve_tensor_float::<CubeBackend>(fused));
-        // Threads have the streams from 0 on.
-        let stream = StreamId {
-            value: u64::MAX - NEXT.fetch_add(1, Ordering::Relaxed) % WAITING,
-        };
-        // A buffer that is asked for on another stream lets that one wait for what is launched so far.
-        let resource = stream.executes(|| tensor.client.get_resource::<Server>(tensor.handle.clone()));
+        let resource = tensor.client.get_resource::<Server>(tensor.handle.clone());
+        // Marks this place of the stream on which the tensor is computed: what is launched there later is not waited for.
+        let stream = tensor.handle.stream;
+        let computed = stream.executes(|| tensor.client.sync_buffers([&tensor.handle]));
         Ok(Self {
             resource: resource.map_err(|error| error.to_string())?,
-            tensor,
-            stream,
+            computed,
+            _tensor: tensor,
         })
     }
 
@@ -75,10 +67,8 @@ impl CudaTensor {
     ///
     /// # Errors
     /// If something of what it is computed by has failed.
-    pub fn wait(&self) -> Result<(), String> {
-        let Self { tensor, stream, .. } = self;
-        let computed = stream.executes(|| block_on(tensor.client.sync_buffers([&tensor.handle])));
-        computed.map_err(|error| error.to_string())
+    pub fn wait(&mut self) -> Result<(), String> {
+        block_on(self.computed.as_mut()).map_err(|error| error.to_string())
     }
 
     /// Where its first element is.

@@ -16,11 +16,11 @@ mod expr;
 #[cfg(feature = "flex")]
 mod flex;
 mod generic;
-#[cfg(feature = "cube")]
-mod kept;
 mod kernels;
 pub mod reference;
 mod segments;
+#[cfg(feature = "cube")]
+mod setup;
 #[cfg(test)]
 #[cfg(feature = "flex")]
 mod tests;
@@ -33,10 +33,12 @@ use burn::backend::DispatchDevice;
 use burn::tensor::{DType, Device, Int, Tensor};
 
 #[cfg(feature = "cube")]
-pub use kept::keep_kernels;
+pub use cube::keep_scores_below;
 use kernels::ModelOps;
 pub use reference::RopeTable;
 pub use segments::Segments;
+#[cfg(feature = "cube")]
+pub use setup::set_up_gpus;
 
 /// Activation functions of the MLPs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -184,11 +184,12 @@ fn segments(draw: &mut Draw) -> Case {
 /// Longer than what devices do at once, however much they are spared.
 fn long_rows(draw: &mut Draw) -> Case {
     let t = draw.one_of(&[257, 300, 517]);
-    let (h, k) = (draw.one_of(&[1, 2]), 2 * draw.size(1, 8));
-    let mask = mask(draw);
+    let [b, g, group] = [1, 2, 3].map(|_| draw.one_of(&[1, 2]));
+    let (k, mask) = (2 * draw.size(1, 8), mask(draw));
     let is_packed = draw.one_of(&[false, true]);
-    let rows = is_packed.then(|| vec![draw.lengths(t)]);
-    attend(draw, [1, h, 1, t, t, k], mask, rows)
+    let rows = is_packed.then(|| (0..b).map(|_| draw.lengths(t)).collect());
+    let s = if is_packed { t } else { t + draw.one_of(&[0, 40]) };
+    attend(draw, [b, g * group, g, t, s, k], mask, rows)
 }
 
 fn swiglu(draw: &mut Draw) -> Case {

@@ -47,6 +47,7 @@ pub(super) fn bench(args: &BenchArgs, choice: DeviceChoice, launch: &Launch) -> 
         way: Way::choose(asked, choice, ranks.max(2))?,
         settings: format!("{} MiB, {} s, {choice}", args.message, args.seconds),
     };
+    device::set_up(choice.of_rank(launch.local_rank), None, devices);
     let rows = Mutex::new(Value::Null);
     let run = |group: Arc<Group>, local_rank: usize| {
         let device = device::open(choice.of_rank(local_rank), DType::F32)?;

@@ -11,6 +11,8 @@ use crate::fs;
 const MAX_NAMES: usize = 1_000_000;
 /// Together.
 const MAX_NAME_BYTES: usize = 256 << 20;
+/// Of all names on their way, each as often as it is looked at.
+const MAX_BYTES_READ: usize = 1 << 30;
 /// Three numbers of 64 bits.
 const LONGEST_RANGE: usize = 64;
 /// What a message shows of a pattern.
@@ -153,7 +155,12 @@ pub(super) fn braces(text: &str) -> Result<Vec<String>, String> {
     let mut done = Vec::new();
     let mut open = vec![text.to_owned()];
     let mut num_bytes = text.len();
+    let mut num_bytes_read = 0;
     while let Some(name) = open.pop() {
+        num_bytes_read += name.len();
+        if num_bytes_read > MAX_BYTES_READ {
+            return Err(format!("{:?} has too many braces", shown(text)));
+        }
         match first_group(&name) {
             None => done.push(name),
             Some((group, choices)) => {
@@ -162,9 +169,9 @@ pub(super) fn braces(text: &str) -> Result<Vec<String>, String> {
                 num_bytes -= name.len();
                 num_bytes += choices.iter().map(|choice| choice.len() + around).sum::<usize>();
                 if done.len() + open.len() + choices.len() > MAX_NAMES || num_bytes > MAX_NAME_BYTES {
-                    let text: String = text.chars().take(SHOWN).collect();
                     return Err(format!(
-                        "{text:?} stands for more than {MAX_NAMES} names, or for more than {} MiB of them",
+                        "{:?} stands for more than {MAX_NAMES} names, or for more than {} MiB of them",
+                        shown(text),
                         MAX_NAME_BYTES >> 20
                     ));
                 }
@@ -177,6 +184,11 @@ pub(super) fn braces(text: &str) -> Result<Vec<String>, String> {
         }
     }
     Ok(done)
+}
+
+/// The beginning of a pattern, for a message.
+fn shown(text: &str) -> String {
+    text.chars().take(SHOWN).collect()
 }
 
 /// The first braces that stand for something, and for what.
@@ -303,8 +315,14 @@ mod tests {
         ] {
             assert!(braces(&bomb).unwrap_err().contains("more than 1000000 names"));
         }
-        let long = format!("{{0..999999}}{}", "x".repeat(100_000));
+        let long = format!("{{0..99999}}{}", "x".repeat(100_000));
         assert!(braces(&long).unwrap_err().contains("MiB"));
+        for many in [
+            "{1..1}".repeat(50_000),
+            "{".repeat(150_000) + &"{1..1}".repeat(20_000),
+        ] {
+            assert!(braces(&many).unwrap_err().contains("too many braces"));
+        }
         // What takes quadratic time where each brace is followed to the end, and where each pair is read.
         for half in ["{", "{}"] {
             let deep = half.repeat(500_000);

@@ -1,7 +1,7 @@
 //! NCCL's functions, found in the library when they are needed: a build needs neither it nor its headers.
 //!
 //! Declarations follow NCCL's reference
-//! (<https://docs.nvidia.com/deeplearning/nccl/user-guide/docs/api.html>); all are there since NCCL 2.4.
+//! (<https://docs.nvidia.com/deeplearning/nccl/user-guide/docs/api.html>); all are there since NCCL 2.4, bf16 since 2.10.
 #![expect(unsafe_code, reason = "a C library")]
 
 use std::{
@@ -62,7 +62,6 @@ functions! {
     get_unique_id = b"ncclGetUniqueId": fn(*mut UniqueId) -> Status;
     /// Communicator, ranks, id, rank.
     comm_init_rank = b"ncclCommInitRank": fn(*mut Comm, c_int, UniqueId, c_int) -> Status;
-    comm_destroy = b"ncclCommDestroy": fn(Comm) -> Status;
     comm_abort = b"ncclCommAbort": fn(Comm) -> Status;
     comm_get_async_error = b"ncclCommGetAsyncError": fn(Comm, *mut Status) -> Status;
     get_error_string = b"ncclGetErrorString": fn(Status) -> *const c_char;
@@ -245,10 +244,8 @@ impl Communicator {
 }
 
 impl Drop for Communicator {
+    /// Operations have ended, or a rank has failed: `ncclCommDestroy` would wait for all.
     fn drop(&mut self) {
-        if let Some(raw) = self.raw.take() {
-            // SAFETY: as in `abort`; no operation is under way.
-            let _ = unsafe { (self.library.functions.comm_destroy)(raw) };
-        }
+        self.abort();
     }
 }

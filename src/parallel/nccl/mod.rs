@@ -31,8 +31,9 @@ pub trait Stream {
 /// The device of a rank among those of all ranks. Belongs to the thread that made it.
 pub struct Nccl {
     library: Arc<Library>,
-    stream: Rc<dyn Stream>,
+    // Goes before the stream that it works on.
     communicator: Communicator,
+    stream: Rc<dyn Stream>,
     size: usize,
 }
 
@@ -70,7 +71,13 @@ impl Nccl {
             .as_slice()
             .try_into()
             .map_err(|_| failed("rank 0 gave no id for NCCL".to_owned()))?;
-        let communicator = Communicator::join(library.clone(), UniqueId(id), size, rank).map_err(failed)?;
+        let communicator = Communicator::join(library.clone(), UniqueId(id), size, rank);
+        let communicator = communicator.map_err(|reason| {
+            failed(format!(
+                "{reason}\n  hint: each rank needs a GPU of its own; NCCL_DEBUG=WARN tells more; parallel.transport: host does \
+                 without NCCL"
+            ))
+        })?;
         Ok(Self {
             library,
             stream,

@@ -5,31 +5,42 @@
 
 mod kernels;
 
-use std::ops::Range;
+use std::{
+    ops::Range,
+    sync::atomic::{AtomicUsize, Ordering},
+};
 
 use burn::backend::TensorMetadata;
 use burn::tensor::{DType, Shape};
-use burn_cubecl::cubecl::{self, CubeDim};
-use burn_cubecl::cubecl::{calculate_cube_count_elemwise, prelude::*};
 use burn_cubecl::{
     kernel::{
         cast, into_contiguous,
         matmul::{MatmulStrategy, matmul},
         slice,
     },
-    ops::{
-        numeric::{empty_device_dtype, zeros_client},
-        permute, reshape,
-    },
+    ops::{permute, reshape},
     tensor::CubeTensor,
 };
+use cubecl::{CubeDim, bytes::Bytes, prelude::*};
 
+use super::{flat, like, storage, units, zeros_like};
 use crate::ops::{AttentionMask, Visible};
 
-/// Scores of a chunk, of all heads.
-const CHUNK_SCORES: usize = 1 << 25;
 /// Queries of a chunk where later ones see more keys: larger chunks compute more that nobody sees.
 const CHUNK_QUERIES: usize = 256;
+/// Bounds of keys are multiples of this where that is possible: slices are then views, and products have whole tiles.
+const KEY_STEP: usize = 64;
+/// Bytes that a backward pass has for each score: the score, its weight, and the gradients of both.
+const BYTES_PER_SCORE: usize = 12;
+
+/// Scores of a chunk, of all heads.
+static CHUNK_SCORES: AtomicUsize = AtomicUsize::new(1 << 26);
+
+/// How much memory the scores of attention may take on a GPU at a time, with what is computed from them: 768 MiB if nothing
+/// else is said. Less makes more and smaller matrices.
+pub fn keep_scores_below(num_bytes: usize) {
+    CHUNK_SCORES.store((num_bytes / BYTES_PER_SCORE).max(1), Ordering::Relaxed);
+}
 
 /// Sizes of one call, and which keys are seen.
 struct Call {
@@ -50,8 +61,9 @@ struct Call {
     has_mask: bool,
 }
 
-/// Queries `start .. start + len`, of which none sees a key outside `keys`.
+/// Queries `start .. start + len` of some rows of the batch, of which none sees a key outside `keys`.
 struct Chunk {
+    rows: Range<usize>,
     start: usize,
     len: usize,
     keys: Range<usize>,
@@ -90,7 +102,7 @@ impl Call {
         let upload = |bounds: Vec<u32>| {
             let shape = Shape::from([bounds.len()]);
             let bytes = bounds.iter().flat_map(|bound| bound.to_le_bytes()).collect();
-            let handle = q.client.create(cubecl::bytes::Bytes::from_bytes_vec(bytes));
+            let handle = q.client.create(Bytes::from_bytes_vec(bytes));
             CubeTensor::new_contiguous(q.client.clone(), q.device.clone(), shape, handle, DType::U32)
         };
         Self {
@@ -113,50 +125,66 @@ impl Call {
         (self.k as f32).sqrt().recip()
     }
 
-    fn chunks(&self) -> impl Iterator<Item = Chunk> {
-        let affordable = (CHUNK_SCORES / (self.b * self.h * self.s).max(1)).max(1);
-        let size = match self.has_mask {
-            true => affordable.min(CHUNK_QUERIES),
-            false => affordable,
+    /// As many rows at once as can have enough queries each.
+    fn chunks(&self) -> Vec<Chunk> {
+        let most = CHUNK_SCORES.load(Ordering::Relaxed);
+        let wanted = if self.has_mask {
+            self.t.min(CHUNK_QUERIES)
+        } else {
+            self.t
         };
-        (0..self.t).step_by(size).map(move |start| {
-            let len = size.min(self.t - start);
-            let rows = self.visible.chunks(self.t);
-            let seen = rows
-                .flat_map(|row| &row[start..start + len])
-                .filter(|keys| !keys.is_empty());
-            let first = seen.clone().map(|keys| keys.start).min();
-            let end = seen.map(|keys| keys.end).max();
-            Chunk {
-                start,
-                len,
-                // Of a chunk that is all padding one key is looked at, by nobody.
-                keys: first.unwrap_or(0)..end.unwrap_or(1),
+        let of_query = self.h * self.s;
+        let rows = (most / (of_query * wanted)).clamp(1, self.b);
+        let len = (most / (of_query * rows)).clamp(1, wanted);
+        let mut chunks = Vec::new();
+        for first in (0..self.b).step_by(rows) {
+            for start in (0..self.t).step_by(len) {
+                let rows = first..self.b.min(first + rows);
+                chunks.push(self.chunk(rows, start..self.t.min(start + len)));
             }
-        })
+        }
+        chunks
+    }
+
+    fn chunk(&self, rows: Range<usize>, queries: Range<usize>) -> Chunk {
+        let places = rows.clone().map(|row| row * self.row_places);
+        let seen = places.flat_map(|place| &self.visible[place + queries.start..place + queries.end]);
+        let seen = seen.filter(|keys| !keys.is_empty());
+        // Of a chunk that is all padding one key is looked at, by nobody.
+        let first = seen.clone().map(|keys| keys.start).min().unwrap_or(0);
+        let end = seen.map(|keys| keys.end).max().unwrap_or(1);
+        Chunk {
+            rows,
+            start: queries.start,
+            len: queries.len(),
+            keys: first / KEY_STEP * KEY_STEP..end.next_multiple_of(KEY_STEP).min(self.s),
+        }
     }
 
     fn is_whole(&self, chunk: &Chunk) -> bool {
-        chunk.len == self.t
+        chunk.len == self.t && chunk.rows.len() == self.b
     }
 
     /// Rows of a chunk's matrices, over all heads.
     fn rows(&self, chunk: &Chunk) -> usize {
-        self.b * self.h * chunk.len
+        chunk.rows.len() * self.h * chunk.len
     }
 
     /// Shape of what a chunk has for each query: a group's heads are on one axis, so keys need not be repeated.
     fn grouped(&self, chunk: &Chunk, width: usize) -> Shape {
-        Shape::from([self.b, self.g, self.h / self.g * chunk.len, width])
+        Shape::from([chunk.rows.len(), self.g, self.h / self.g * chunk.len, width])
     }
 
     fn span(&self, chunk: &Chunk) -> kernels::SpanLaunch {
         kernels::SpanLaunch::new(
             self.h,
+            chunk.rows.start * self.h,
             self.t,
             chunk.start,
             chunk.len,
             self.row_places,
+            chunk.rows.start * self.g,
+            self.s,
             chunk.keys.start,
             chunk.keys.len(),
         )
@@ -168,13 +196,13 @@ impl Call {
             return reshape(x.clone(), self.grouped(chunk, self.k));
         }
         let out = like(x, self.grouped(chunk, self.k), self.dtype);
-        let (count, dim) = units(&out);
+        let (count, dim) = units(x, self.rows(chunk) * self.k);
         kernels::take_queries::launch(
             &x.client,
             count,
             dim,
-            x.clone().into_tensor_arg(),
-            out.clone().into_tensor_arg(),
+            flat(x),
+            flat(&out),
             self.span(chunk),
             self.k,
             storage(self.dtype),
@@ -190,13 +218,13 @@ impl Call {
             return;
         }
         let whole = whole.get_or_insert_with(|| like(&x, shape, self.dtype));
-        let (count, dim) = units(&x);
+        let (count, dim) = units(&x, self.rows(chunk) * self.k);
         kernels::put_queries::launch(
-            &x.client.clone(),
+            &x.client,
             count,
             dim,
-            x.into_tensor_arg(),
-            whole.clone().into_tensor_arg(),
+            flat(&x),
+            flat(whole),
             self.span(chunk),
             self.k,
             storage(self.dtype),
@@ -205,9 +233,12 @@ impl Call {
 
     /// The keys that a chunk sees.
     fn seen(&self, x: &CubeTensor, chunk: &Chunk) -> CubeTensor {
-        match chunk.keys.len() == self.s {
+        match chunk.keys.len() == self.s && chunk.rows.len() == self.b {
             true => x.clone(),
-            false => slice(x.clone(), &[0..self.b, 0..self.g, chunk.keys.clone(), 0..self.k]),
+            false => slice(
+                x.clone(),
+                &[chunk.rows.clone(), 0..self.g, chunk.keys.clone(), 0..self.k],
+            ),
         }
     }
 
@@ -219,36 +250,19 @@ impl Call {
         }
         let sum = sum.get_or_insert_with(|| {
             let shape = Shape::from([self.b, self.g, self.s, self.k]);
-            zeros_client(part.client.clone(), part.device.clone(), shape, DType::F32)
+            zeros_like(&part, shape, DType::F32)
         });
-        let (count, dim) = units(&part);
+        let (count, dim) = units(&part, part.shape().num_elements());
         kernels::add_keys::launch(
-            &part.client.clone(),
+            &part.client,
             count,
             dim,
-            part.into_tensor_arg(),
-            sum.clone().into_tensor_arg(),
+            flat(&part),
+            flat(sum),
             self.span(chunk),
-            self.s,
             self.k,
         );
     }
-}
-
-fn storage(dtype: DType) -> ElemType {
-    burn::backend::cubecl::dtype_to_storage_type(dtype)
-}
-
-/// An empty tensor on the device of another one.
-fn like(x: &CubeTensor, shape: Shape, dtype: DType) -> CubeTensor {
-    empty_device_dtype(x.client.clone(), x.device.clone(), shape, dtype)
-}
-
-/// A unit for each element.
-fn units(x: &CubeTensor) -> (CubeCount, CubeDim) {
-    let num = x.shape().num_elements();
-    let dim = CubeDim::new(&x.client, num);
-    (calculate_cube_count_elemwise(&x.client, num, dim), dim)
 }
 
 /// A cube for each of `rows`.
@@ -263,9 +277,11 @@ fn transposed(x: CubeTensor) -> CubeTensor {
     permute(x, &[0, 1, 3, 2])
 }
 
-/// `x · y`, added up in f32.
+/// `x · y`, added up in f32; without padding.
 fn product(x: CubeTensor, y: CubeTensor, dtype: DType) -> CubeTensor {
-    match matmul(x, y, None, MatmulStrategy::default(), dtype) {
+    let (rows, columns) = (x.shape(), y.shape());
+    let out = like(&x, Shape::from([rows[0], rows[1], rows[2], columns[3]]), dtype);
+    match matmul(x, y, Some(out), MatmulStrategy::default(), dtype) {
         Ok(product) => product,
         Err(error) => unreachable!("shapes are those of an attention: {error:?}"),
     }
@@ -292,11 +308,11 @@ pub(in crate::ops) fn attention(
             &q.client,
             count,
             dim,
-            scores.into_tensor_arg(),
-            call.first.clone().into_tensor_arg(),
-            call.end.clone().into_tensor_arg(),
-            weights.clone().into_tensor_arg(),
-            log_sums.clone().into_tensor_arg(),
+            flat(&scores),
+            flat(&call.first),
+            flat(&call.end),
+            flat(&weights),
+            flat(&log_sums),
             call.span(&chunk),
             rows,
             call.scale(),
@@ -327,19 +343,19 @@ pub(in crate::ops) fn attention_backward(
         let dweights = product(dout.clone(), transposed(seen_values), DType::F32);
         let shape = call.grouped(&chunk, chunk.keys.len());
         let (weights, dscores) = (like(&q, shape.clone(), call.dtype), like(&q, shape, call.dtype));
-        let (count, dim) = units(&scores);
+        let (count, dim) = units(&q, call.rows(&chunk) * chunk.keys.len());
         kernels::softmax_rows_backward::launch(
             &q.client,
             count,
             dim,
-            scores.into_tensor_arg(),
-            dweights.into_tensor_arg(),
-            call.first.clone().into_tensor_arg(),
-            call.end.clone().into_tensor_arg(),
-            log_sums.clone().into_tensor_arg(),
-            projections.clone().into_tensor_arg(),
-            weights.clone().into_tensor_arg(),
-            dscores.clone().into_tensor_arg(),
+            flat(&scores),
+            flat(&dweights),
+            flat(&call.first),
+            flat(&call.end),
+            flat(&log_sums),
+            flat(&projections),
+            flat(&weights),
+            flat(&dscores),
             call.span(&chunk),
             call.rows(&chunk),
             call.scale(),
@@ -368,14 +384,14 @@ pub(in crate::ops) fn attention_backward(
 fn projections(call: &Call, out: &CubeTensor, dout: &CubeTensor) -> CubeTensor {
     let projections = like(out, Shape::from([call.b, call.h, call.t]), DType::F32);
     let rows = call.b * call.h * call.t;
-    let (count, dim) = units(&projections);
+    let (count, dim) = units(out, rows);
     kernels::row_products::launch(
         &out.client,
         count,
         dim,
-        out.clone().into_tensor_arg(),
-        dout.clone().into_tensor_arg(),
-        projections.clone().into_tensor_arg(),
+        flat(&out),
+        flat(&dout),
+        flat(&projections),
         rows,
         call.k,
         storage(call.dtype),

@@ -1,13 +1,11 @@
 //! The gradient of rows taken from a table.
 
-use burn::backend::{TensorMetadata, cubecl::dtype_to_storage_type};
+use burn::backend::TensorMetadata;
 use burn::tensor::{DType, Shape};
-use burn_cubecl::{
-    kernel::into_contiguous,
-    ops::numeric::{empty_device_dtype, zeros_client},
-    tensor::CubeTensor,
-};
-use cubecl::{CubeDim, calculate_cube_count_elemwise, prelude::*};
+use burn_cubecl::{kernel::into_contiguous, tensor::CubeTensor};
+use cubecl::prelude::*;
+
+use super::{flat, like, storage, units, zeros_like};
 
 /// For each place of `rows`, the next place with the same row (their number if there is none), and whether it is the first
 /// such place.
@@ -72,50 +70,36 @@ fn add_linked<F: Float, I: Int>(
 pub(in crate::ops) fn take_rows_backward(dy: CubeTensor, rows: CubeTensor, num_rows: usize) -> CubeTensor {
     let (dy, rows) = (into_contiguous(dy), into_contiguous(rows));
     let (num_places, width) = (dy.shape()[0], dy.shape()[1]);
-    let (client, device) = (dy.client.clone(), dy.device.clone());
-    let dtypes = [dy.dtype, rows.dtype].map(dtype_to_storage_type);
-    let table = zeros_client(
-        client.clone(),
-        device.clone(),
-        Shape::from([num_rows, width]),
-        dy.dtype,
-    );
+    let table = zeros_like(&dy, Shape::from([num_rows, width]), dy.dtype);
     if num_places == 0 {
         return table;
     }
-    let places = || {
-        let shape = Shape::from([num_places]);
-        empty_device_dtype(client.clone(), device.clone(), shape, DType::U32)
-    };
+    let places = || like(&dy, Shape::from([num_places]), DType::U32);
     let (next, is_first) = (places(), places());
-    let launched = |units: usize| {
-        let cube_dim = CubeDim::new(&client, units);
-        (calculate_cube_count_elemwise(&client, units, cube_dim), cube_dim)
-    };
-    let (count, dim) = launched(num_places);
+    let (count, dim) = units(&dy, num_places);
     link_places::launch(
-        &client,
+        &dy.client,
         count,
         dim,
-        rows.clone().into_tensor_arg(),
-        next.clone().into_tensor_arg(),
-        is_first.clone().into_tensor_arg(),
+        flat(&rows),
+        flat(&next),
+        flat(&is_first),
         num_places,
-        dtypes[1],
+        storage(rows.dtype),
     );
-    let (count, dim) = launched(num_places * width);
+    let (count, dim) = units(&dy, num_places * width);
     add_linked::launch(
-        &client,
+        &dy.client,
         count,
         dim,
-        dy.into_tensor_arg(),
-        rows.into_tensor_arg(),
-        next.into_tensor_arg(),
-        is_first.into_tensor_arg(),
-        table.clone().into_tensor_arg(),
+        flat(&dy),
+        flat(&rows),
+        flat(&next),
+        flat(&is_first),
+        flat(&table),
         num_places,
         width,
-        dtypes,
+        [storage(dy.dtype), storage(rows.dtype)],
     );
     table
 }

@@ -8,11 +8,13 @@ pub(super) const ROW_UNITS: u32 = 128;
 const LOWEST: f32 = -3.0e38;
 
 /// Which queries and keys the rows and columns of a chunk's matrices are. Row `(head * len) + i` is query `start + i` of a head;
-/// heads are counted through all rows of the batch.
+/// heads, and key heads, are counted through all rows of the batch.
 #[derive(CubeType, CubeLaunch, Clone, Copy)]
 pub(super) struct Span {
     /// Query heads of a row of the batch.
     heads: usize,
+    /// The chunk's first query head.
+    first_head: usize,
     /// Queries of a head.
     t: usize,
     /// The chunk's first query.
@@ -21,6 +23,10 @@ pub(super) struct Span {
     len: usize,
     /// Places of a row of the batch, or 0 if one row stands for all.
     row_places: usize,
+    /// The chunk's first key head.
+    first_key_head: usize,
+    /// Keys of a key head.
+    s: usize,
     /// The first column's key.
     first_key: usize,
     /// Columns.
@@ -30,13 +36,13 @@ pub(super) struct Span {
 /// The query of a row, among those of all heads.
 #[cube]
 fn query(span: &Span, row: usize) -> usize {
-    row / span.len * span.t + span.start + row % span.len
+    (span.first_head + row / span.len) * span.t + span.start + row % span.len
 }
 
 /// Where the bounds of a row's query are.
 #[cube]
 fn place(span: &Span, row: usize) -> usize {
-    row / span.len / span.heads * span.row_places + span.start + row % span.len
+    (span.first_head + row / span.len) / span.heads * span.row_places + span.start + row % span.len
 }
 
 /// The column of a key; 0 for keys before the first column.
@@ -208,13 +214,13 @@ pub(super) fn put_queries<F: Float>(
     }
 }
 
-/// Adds what a chunk gives to the keys that it sees, of `s` keys of `width` values.
+/// Adds what a chunk gives to the keys that it sees, of `width` values.
 #[cube(launch)]
-pub(super) fn add_keys(part: &Tensor<f32>, sum: &mut Tensor<f32>, span: &Span, s: usize, width: usize) {
+pub(super) fn add_keys(part: &Tensor<f32>, sum: &mut Tensor<f32>, span: &Span, width: usize) {
     let at = ABSOLUTE_POS;
     if at < part.len() {
         let (row, column) = (at / width, at % width);
-        let key = row / span.keys * s + span.first_key + row % span.keys;
+        let key = (span.first_key_head + row / span.keys) * span.s + span.first_key + row % span.keys;
         sum[key * width + column] += part[at];
     }
 }
