@@ -39,10 +39,9 @@ impl Coming {
 /// # Shapes
 /// `[n]`, f32 → `[n]`, f32
 pub fn all_reduce(group: &Group, values: Tensor<1>) -> Coming {
-    let values = match on_device(group, Collective::AllReduce, values) {
-        Ok(coming) => return coming,
-        Err(values) => values,
-    };
+    if reach_each_other(group, &values) {
+        return on_devices(group, Collective::AllReduce, values);
+    }
     let device = values.device();
     Coming(State::Floats(group.all_reduce(to_floats(values)), device))
 }
@@ -53,10 +52,10 @@ pub fn all_reduce(group: &Group, values: Tensor<1>) -> Coming {
 /// `[ranks, n]`, f32 → `[n]`, f32
 pub fn reduce_scatter(group: &Group, parts: Tensor<2>) -> Coming {
     let [ranks, len] = parts.dims();
-    let values = match on_device(group, Collective::ReduceScatter, parts.reshape([ranks * len])) {
-        Ok(coming) => return coming,
-        Err(values) => values,
-    };
+    let values = parts.reshape([ranks * len]);
+    if reach_each_other(group, &values) {
+        return on_devices(group, Collective::ReduceScatter, values);
+    }
     let device = values.device();
     Coming(State::Floats(group.reduce_scatter(to_floats(values)), device))
 }
@@ -66,10 +65,9 @@ pub fn reduce_scatter(group: &Group, parts: Tensor<2>) -> Coming {
 /// # Shapes
 /// `[n]` of any dtype → `[ranks * n]`
 pub fn all_gather(group: &Group, part: Tensor<1>) -> Coming {
-    let part = match on_device(group, Collective::AllGather, part) {
-        Ok(coming) => return coming,
-        Err(part) => part,
-    };
+    if reach_each_other(group, &part) {
+        return on_devices(group, Collective::AllGather, part);
+    }
     let (dtype, device, [len]) = (part.dtype(), part.device(), part.dims());
     let count = len * group.world().size;
     Coming(State::Bytes(
@@ -80,28 +78,37 @@ pub fn all_gather(group: &Group, part: Tensor<1>) -> Coming {
     ))
 }
 
-/// Gives the values back where they have to go through host memory.
+/// Whether the ranks' devices can send these values to each other.
 #[cfg(not(feature = "cuda"))]
-fn on_device(_: &Group, _: Collective, values: Tensor<1>) -> Result<Coming, Tensor<1>> {
-    Err(values)
+fn reach_each_other(_: &Group, _: &Tensor<1>) -> bool {
+    false
 }
 
-/// Gives the values back where they have to go through host memory.
+/// Whether the ranks' devices can send these values to each other.
 #[cfg(feature = "cuda")]
-fn on_device(group: &Group, collective: Collective, values: Tensor<1>) -> Result<Coming, Tensor<1>> {
-    use brazier_models::ops::cuda::{CudaTensor, is_cuda};
+fn reach_each_other(group: &Group, values: &Tensor<1>) -> bool {
+    group.has_devices()
+        && values.dims() != [0]
+        && matches!(values.dtype(), DType::F32 | DType::BF16)
+        && brazier_models::ops::cuda::is_cuda(&values.device())
+}
+
+#[cfg(not(feature = "cuda"))]
+fn on_devices(_: &Group, _: Collective, _: Tensor<1>) -> Coming {
+    unreachable!("no devices of this build reach each other")
+}
+
+#[cfg(feature = "cuda")]
+fn on_devices(group: &Group, collective: Collective, values: Tensor<1>) -> Coming {
+    use brazier_models::ops::cuda::CudaTensor;
 
     use crate::parallel::{DeviceDtype, DeviceSpans};
 
     let (device, [count]) = (values.device(), values.dims());
     let dtype = match values.dtype() {
-        DType::F32 => DeviceDtype::F32,
         DType::BF16 => DeviceDtype::Bf16,
-        _ => return Err(values),
+        _ => DeviceDtype::F32,
     };
-    if !group.has_devices() || !is_cuda(&device) || count == 0 {
-        return Err(values);
-    }
     let rank = group.world().rank;
     let count_out = collective.count_out(count, group.world().size);
     // Zeros are written, so whoever waits for them also waits for what their memory held before.
@@ -120,5 +127,5 @@ fn on_device(group: &Group, collective: Collective, values: Tensor<1>) -> Result
         };
         devices.run(collective, spans)
     });
-    Ok(Coming(State::OnDevice(pending, out)))
+    Coming(State::OnDevice(pending, out))
 }

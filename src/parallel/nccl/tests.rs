@@ -339,7 +339,7 @@ fn devices_give_what_host_memory_gives() {
 #[test]
 fn bf16_values_are_gathered_as_they_are() {
     let gathered = on_ranks(3, PATIENCE, |group| {
-        let part = vec![group.world().rank as u16; 5];
+        let part = [group.world().rank as u16; 5];
         let pending = group.on_devices("test", move |devices| {
             let mut out = vec![u16::MAX; 15];
             let spans = DeviceSpans {

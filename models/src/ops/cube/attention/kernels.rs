@@ -61,7 +61,7 @@ fn of_all_units(own: f32, shared: &mut Shared<[f32]>, #[comptime] is_sum: bool) 
     while half > 0 {
         if unit < half {
             if comptime!(is_sum) {
-                shared[unit] = shared[unit] + shared[unit + half];
+                shared[unit] += shared[unit + half];
             } else {
                 shared[unit] = max(shared[unit], shared[unit + half]);
             }
