@@ -297,7 +297,8 @@ impl Engine for Threads {
 
     fn all_gather(&mut self, part: Vec<u8>) -> Result<Vec<u8>, CollectiveError> {
         let parts = self.meet("all_gather", Part::Bytes(Arc::new(part)), Lengths::Equal)?;
-        Ok(parts.iter().flat_map(|part| part.bytes()).copied().collect())
+        let parts: Vec<&[u8]> = parts.iter().map(Part::bytes).collect();
+        Ok(parts.concat())
     }
 
     fn exchange(&mut self, part: Vec<u8>) -> Result<Vec<Vec<u8>>, CollectiveError> {

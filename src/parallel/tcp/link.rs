@@ -60,6 +60,8 @@ impl Kind {
 }
 
 const HEADER_BYTES: usize = 32;
+/// What is believed of the length of a frame.
+const PROMISED_BYTES: u64 = 64 << 20;
 
 impl Header {
     fn to_bytes(self) -> [u8; HEADER_BYTES] {
@@ -183,8 +185,8 @@ fn receive(stream: &mut &TcpStream) -> Option<(Header, Vec<u8>)> {
     let mut bytes = [0; HEADER_BYTES];
     read_whole(stream, &mut bytes)?;
     let header = Header::from_bytes(bytes)?;
-    // Grows with what comes: a length is only a promise.
-    let mut body = Vec::new();
+    // A length is only a promise: room for more comes with what comes.
+    let mut body = Vec::with_capacity(header.len.min(PROMISED_BYTES) as usize);
     let read = stream.take(header.len).read_to_end(&mut body).ok()?;
     (read as u64 == header.len).then_some((header, body))
 }

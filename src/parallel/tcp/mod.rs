@@ -256,9 +256,9 @@ impl Drop for Mesh {
 }
 
 fn to_bytes(values: &[f32]) -> Vec<u8> {
-    let mut bytes = Vec::with_capacity(values.len() * 4);
-    for value in values {
-        bytes.extend_from_slice(&value.to_le_bytes());
+    let mut bytes = vec![0; values.len() * 4];
+    for (to, value) in bytes.as_chunks_mut::<4>().0.iter_mut().zip(values) {
+        *to = value.to_le_bytes();
     }
     bytes
 }
