@@ -13,6 +13,8 @@ use super::{
 
 /// Aliases copy what they name; a file that grows beyond this is an attack or a mistake.
 const MAX_NODES: usize = 100_000;
+/// The same of the text in them.
+const MAX_COPIED_BYTES: usize = 16 << 20;
 /// Lists and mappings inside each other; what reads them calls itself.
 const MAX_DEPTH: usize = 64;
 
@@ -50,6 +52,7 @@ pub(super) fn read(
         locate,
         anchors: HashMap::new(),
         num_nodes: 0,
+        num_copied_bytes: 0,
         depth: 0,
         errors: Vec::new(),
     };
@@ -70,6 +73,8 @@ struct Builder<'a, 'input> {
     locate: &'a dyn Fn(Span) -> Location,
     anchors: HashMap<usize, Node>,
     num_nodes: usize,
+    /// Text that aliases stand for.
+    num_copied_bytes: usize,
     /// Lists and mappings around what is being read.
     depth: usize,
     /// What is wrong but does not stop the reading.
@@ -120,12 +125,14 @@ impl<'input> Builder<'_, 'input> {
         let at = (self.locate)(span);
         let (value, anchor) = match event {
             Event::Alias(id) => {
-                let node = self.anchors.get(&id).cloned();
+                let node = self.anchors.get(&id);
                 let node = node.ok_or_else(|| error(&at, path, "an alias inside what it names"))?;
-                self.num_nodes += size(&node);
+                let (nodes, bytes) = size(node);
+                self.num_nodes += nodes;
+                self.num_copied_bytes += bytes;
                 self.check_size(&at)?;
-                check_depth(self.depth + height(&node), &at)?;
-                return Ok(node);
+                check_depth(self.depth + height(node), &at)?;
+                return Ok(node.clone());
             }
             Event::Scalar(text, style, anchor, _) => (self.scalar(&text, style, &at, path), anchor),
             Event::SequenceStart(anchor, _) => (self.inside(&at, |this| this.list(path))?, anchor),
@@ -151,14 +158,12 @@ impl<'input> Builder<'_, 'input> {
     }
 
     fn check_size(&self, at: &Location) -> Result<()> {
-        if self.num_nodes <= MAX_NODES {
-            return Ok(());
-        }
-        Err(error(
-            at,
-            "",
-            &format!("aliases expand to more than {MAX_NODES} values"),
-        ))
+        let what = match () {
+            () if self.num_nodes > MAX_NODES => format!("{MAX_NODES} values"),
+            () if self.num_copied_bytes > MAX_COPIED_BYTES => format!("{} MiB", MAX_COPIED_BYTES >> 20),
+            () => return Ok(()),
+        };
+        Err(error(at, "", &format!("aliases expand to more than {what}")))
     }
 
     fn list(&mut self, path: &str) -> Result<Value> {
@@ -249,11 +254,20 @@ fn error(at: &Location, key: &str, reason: &str) -> Box<ConfigError> {
     })
 }
 
-fn size(node: &Node) -> usize {
-    1 + match &node.value {
-        Value::List(items) => items.iter().map(size).sum(),
-        Value::Map(entries) => entries.iter().map(|entry| size(&entry.node)).sum(),
-        _ => 0,
+/// Values, itself included, and bytes of text in them.
+fn size(node: &Node) -> (usize, usize) {
+    let add = |(nodes, bytes): (usize, usize), node| {
+        let (more_nodes, more_bytes) = size(node);
+        (nodes + more_nodes, bytes + more_bytes)
+    };
+    match &node.value {
+        Value::List(items) => items.iter().fold((1, 0), add),
+        Value::Map(entries) => {
+            let keys = entries.iter().map(|entry| entry.key.len()).sum();
+            entries.iter().map(|entry| &entry.node).fold((1, keys), add)
+        }
+        Value::String(text) => (1, text.len()),
+        _ => (1, 0),
     }
 }
 

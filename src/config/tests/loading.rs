@@ -128,6 +128,20 @@ fn aliases_cannot_explode() {
         "{}",
         words(&errors)
     );
+
+    // Few values, each with much text.
+    let mut text = format!("a0: &a0 {}\n", "x".repeat(50_000));
+    for level in 1..5 {
+        let previous = format!("*a{}", level - 1);
+        let list = vec![previous; 10].join(", ");
+        text.push_str(&format!("a{level}: &a{level} [{list}]\n"));
+    }
+    let errors = yaml::parse(&"x".into(), &text, &no_env).unwrap_err();
+    assert!(
+        words(&errors).ends_with("aliases expand to more than 16 MiB"),
+        "{}",
+        words(&errors)
+    );
 }
 
 #[test]

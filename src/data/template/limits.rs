@@ -6,7 +6,7 @@
 
 use std::io::{self, Write};
 
-use minijinja::{Environment, Error, ErrorKind, value::Kwargs};
+use minijinja::{Environment, Error, ErrorKind, State, Value, filters, value::Kwargs};
 
 /// Instructions of one rendering: about a second. Turns take some hundreds each.
 const MAX_STEPS: u64 = 5_000_000;
@@ -14,6 +14,8 @@ const MAX_STEPS: u64 = 5_000_000;
 const MAX_BYTES: usize = 16 << 20;
 /// Spaces of one level of an indentation.
 const MAX_INDENT: usize = 64;
+/// Lists, or places of one, that a filter makes.
+const MAX_COUNT: usize = 1000;
 /// Brackets inside brackets, in one tag.
 const MAX_DEPTH: usize = 100;
 /// Operators of one tag.
@@ -27,6 +29,30 @@ const MAX_ELIFS: usize = 500;
 pub(super) fn bound(environment: &mut Environment) {
     environment.set_fuel(Some(MAX_STEPS));
     environment.add_filter("indent", indent);
+    environment.add_filter("slice", slice);
+    environment.add_filter("batch", batch);
+}
+
+/// As minijinja's, which makes any number of lists.
+fn slice(state: &State, value: Value, count: usize, fill_with: Option<Value>) -> Result<Value, Error> {
+    check_count("slice", count)?;
+    filters::slice(state, value, count, fill_with)
+}
+
+/// As minijinja's, which fills a list with any number of values.
+fn batch(state: &State, value: Value, count: usize, fill_with: Option<Value>) -> Result<Value, Error> {
+    check_count("batch", count)?;
+    filters::batch(state, value, count, fill_with)
+}
+
+fn check_count(filter: &str, count: usize) -> Result<(), Error> {
+    match count > MAX_COUNT {
+        true => {
+            let reason = format!("{filter}({count}) is more than {filter}({MAX_COUNT})");
+            Err(Error::new(ErrorKind::InvalidOperation, reason))
+        }
+        false => Ok(()),
+    }
 }
 
 /// As Jinja's `indent`, of which minijinja's takes any width.

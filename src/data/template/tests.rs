@@ -479,6 +479,10 @@ fn a_template_cannot_take_the_process_with_it() {
         let message = refusal(wide, exchange());
         assert!(message.contains("spaces is more than 64"), "{message}");
     }
+    for many in ["slice(9223372036854775808)", "batch(9999999999, 'x')"] {
+        let message = refusal(&format!("{{{{ messages | {many} }}}}"), exchange());
+        assert!(message.contains("(1000)"), "{message}");
+    }
     let named =
         "{{ 'a\\nb' | indent(2, first=true) }}{% for m in messages %}{{ m.content }}<|im_end|>{% endfor %}";
     assert!(
