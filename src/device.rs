@@ -31,7 +31,9 @@ pub enum DeviceError {
         dtype: &'static str,
     },
     /// The driver of a GPU.
-    #[error("{reason}")]
+    #[error(
+        "{reason}\n  hint: nvidia-smi --list-gpus shows those that are there; CUDA_VISIBLE_DEVICES hides others; each rank needs one"
+    )]
     Driver {
         /// What it says.
         reason: String,

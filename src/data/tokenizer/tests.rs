@@ -282,34 +282,37 @@ fn the_end_of_a_turn_is_the_first_of_the_last_special_tokens() {
     assert_eq!(tokenizer.special_at("x<|eos|>"), None);
 }
 
+/// Why a folder is refused whose `tokenizer.json` is changed so.
+fn refusal_of(change: impl Fn(Value) -> String) -> String {
+    let folder = tempfile::tempdir().unwrap();
+    fixtures::write(folder.path(), &[], &config());
+    let path = folder.path().join("tokenizer.json");
+    let json = serde_json::from_slice(&fs::read(&path).unwrap()).unwrap();
+    fs::write_durable(&path, change(json).as_bytes()).unwrap();
+    Tokenizer::load(folder.path()).err().unwrap().to_string()
+}
+
 /// The crate that reads them panics on this one.
 #[test]
 fn a_broken_decoder_is_an_error() {
-    let folder = tempfile::tempdir().unwrap();
-    fixtures::write(folder.path(), &[], &fixtures::config());
-    let path = folder.path().join("tokenizer.json");
-    let mut json: serde_json::Value = serde_json::from_slice(&fs::read(&path).unwrap()).unwrap();
-    json["decoder"] = serde_json::json!("@");
-    let text = json.to_string().replace("\"@\"", "{\"type\": \"ByteLevel\" 7}");
-    fs::write_durable(&path, text.as_bytes()).unwrap();
-    let message = Tokenizer::load(folder.path()).err().unwrap().to_string();
+    let message = refusal_of(|mut json| {
+        json["decoder"] = serde_json::json!("@");
+        json.to_string().replace("\"@\"", "{\"type\": \"ByteLevel\" 7}")
+    });
     assert!(message.contains("tokenizer.json"), "{message}");
 }
 
 /// And here when it uses what it has read.
 #[test]
 fn a_post_processor_of_tokens_that_are_not_there_is_an_error() {
-    let folder = tempfile::tempdir().unwrap();
-    fixtures::write(folder.path(), &[], &fixtures::config());
-    let path = folder.path().join("tokenizer.json");
-    let mut json: serde_json::Value = serde_json::from_slice(&fs::read(&path).unwrap()).unwrap();
-    let token = serde_json::json!({"SpecialToken": {"id": "<|nobody|>", "type_id": 0}});
-    let text = serde_json::json!({"Sequence": {"id": "A", "type_id": 0}});
-    json["post_processor"] = serde_json::json!({
-        "type": "TemplateProcessing", "single": [token, text], "pair": [text], "special_tokens": {},
+    let message = refusal_of(|mut json| {
+        let token = serde_json::json!({"SpecialToken": {"id": "<|nobody|>", "type_id": 0}});
+        let text = serde_json::json!({"Sequence": {"id": "A", "type_id": 0}});
+        json["post_processor"] = serde_json::json!({
+            "type": "TemplateProcessing", "single": [token, text], "pair": [text], "special_tokens": {},
+        });
+        json.to_string()
     });
-    fs::write_durable(&path, json.to_string().as_bytes()).unwrap();
-    let message = Tokenizer::load(folder.path()).err().unwrap().to_string();
     assert!(
         message.contains("tokenizer.json") && message.contains("damaged"),
         "{message}"

@@ -33,6 +33,17 @@ struct Half {
 // SAFETY: ranks wait for each other before they touch what it points to.
 unsafe impl Send for Half {}
 
+impl Half {
+    fn new(from: *const c_void, to: *mut c_void, count: usize, stream: RawStream) -> Self {
+        Self {
+            from: from as usize,
+            to: to as usize,
+            count,
+            stream,
+        }
+    }
+}
+
 /// Ranks that have joined under one id.
 struct Ranks {
     halves: Mutex<Vec<Option<Half>>>,
@@ -163,12 +174,7 @@ unsafe extern "C" fn all_reduce(
     if (dtype, op) != (7, 0) {
         return 4;
     }
-    let half = Half {
-        from: from as usize,
-        to: to as usize,
-        count,
-        stream,
-    };
+    let half = Half::new(from, to, count, stream);
     unsafe {
         meet(comm, half, |all| {
             let sums: Vec<f32> = (0..count).map(|at| sum_at(all, at)).collect();
@@ -190,12 +196,7 @@ unsafe extern "C" fn reduce_scatter(
     if (dtype, op) != (7, 0) {
         return 4;
     }
-    let half = Half {
-        from: from as usize,
-        to: to as usize,
-        count,
-        stream,
-    };
+    let half = Half::new(from, to, count, stream);
     unsafe {
         meet(comm, half, |all| {
             for (rank, half) in all.iter().enumerate() {
@@ -216,12 +217,7 @@ unsafe extern "C" fn all_gather(
     stream: RawStream,
 ) -> Status {
     let width = if dtype == 9 { 2 } else { 4 };
-    let half = Half {
-        from: from as usize,
-        to: to as usize,
-        count,
-        stream,
-    };
+    let half = Half::new(from, to, count, stream);
     unsafe {
         meet(comm, half, |all| {
             for to in all {
