@@ -119,8 +119,14 @@ fn a_rank_that_stops_does_not_hold_the_others() {
             done[0],
             done[1]
         );
+        // A rank that waits for the one that stands still may be missed with it.
+        let named = ["rank 2", "rank 1, 2", "rank 0, 2"];
         for done in &done {
-            done.exits(1).says(&["rank 2"]);
+            done.exits(1);
+            assert!(
+                named.iter().any(|rank| done.stderr.contains(rank)),
+                "{signal:?}: {done}"
+            );
         }
         assert!(!project.steps().is_empty());
     }

@@ -16,7 +16,7 @@ const MAX_BYTES: usize = 16 << 20;
 const MAX_INDENT: usize = 64;
 /// Lists, or places of one, that a filter makes.
 const MAX_COUNT: usize = 1000;
-/// Brackets inside brackets, in one tag.
+/// Brackets inside brackets, in one tag; values inside values, where they are printed.
 const MAX_DEPTH: usize = 100;
 /// Operators of one tag.
 const MAX_OPERATORS: usize = 1000;
@@ -89,6 +89,45 @@ pub(super) fn check_indent(width: Option<usize>) -> Result<(), Error> {
         }
         _ => Ok(()),
     }
+}
+
+/// Refuses values in values that would be too deep for what prints them.
+pub(super) fn check_depth(depth: usize) -> Result<(), Error> {
+    match depth > MAX_DEPTH {
+        true => {
+            let reason = format!("values are nested more than {MAX_DEPTH} deep");
+            Err(Error::new(ErrorKind::InvalidOperation, reason))
+        }
+        false => Ok(()),
+    }
+}
+
+/// Text that is made of a value, up to the length of a rendering.
+#[derive(Default)]
+pub(super) struct Text(String);
+
+impl Text {
+    /// Appends to it.
+    pub(super) fn push(&mut self, text: &str) -> Result<(), Error> {
+        if self.0.len() + text.len() > MAX_BYTES {
+            return Err(Error::new(ErrorKind::InvalidOperation, too_long()));
+        }
+        self.0.push_str(text);
+        Ok(())
+    }
+
+    /// Appends a character.
+    pub(super) fn push_char(&mut self, c: char) -> Result<(), Error> {
+        self.push(c.encode_utf8(&mut [0; 4]))
+    }
+
+    pub(super) fn into_string(self) -> String {
+        self.0
+    }
+}
+
+fn too_long() -> String {
+    format!("it renders to more than {} MiB", MAX_BYTES >> 20)
 }
 
 /// Refuses a source that would be too deep for the compiler. A broken one may pass: the compiler says more about it.
@@ -180,7 +219,7 @@ impl Bounded {
     /// Why rendering stopped, in words of ours where the limit is ours.
     pub(super) fn explain(&self, error: Error) -> Error {
         let reason = match error.kind() {
-            _ if self.is_full => format!("it renders to more than {} MiB", MAX_BYTES >> 20),
+            _ if self.is_full => too_long(),
             ErrorKind::OutOfFuel => {
                 format!(
                     "it takes more than {MAX_STEPS} steps: does it loop far more often than there are turns?"

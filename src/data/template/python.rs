@@ -7,7 +7,7 @@ use minijinja::{
     value::{Enumerator, Kwargs, Object, Value, ValueKind},
 };
 
-use super::limits;
+use super::limits::{self, Text};
 
 /// An object with its keys in the order of the row: templates print tools and calls in this order.
 #[derive(Debug)]
@@ -57,82 +57,78 @@ pub(super) fn tojson(value: &Value, kwargs: Kwargs) -> Result<String, Error> {
         key,
     };
     kwargs.assert_all_used()?;
-    let mut text = String::new();
+    let mut text = Text::default();
     json.write(&mut text, value, 0)?;
-    Ok(text)
+    Ok(text.into_string())
 }
 
 impl Json {
-    fn write(&self, text: &mut String, value: &Value, depth: usize) -> Result<(), Error> {
+    fn write(&self, text: &mut Text, value: &Value, depth: usize) -> Result<(), Error> {
+        limits::check_depth(depth)?;
         match value.kind() {
-            ValueKind::None => text.push_str("null"),
-            ValueKind::Bool => text.push_str(if value.is_true() { "true" } else { "false" }),
-            ValueKind::Number => text.push_str(&number(value, "NaN", "Infinity")),
-            ValueKind::String => self.string(text, value.as_str().unwrap_or_default())?,
+            ValueKind::None => text.push("null"),
+            ValueKind::Bool => text.push(if value.is_true() { "true" } else { "false" }),
+            ValueKind::Number => text.push(&number(value, "NaN", "Infinity")),
+            ValueKind::String => self.string(text, value.as_str().unwrap_or_default()),
             ValueKind::Seq | ValueKind::Iterable => {
-                let items: Vec<Value> = value.try_iter()?.collect();
-                self.container(text, ('[', ']'), depth, items.len(), |text, place| {
-                    self.write(text, &items[place], depth + 1)
-                })?;
+                self.container(text, ('[', ']'), depth, value.try_iter()?, |text, item| {
+                    self.write(text, &item, depth + 1)
+                })
             }
             ValueKind::Map => {
                 let mut keys: Vec<Value> = value.try_iter()?.collect();
                 if self.sort_keys {
                     keys.sort();
                 }
-                self.container(text, ('{', '}'), depth, keys.len(), |text, place| {
-                    let key = &keys[place];
+                self.container(text, ('{', '}'), depth, keys.into_iter(), |text, key| {
                     self.string(text, &key.to_string())?;
-                    text.push_str(&self.key);
-                    self.write(text, &value.get_item(key)?, depth + 1)
-                })?;
+                    text.push(&self.key)?;
+                    self.write(text, &value.get_item(&key)?, depth + 1)
+                })
             }
-            kind => return Err(failed(format!("Object of type {kind} is not JSON serializable"))),
+            kind => Err(failed(format!("Object of type {kind} is not JSON serializable"))),
         }
-        Ok(())
     }
 
     fn container(
         &self,
-        text: &mut String,
+        text: &mut Text,
         (open, close): (char, char),
         depth: usize,
-        len: usize,
-        write: impl Fn(&mut String, usize) -> Result<(), Error>,
+        items: impl Iterator<Item = Value>,
+        write: impl Fn(&mut Text, Value) -> Result<(), Error>,
     ) -> Result<(), Error> {
-        let line = |text: &mut String, depth: usize| {
-            if let Some(indent) = self.indent {
-                text.push('\n');
-                text.push_str(&" ".repeat(indent * depth));
-            }
+        let line = |text: &mut Text, depth: usize| match self.indent {
+            Some(indent) => text.push(&format!("\n{}", " ".repeat(indent * depth))),
+            None => Ok(()),
         };
-        text.push(open);
-        for place in 0..len {
-            if place > 0 {
-                text.push_str(&self.item);
+        text.push_char(open)?;
+        let mut is_empty = true;
+        for item in items {
+            if !is_empty {
+                text.push(&self.item)?;
             }
-            line(text, depth + 1);
-            write(text, place)?;
+            is_empty = false;
+            line(text, depth + 1)?;
+            write(text, item)?;
         }
-        if len > 0 {
-            line(text, depth);
+        if !is_empty {
+            line(text, depth)?;
         }
-        text.push(close);
-        Ok(())
+        text.push_char(close)
     }
 
-    fn string(&self, text: &mut String, value: &str) -> Result<(), Error> {
+    fn string(&self, text: &mut Text, value: &str) -> Result<(), Error> {
         let json = serde_json::to_string(value).map_err(|error| failed(error.to_string()))?;
         if !self.ensure_ascii {
-            text.push_str(&json);
-            return Ok(());
+            return text.push(&json);
         }
         for c in json.chars() {
             if c.is_ascii() {
-                text.push(c);
+                text.push_char(c)?;
             } else {
                 for unit in c.encode_utf16(&mut [0; 2]) {
-                    let _ = write!(text, "\\u{unit:04x}");
+                    text.push(&format!("\\u{unit:04x}"))?;
                 }
             }
         }
@@ -152,33 +148,47 @@ pub(super) fn is_iterable(value: &Value) -> bool {
 /// Prints a value as Python's `str` does.
 pub(super) fn print(out: &mut Output<'_>, state: &mut State<'_, '_>, value: &Value) -> Result<(), Error> {
     match value.kind() {
-        ValueKind::None | ValueKind::Bool | ValueKind::Number | ValueKind::Seq | ValueKind::Map => {
-            out.write_str(&repr(value)?).map_err(Error::from)
+        ValueKind::None
+        | ValueKind::Bool
+        | ValueKind::Number
+        | ValueKind::Seq
+        | ValueKind::Iterable
+        | ValueKind::Map => {
+            let mut text = Text::default();
+            repr(&mut text, value, 0)?;
+            out.write_str(&text.into_string()).map_err(Error::from)
         }
         _ => minijinja::escape_formatter(out, state, value),
     }
 }
 
-fn repr(value: &Value) -> Result<String, Error> {
-    Ok(match value.kind() {
-        ValueKind::None => "None".into(),
-        ValueKind::Bool if value.is_true() => "True".into(),
-        ValueKind::Bool => "False".into(),
-        ValueKind::Number => number(value, "nan", "inf"),
-        ValueKind::String => quoted(value.as_str().unwrap_or_default()),
+fn repr(text: &mut Text, value: &Value, depth: usize) -> Result<(), Error> {
+    limits::check_depth(depth)?;
+    match value.kind() {
+        ValueKind::None => text.push("None"),
+        ValueKind::Bool => text.push(if value.is_true() { "True" } else { "False" }),
+        ValueKind::Number => text.push(&number(value, "nan", "inf")),
+        ValueKind::String => text.push(&quoted(value.as_str().unwrap_or_default())),
         ValueKind::Seq | ValueKind::Iterable => {
-            let items: Result<Vec<String>, Error> = value.try_iter()?.map(|item| repr(&item)).collect();
-            format!("[{}]", items?.join(", "))
+            text.push_char('[')?;
+            for (place, item) in value.try_iter()?.enumerate() {
+                text.push(if place > 0 { ", " } else { "" })?;
+                repr(text, &item, depth + 1)?;
+            }
+            text.push_char(']')
         }
         ValueKind::Map => {
-            let items: Result<Vec<String>, Error> = value
-                .try_iter()?
-                .map(|key| Ok(format!("{}: {}", repr(&key)?, repr(&value.get_item(&key)?)?)))
-                .collect();
-            format!("{{{}}}", items?.join(", "))
+            text.push_char('{')?;
+            for (place, key) in value.try_iter()?.enumerate() {
+                text.push(if place > 0 { ", " } else { "" })?;
+                repr(text, &key, depth + 1)?;
+                text.push(": ")?;
+                repr(text, &value.get_item(&key)?, depth + 1)?;
+            }
+            text.push_char('}')
         }
-        _ => value.to_string(),
-    })
+        _ => text.push(&value.to_string()),
+    }
 }
 
 fn quoted(text: &str) -> String {

@@ -483,6 +483,18 @@ fn a_template_cannot_take_the_process_with_it() {
         let message = refusal(&format!("{{{{ messages | {many} }}}}"), exchange());
         assert!(message.contains("(1000)"), "{message}");
     }
+    for endless in ["{{ [1] * 99999999 }}", "{{ ([1] * 99999999) | tojson }}"] {
+        let message = refusal(endless, exchange());
+        assert!(
+            message.contains("renders to more than 16 MiB"),
+            "{endless}: {message}"
+        );
+    }
+    let nested = "{% set n = namespace(x=[]) %}{% for a in range(200) %}{% set n.x = [n.x] %}{% endfor %}";
+    for printed in ["{{ n.x }}", "{{ n.x | tojson }}"] {
+        let message = refusal(&format!("{nested}{printed}"), exchange());
+        assert!(message.contains("nested more than 100 deep"), "{message}");
+    }
     let named =
         "{{ 'a\\nb' | indent(2, first=true) }}{% for m in messages %}{{ m.content }}<|im_end|>{% endfor %}";
     assert!(
