@@ -12,6 +12,7 @@ use burn::{
 use crate::{
     cache::{Past, attend_seen},
     config::{AttentionBias, DecoderConfig, Head, LanguageModelType, MlpKind},
+    dropout,
     init::Init,
     layers::{Embedding, Linear, RmsNorm},
     ops::{self, AttentionMask, RopeTable, Segments},
@@ -26,6 +27,34 @@ pub(crate) enum Scope<'a> {
     Segments(&'a Segments),
     /// At the tokens held as well.
     Past(Past<'a>),
+}
+
+/// What is asked of a half of a block.
+#[derive(Clone, Copy)]
+pub(crate) struct Pass<'a> {
+    /// Whether it adds what must be added once, see [`crate::shard`].
+    pub(crate) is_first: bool,
+    /// The tokens, row-major in `[b, t]`, whose hidden states are wanted behind the attention; all without. What comes after
+    /// the last attention of a model is work for those that the head reads, and for no others. `[n]`
+    pub(crate) rows_n: Option<&'a Tensor<1, Int>>,
+}
+
+impl Pass<'_> {
+    /// All of it, for all tokens.
+    pub(crate) const WHOLE: Self = Self {
+        is_first: true,
+        rows_n: None,
+    };
+
+    /// # Shapes
+    /// `[b, t, d]` → `[1, n, d]`
+    fn wanted(self, x_btd: Tensor<3>) -> Tensor<3> {
+        let Some(rows_n) = self.rows_n else {
+            return x_btd;
+        };
+        let [b, t, d] = x_btd.dims();
+        ops::take_rows(x_btd.reshape([b * t, d]), rows_n.clone()).unsqueeze_dim(0)
+    }
 }
 
 /// Grouped-query self-attention with RoPE, over all tokens before or a window of them.
@@ -86,7 +115,7 @@ impl SelfAttention {
         self.o_proj.begin_at(heads.start * self.head_dim);
     }
 
-    fn forward(&self, x_btd: Tensor<3>, rope: &RopeTable, scope: Scope, is_first: bool) -> Tensor<3> {
+    fn forward(&self, x_btd: Tensor<3>, rope: &RopeTable, scope: Scope, pass: Pass) -> Tensor<3> {
         let [b, t, d] = x_btd.dims();
         let x_nd = x_btd.reshape([b * t, d]);
         // 1. Project and split heads: [n, heads*k] -> [b, t, heads, k].
@@ -124,11 +153,18 @@ impl SelfAttention {
                 }
             }
         };
-        // 4. Join heads: [b, h, t, k] -> [n, h*k].
-        let y_ne = y_bhtk
+        // 4. Join heads: [b, h, t, k] -> [b, t, h*k].
+        let y_bte = y_bhtk
             .swap_dims(1, 2)
-            .reshape([b * t, self.num_heads * self.head_dim]);
-        self.o_proj.forward_biased_if(is_first, y_ne).reshape([b, t, d])
+            .reshape([b, t, self.num_heads * self.head_dim]);
+        let y_bte = pass.wanted(y_bte);
+        if let Some(rows_n) = pass.rows_n {
+            dropout::narrow(rows_n);
+        }
+        let [b, t, e] = y_bte.dims();
+        self.o_proj
+            .forward_biased_if(pass.is_first, y_bte.reshape([b * t, e]))
+            .reshape([b, t, d])
     }
 }
 
@@ -237,11 +273,11 @@ impl DecoderLayer {
     }
 
     /// # Shapes
-    /// `x_btd [b, t, d]`, a table of the `t` positions or one of all `b*t` tokens → `[b, t, d]`. With a past the `t` tokens
-    /// follow those held.
-    pub(crate) fn forward(&self, x_btd: Tensor<3>, rope: &RopeTable, scope: Scope) -> Tensor<3> {
-        let x_btd = self.forward_attention(x_btd, rope, scope, true);
-        self.forward_mlp(x_btd, true)
+    /// `x_btd [b, t, d]`, a table of the `t` positions or one of all `b*t` tokens → `[b, t, d]`, or `[1, n, d]` of `n` wanted
+    /// tokens. With a past the `t` tokens follow those held.
+    pub(crate) fn forward(&self, x_btd: Tensor<3>, rope: &RopeTable, scope: Scope, pass: Pass) -> Tensor<3> {
+        let x_btd = self.forward_attention(x_btd, rope, scope, pass);
+        self.forward_mlp(x_btd, pass.is_first)
     }
 
     /// The first half. Of a shard one term of it, with the residual if it is the first.
@@ -250,14 +286,17 @@ impl DecoderLayer {
         x_btd: Tensor<3>,
         rope: &RopeTable,
         scope: Scope,
-        is_first: bool,
+        pass: Pass,
     ) -> Tensor<3> {
         let normed = norm(&self.input_layernorm, &self.attention_layernorm, &x_btd);
-        let y_btd = self.self_attn.forward(normed, rope, scope, is_first);
-        if is_first { x_btd + y_btd } else { y_btd }
+        let y_btd = self.self_attn.forward(normed, rope, scope, pass);
+        match pass.is_first {
+            true => pass.wanted(x_btd) + y_btd,
+            false => y_btd,
+        }
     }
 
-    /// The second half, in the same way.
+    /// The second half, in the same way, of the tokens it is given.
     pub(crate) fn forward_mlp(&self, x_btd: Tensor<3>, is_first: bool) -> Tensor<3> {
         let normed = norm(
             &self.post_attention_layernorm,
@@ -339,28 +378,20 @@ impl CausalLm {
         }
     }
 
-    /// Sum of the cross-entropies of the labelled rows, f32.
+    /// Sum of the cross-entropies of the labelled tokens, f32.
     ///
     /// # Shapes
-    /// `x_btd` out of the last block; `rows_n` index `b*t`; `targets_n` token ids → `[1]`.
-    pub fn loss_sum(&self, x_btd: Tensor<3>, rows_n: Tensor<1, Int>, targets_n: Tensor<1, Int>) -> Tensor<1> {
-        let [b, t, d] = x_btd.dims();
-        let labelled_nd = ops::take_rows(x_btd.reshape([b * t, d]), rows_n);
-        ops::linear_cross_entropy(
-            self.model.norm.forward(labelled_nd),
-            self.head_weight(),
-            targets_n,
-        )
+    /// `x_nd` out of the last block; `targets_n` token ids → `[1]`.
+    pub fn loss_sum(&self, x_nd: Tensor<2>, targets_n: Tensor<1, Int>) -> Tensor<1> {
+        ops::linear_cross_entropy(self.model.norm.forward(x_nd), self.head_weight(), targets_n)
     }
 
-    /// Log-sum-exps of the labelled rows' logits, f32; of a shard over its part of the vocabulary.
+    /// Log-sum-exps of the labelled tokens' logits, f32; of a shard over its part of the vocabulary.
     ///
     /// # Shapes
     /// As [`CausalLm::loss_sum`] → `[n]`.
-    pub fn log_sums(&self, x_btd: Tensor<3>, rows_n: Tensor<1, Int>) -> Tensor<1> {
-        let [b, t, d] = x_btd.dims();
-        let labelled_nd = ops::take_rows(x_btd.reshape([b * t, d]), rows_n);
-        ops::linear_log_sum_exp(self.model.norm.forward(labelled_nd), self.head_weight())
+    pub fn log_sums(&self, x_nd: Tensor<2>) -> Tensor<1> {
+        ops::linear_log_sum_exp(self.model.norm.forward(x_nd), self.head_weight())
     }
 
     /// A shard's term of [`CausalLm::loss_sum`]; its part of the vocabulary begins at `first_row`, and `log_sums_n` are over all
@@ -370,42 +401,32 @@ impl CausalLm {
     /// As [`CausalLm::loss_sum`], `log_sums_n [n]` → `[1]`.
     pub fn loss_term(
         &self,
-        x_btd: Tensor<3>,
-        rows_n: Tensor<1, Int>,
+        x_nd: Tensor<2>,
         targets_n: Tensor<1, Int>,
         log_sums_n: Tensor<1>,
         first_row: usize,
     ) -> Tensor<1> {
-        let [b, t, d] = x_btd.dims();
-        let labelled_nd = ops::take_rows(x_btd.reshape([b * t, d]), rows_n);
         ops::linear_cross_entropy_part(
-            self.model.norm.forward(labelled_nd),
+            self.model.norm.forward(x_nd),
             self.head_weight(),
             targets_n - first_row as i64,
             log_sums_n,
         )
     }
 
-    /// Sum of the cross-entropies of classes at chosen rows, each times its weight, f32.
+    /// Sum of the cross-entropies of classes, each times its weight, f32.
     ///
     /// # Shapes
-    /// `x_btd` out of the last block; `rows_n` index `b*t`; `classes_n` class ids; `weights` n numbers → `[1]`.
-    pub fn class_loss_sum(
-        &self,
-        x_btd: Tensor<3>,
-        rows_n: Tensor<1, Int>,
-        classes_n: Tensor<1, Int>,
-        weights: &[f32],
-    ) -> Tensor<1> {
-        let [b, t, d] = x_btd.dims();
+    /// `x_nd` out of the last block; `classes_n` class ids; `weights` n numbers → `[1]`.
+    pub fn class_loss_sum(&self, x_nd: Tensor<2>, classes_n: Tensor<1, Int>, weights: &[f32]) -> Tensor<1> {
         let n = weights.len();
-        let logits_nv = self.logits(ops::take_rows(x_btd.reshape([b * t, d]), rows_n));
+        let logits_nv = self.logits(x_nd);
         let weights_n = Tensor::<1>::from_data(TensorData::new(weights.to_vec(), [n]), &logits_nv.device());
         let losses_n1 = log_softmax(logits_nv, 1).gather(1, classes_n.reshape([n, 1]));
         (losses_n1.reshape([n]) * weights_n).sum().neg()
     }
 
-    /// Logits of chosen rows in f32. For generation and tests; training uses [`CausalLm::loss_sum`].
+    /// Logits in f32. For generation and tests; training uses [`CausalLm::loss_sum`].
     ///
     /// # Shapes
     /// `x_nd [n, d]` out of the last block → `[n, v]`.

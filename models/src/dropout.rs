@@ -65,6 +65,17 @@ pub(crate) fn with_sequences<T>(sequences: Option<Sequences>, run: impl FnOnce()
     run()
 }
 
+/// The layers from here on see these of the tokens, which are `[n]` numbers of them, and no others.
+pub(crate) fn narrow(rows_n: &Tensor<1, Int>) {
+    RUNNING.with_borrow_mut(|running| {
+        if let Some(running) = running {
+            let lengths = running.sequences.lengths.clone().unwrap_or_default();
+            let all = running.rows(lengths.iter().sum(), &rows_n.device());
+            running.rows = Some(all.select(0, rows_n.clone()));
+        }
+    });
+}
+
 /// The dropout in front of one layer.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Dropout {

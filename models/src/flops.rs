@@ -43,7 +43,10 @@ pub fn flops(config: &VlmConfig, passes: Passes, work: &Work<'_>) -> f64 {
         Head::Lm => text.vocab_size,
         Head::Classification { labels } => labels.len(),
     };
+    // Behind the last attention there is work for the rows of the head only.
+    let unread = tokens.saturating_sub(work.labelled);
     let products = text.num_hidden_layers * block_weights(text) * tokens
+        - (output_weights(text) + mlp_weights(text)) * unread
         + text.hidden_size * rows_of_head * work.labelled;
     let pairs: usize = (0..text.num_hidden_layers)
         .map(|layer| {
@@ -68,12 +71,21 @@ fn attention(passes: f64, width: usize, pairs: usize) -> f64 {
 
 /// Numbers in the matrices of a decoder block.
 fn block_weights(text: &DecoderConfig) -> usize {
-    let heads = 2 * (text.num_attention_heads + text.num_key_value_heads);
+    let inputs = text.num_attention_heads + 2 * text.num_key_value_heads;
+    text.hidden_size * text.head_dim * inputs + output_weights(text) + mlp_weights(text)
+}
+
+/// Those behind the attention.
+fn output_weights(text: &DecoderConfig) -> usize {
+    text.hidden_size * text.head_dim * text.num_attention_heads
+}
+
+fn mlp_weights(text: &DecoderConfig) -> usize {
     let matrices = match text.mlp {
         MlpKind::SwiGlu => 3,
         MlpKind::Xielu => 2,
     };
-    text.hidden_size * (text.head_dim * heads + matrices * text.intermediate_size)
+    text.hidden_size * text.intermediate_size * matrices
 }
 
 /// Pairs of a query and a key that it sees.
@@ -150,7 +162,8 @@ mod tests {
             images: 0,
         };
         let block = 64 * (16 * 12 + 3 * 160);
-        let products = 3 * block * 10 + 64 * 1000 * 4;
+        let unread = 64 * (16 * 4 + 3 * 160) * 6;
+        let products = 3 * block * 10 - unread + 64 * 1000 * 4;
         let pairs = 3 * (15 + 3 + 6);
         let expected = 6 * products + 12 * 64 * pairs;
         assert_eq!(flops(&config, passes, &work), f64::from(expected));

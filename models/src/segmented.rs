@@ -51,7 +51,8 @@ pub trait Segmented: Module {
     /// Runs one link. The first of a chain gets `None`.
     ///
     /// # Shapes
-    /// A hidden state of rank 3 to the next one.
+    /// A hidden state of rank 3 to the next one. The last attention gives the hidden states of the tokens that the head reads,
+    /// `[1, n, d]`.
     fn forward_segment(&self, segment: Segment, x: Option<Tensor<3>>, inputs: &Self::Inputs) -> Tensor<3>;
 
     /// The head: the loss as a **sum** over the batch's labelled tokens, f32. The caller divides once.

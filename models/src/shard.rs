@@ -217,14 +217,14 @@ impl Vlm {
         Ok(model)
     }
 
-    /// Log-sum-exps of the labelled rows' logits over this model's part of the vocabulary, f32; `None` with a classification
+    /// Log-sum-exps of the labelled tokens' logits over this model's part of the vocabulary, f32; `None` with a classification
     /// head, which is not cut.
     ///
     /// # Shapes
-    /// `x_btd` before the final norm → `[n]`
-    pub fn log_sums(&self, x_btd: Tensor<3>, inputs: &VlmInputs) -> Option<Tensor<1>> {
+    /// `x [1, n, d]` before the final norm → `[n]`
+    pub fn log_sums(&self, x: Tensor<3>) -> Option<Tensor<1>> {
         match self.config().head {
-            Head::Lm => Some(self.language_model.log_sums(x_btd, inputs.label_rows_n.clone())),
+            Head::Lm => Some(self.language_model.log_sums(x.squeeze_dim(0))),
             Head::Classification { .. } => None,
         }
     }
@@ -233,23 +233,17 @@ impl Vlm {
     /// it is the first shard's, and the others' is 0.
     ///
     /// # Shapes
-    /// `x_btd` before the final norm, `log_sums_n [n]` → `[1]`
-    pub fn loss_term(
-        &self,
-        x_btd: Tensor<3>,
-        inputs: &VlmInputs,
-        log_sums_n: Option<Tensor<1>>,
-    ) -> Tensor<1> {
+    /// `x [1, n, d]` before the final norm, `log_sums_n [n]` → `[1]`
+    pub fn loss_term(&self, x: Tensor<3>, inputs: &VlmInputs, log_sums_n: Option<Tensor<1>>) -> Tensor<1> {
         match log_sums_n {
             Some(log_sums_n) => self.language_model.loss_term(
-                x_btd,
-                inputs.label_rows_n.clone(),
+                x.squeeze_dim(0),
                 inputs.targets_n.clone(),
                 log_sums_n,
                 self.shard.range(self.config().text.vocab_size).start,
             ),
-            None if self.shard.is_first() => self.loss_sum(x_btd, inputs),
-            None => Tensor::zeros([1], (&x_btd.device(), DType::F32)),
+            None if self.shard.is_first() => self.loss_sum(x, inputs),
+            None => Tensor::zeros([1], (&x.device(), DType::F32)),
         }
     }
 

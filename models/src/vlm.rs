@@ -10,7 +10,7 @@ use burn::{
 use crate::{
     cache::{KvCache, Past},
     config::{Head, ModelConfigError, VisionLanguageConfig, VlmConfig},
-    decoder::{CausalLm, Scope},
+    decoder::{CausalLm, Pass, Scope},
     dropout,
     init::Init,
     inputs::{ImageInputs, Images, VlmInputs},
@@ -252,10 +252,10 @@ impl Vlm {
         spliced_nd.reshape([b, t, d])
     }
 
-    /// Hidden states before the final norm.
+    /// Hidden states of the labelled tokens before the final norm.
     ///
     /// # Shapes
-    /// → `[b, t, d]`
+    /// → `[1, n, d]`
     ///
     /// # Panics
     /// If the model is a part of one, which has terms of them.
@@ -265,32 +265,37 @@ impl Vlm {
         for segment in self.segments(inputs) {
             x = Some(self.forward_segment(segment, x, inputs));
         }
-        x.unwrap_or_else(|| self.embed(None, inputs))
+        x.unwrap_or_else(|| unreachable!("a model has blocks"))
     }
 
     /// Logits at every position, f32: for tests and small models.
     ///
     /// # Shapes
     /// → `[b, t, v]`
+    ///
+    /// # Panics
+    /// If the model is a part of one.
     pub fn logits(&self, inputs: &VlmInputs) -> Tensor<3> {
-        let x_btd = self.hidden(inputs);
+        assert!(self.shard.is_whole(), "logits of a shard");
+        let mut x_btd = self.embed(self.image_features(inputs), inputs);
+        for layer in &self.language_model.model.layers {
+            x_btd = layer.forward(x_btd, &inputs.rope, scope(inputs), Pass::WHOLE);
+        }
         let [b, t, d] = x_btd.dims();
         self.language_model
             .logits(x_btd.reshape([b * t, d]))
             .reshape([b as i32, t as i32, -1])
     }
 
-    /// Logits of the classes of each row, f32; `x_btd` are its hidden states before the final norm.
+    /// Logits of the classes of each row, f32; `x` are the hidden states of their last tokens before the final norm.
     ///
     /// # Shapes
-    /// → `[b, labels]`
+    /// `[1, b, d]` → `[b, labels]`
     ///
     /// # Panics
     /// If the model has no classification head: [`VlmInputs::new`] refuses classes for such a model.
-    pub fn class_logits(&self, x_btd: Tensor<3>, inputs: &VlmInputs) -> Tensor<2> {
-        let [b, t, d] = x_btd.dims();
-        let last_bd = ops::take_rows(x_btd.reshape([b * t, d]), inputs.label_rows_n.clone());
-        self.language_model.logits(last_bd)
+    pub fn class_logits(&self, x: Tensor<3>) -> Tensor<2> {
+        self.language_model.logits(x.squeeze_dim(0))
     }
 
     /// Runs prompts, padded on the right, and keeps their keys and values.
@@ -332,17 +337,32 @@ impl Vlm {
 
     /// Runs the blocks on tokens behind those held; logits of the tokens numbered `rows_n`.
     fn advance(&self, mut x_btd: Tensor<3>, rows_n: Tensor<1, Int>, cache: &mut KvCache) -> Tensor<2> {
-        let ([b, t, d], device) = (x_btd.dims(), x_btd.device());
+        let (t, device) = (x_btd.dims()[1], x_btd.device());
         let text = &self.config.text;
         let rope = cache.rope_table(text, t, &device);
         let hidden = cache.hidden_places(text, &device);
         let layers = self.language_model.model.layers.iter().zip(&mut cache.layers);
         for (index, (layer, cache)) in layers.enumerate() {
             let hidden_b1s = hidden.of(text.attention_mask(index));
-            x_btd = layer.forward(x_btd, &rope, Scope::Past(Past { cache, hidden_b1s }));
+            let pass = Pass {
+                is_first: true,
+                rows_n: self.is_last(index).then_some(&rows_n),
+            };
+            x_btd = layer.forward(x_btd, &rope, Scope::Past(Past { cache, hidden_b1s }), pass);
         }
-        let rows_nd = ops::take_rows(x_btd.reshape([b * t, d]), rows_n);
-        self.language_model.logits(rows_nd)
+        self.language_model.logits(x_btd.squeeze_dim(0))
+    }
+
+    fn is_last(&self, block: usize) -> bool {
+        block + 1 == self.config.text.num_hidden_layers
+    }
+
+    /// What is asked of a block where the head is all that reads the last one.
+    fn pass<'a>(&self, block: usize, inputs: &'a VlmInputs) -> Pass<'a> {
+        Pass {
+            is_first: self.shard.is_first(),
+            rows_n: self.is_last(block).then_some(&inputs.label_rows_n),
+        }
     }
 
     fn run_segment(&self, segment: Segment, x: Option<Tensor<3>>, inputs: &VlmInputs) -> Tensor<3> {
@@ -359,21 +379,27 @@ impl Vlm {
             // Images are in the first shard's term.
             (Segment::Embed, x) => self.embed(x.filter(|_| self.shard.is_first()), inputs),
             (Segment::Block(index), Some(x)) => {
-                let scope = inputs.segments.as_ref().map_or(Scope::Row, Scope::Segments);
-                self.language_model.model.layers[index].forward(x, &inputs.rope, scope)
+                let layer = &self.language_model.model.layers[index];
+                layer.forward(x, &inputs.rope, scope(inputs), self.pass(index, inputs))
             }
             (Segment::Attention(index), Some(x)) => {
-                let scope = inputs.segments.as_ref().map_or(Scope::Row, Scope::Segments);
                 let layer = &self.language_model.model.layers[index];
-                layer.forward_attention(x, &inputs.rope, scope, self.shard.is_first())
+                layer.forward_attention(x, &inputs.rope, scope(inputs), self.pass(index, inputs))
             }
             (Segment::Mlp(index), Some(x)) => {
+                if let Some(rows_n) = self.pass(index, inputs).rows_n {
+                    dropout::narrow(rows_n);
+                }
                 let layer = &self.language_model.model.layers[index];
                 layer.forward_mlp(x, self.shard.is_first())
             }
             (segment, _) => unreachable!("segment {segment:?} out of order"),
         }
     }
+}
+
+fn scope(inputs: &VlmInputs) -> Scope<'_> {
+    inputs.segments.as_ref().map_or(Scope::Row, Scope::Segments)
 }
 
 /// What the vision part has made of a batch's images, as far as the batch brings it along.
@@ -405,13 +431,13 @@ impl Segmented for Vlm {
         dropout::with_sequences(sequences, || self.run_segment(segment, x, inputs))
     }
 
-    fn loss_sum(&self, x_btd: Tensor<3>, inputs: &VlmInputs) -> Tensor<1> {
-        let (rows_n, targets_n) = (inputs.label_rows_n.clone(), inputs.targets_n.clone());
+    fn loss_sum(&self, x: Tensor<3>, inputs: &VlmInputs) -> Tensor<1> {
+        let (x_nd, targets_n) = (x.squeeze_dim(0), inputs.targets_n.clone());
         match self.config.head {
-            Head::Lm => self.language_model.loss_sum(x_btd, rows_n, targets_n),
+            Head::Lm => self.language_model.loss_sum(x_nd, targets_n),
             Head::Classification { .. } => {
                 self.language_model
-                    .class_loss_sum(x_btd, rows_n, targets_n, &inputs.weights)
+                    .class_loss_sum(x_nd, targets_n, &inputs.weights)
             }
         }
     }

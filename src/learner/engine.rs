@@ -149,7 +149,7 @@ fn head(
         return Ok(model.loss_sum(x, inputs));
     }
     // What every rank needs to know of the others' logits, before any gradient is taken.
-    let own = model.valid().log_sums(x.clone().inner(), inputs);
+    let own = model.valid().log_sums(x.clone().inner());
     let log_sums = own.map(|own| ranks.log_sums(own)).transpose()?;
     Ok(model.loss_term(x, inputs, log_sums))
 }

@@ -186,7 +186,7 @@ impl Evaluator {
                 let hidden = model.hidden(&inputs);
                 let sum = model.loss_sum(hidden.clone(), &inputs).into_scalar::<f32>();
                 let rows = batch.classes.as_ref().map(|classes| {
-                    let logits = model.class_logits(hidden, &inputs).into_data();
+                    let logits = model.class_logits(hidden).into_data();
                     let logits: Vec<f32> = logits.iter().collect();
                     let logits = logits.chunks(logits.len() / batch.rows).map(<[f32]>::to_vec);
                     classes

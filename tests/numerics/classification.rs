@@ -92,7 +92,7 @@ fn check_family(name: &str, device: &Device) {
     let mut rows = Rows::of(&fixture);
     let inputs = VlmInputs::new(&rows.batch(), &config, device, DType::F32).unwrap();
     assert_eq!(inputs.num_labelled, rows.shape[0]);
-    let logits = model.class_logits(model.hidden(&inputs), &inputs);
+    let logits = model.class_logits(model.hidden(&inputs));
     check("logits", &values(logits), &fixture.f32s("logits"), FORWARD);
 
     let weight: f32 = rows.weights.iter().sum();
@@ -133,7 +133,7 @@ fn padding_does_not_show() {
     let mut rows = Rows::of(&fixture);
     let logits = |rows: &Rows| {
         let inputs = VlmInputs::new(&rows.batch(), &config, device, DType::F32).unwrap();
-        values(model.class_logits(model.hidden(&inputs), &inputs))
+        values(model.class_logits(model.hidden(&inputs)))
     };
     let before = logits(&rows);
     rows.input_ids

@@ -24,6 +24,18 @@ fn hidden_states(model: &Vlm, inputs: &VlmInputs) -> Vec<Tensor<3>> {
     states
 }
 
+/// The rows of a matrix that the head reads.
+fn read_rows(all: &[f32], width: usize, inputs: &VlmInputs) -> Vec<f32> {
+    let rows: Vec<i32> = inputs
+        .label_rows_n
+        .to_data()
+        .convert::<i32>()
+        .try_into_vec()
+        .unwrap();
+    let row = |&row: &i32| all[row as usize * width..][..width].to_vec();
+    rows.iter().flat_map(row).collect()
+}
+
 /// Hidden states, logits, loss and gradients of a language model or VLM. `mask` is 0 at padding.
 pub(crate) fn check_model(fixture: &Fixture, config: &VlmConfig, mask: Option<Vec<i32>>, device: &Device) {
     let model = fixture.model(config, "", device);
@@ -39,7 +51,15 @@ pub(crate) fn check_model(fixture: &Fixture, config: &VlmConfig, mask: Option<Ve
     };
     for (index, state) in hidden_states(&model, &inputs).into_iter().enumerate() {
         let name = format!("hidden.{index}");
-        check(&name, &masked(state), &fixture.f32s(&name), FORWARD);
+        let expected = fixture.f32s(&name);
+        match index == config.text.num_hidden_layers {
+            // Those that the head reads.
+            true => {
+                let expected = read_rows(&expected, config.text.hidden_size, &inputs);
+                check(&name, &values(state), &expected, FORWARD);
+            }
+            false => check(&name, &masked(state), &expected, FORWARD),
+        }
     }
     check(
         "logits",

@@ -148,18 +148,61 @@ fn packed_images_have_the_loss_and_gradients_of_single_rows() {
     check_all_ways(&tiny_vlm(), true);
 }
 
-/// The mask follows the sample, wherever it lies, and whether a step is one batch or two.
-#[test]
-fn packed_samples_drop_what_they_drop_alone() {
-    let config = tiny_vlm();
-    let lora = LoraConfig {
+fn lora() -> LoraConfig {
+    LoraConfig {
         r: 2,
         lora_alpha: 4.0,
         lora_dropout: 0.4,
         use_rslora: false,
         target_modules: LoraTargets::AllLinear,
         parts: LoraParts::Both,
-    };
+    }
+}
+
+/// A loss is a sum over labels, although tokens that nobody labels are left out behind the last attention: each keeps its
+/// own hidden state, and what is dropped of it.
+#[test]
+fn losses_and_gradients_of_some_labels_add_up_to_those_of_all() {
+    let (config, lora) = (tiny_vlm(), lora());
+    let all = rows(&samples(true), &[2, 1, 3, 1]);
+    for device in &devices() {
+        let model = Vlm::init_with_lora(&config, Some(&lora), 5, device, DType::F32).unwrap();
+        let model = shaken(model);
+        for (for_loss, drops) in [(false, false), (true, false), (false, true), (true, true)] {
+            let of = |keeps: &dyn Fn(usize) -> bool| {
+                let labels = all.labels.iter().enumerate();
+                let labels = labels.map(|(at, &label)| if keeps(at) { label } else { IGNORE_INDEX });
+                let rows = Rows {
+                    labels: labels.collect(),
+                    ..all.clone()
+                };
+                let inputs = upload(&rows, for_loss, &config, device);
+                loss_and_gradients(
+                    &model,
+                    &match drops {
+                        true => inputs.with_dropout(&rows.batch(), &config, 11, 100),
+                        false => inputs,
+                    },
+                )
+            };
+            let (mut loss, mut gradients) = of(&|at| at % 3 == 0);
+            for part in [of(&|at| at % 3 == 1), of(&|at| at % 3 == 2)] {
+                loss += part.0;
+                for (path, gradient) in part.1 {
+                    let sums = gradients.get_mut(&path).unwrap().iter_mut();
+                    sums.zip(gradient).for_each(|(sum, value)| *sum += value);
+                }
+            }
+            let what = format!("for a loss {for_loss}, dropout {drops}");
+            assert_same(&what, &(loss, gradients), &of(&|_| true));
+        }
+    }
+}
+
+/// The mask follows the sample, wherever it lies, and whether a step is one batch or two.
+#[test]
+fn packed_samples_drop_what_they_drop_alone() {
+    let (config, lora) = (tiny_vlm(), lora());
     let samples = samples(true);
     for device in &devices() {
         let model = Vlm::init_with_lora(&config, Some(&lora), 5, device, DType::F32).unwrap();

@@ -30,7 +30,7 @@ fn config(model_type: LanguageModelType) -> VlmConfig {
             vocab_size: 23,
             hidden_size: 12,
             intermediate_size: 20,
-            num_hidden_layers: 1,
+            num_hidden_layers: 2,
             num_attention_heads: 4,
             num_key_value_heads: 2,
             head_dim: 4,
@@ -194,29 +194,33 @@ fn terms_of_shards_add_up_to_the_whole() {
         let whole = model(&config, lora.as_ref(), &device);
         let shards = [0, 1].map(|index| whole.clone().into_shard(Shard { index, count: 2 }));
         let [b, t] = inputs.input_ids_bt.dims();
-        let x = Tensor::<3>::from_data(
-            TensorData::new(noise(b * t * 12, 1), [b, t, 12]),
-            (&device, DType::F32),
-        );
+        let hidden = |b: usize, t: usize| {
+            let data = TensorData::new(noise(b * t * 12, 1), [b, t, 12]);
+            Tensor::<3>::from_data(data, (&device, DType::F32))
+        };
+        // Behind the last attention there are the tokens that the head reads.
+        let (all, read) = (hidden(b, t), hidden(1, inputs.num_labelled));
         let sums = shards
             .each_ref()
-            .map(|shard| shard.log_sums(Tensor::from_inner(x.clone()), &inputs).unwrap());
+            .map(|shard| shard.log_sums(Tensor::from_inner(read.clone())).unwrap());
         let log_sums = sums
             .map(|sums| sums.inner().exp())
             .into_iter()
             .reduce(|sum, term| sum + term);
         let log_sums = log_sums.map(Tensor::log);
-        for segment in [
-            Segment::Embed,
-            Segment::Attention(0),
-            Segment::Mlp(0),
-            Segment::Head,
+        for (segment, x) in [
+            (Segment::Embed, &all),
+            (Segment::Attention(0), &all),
+            (Segment::Mlp(0), &all),
+            (Segment::Attention(1), &all),
+            (Segment::Mlp(1), &read),
+            (Segment::Head, &read),
         ] {
             let what = format!("{model_type:?}, lora {}, {segment:?}", lora.is_some());
-            let expected = run(&whole, segment, &x, &inputs, None);
+            let expected = run(&whole, segment, x, &inputs, None);
             let terms = shards
                 .each_ref()
-                .map(|shard| run(shard, segment, &x, &inputs, log_sums.as_ref()));
+                .map(|shard| run(shard, segment, x, &inputs, log_sums.as_ref()));
             let of = |field: fn(&Results) -> &Vec<f32>| terms.each_ref().map(|term| field(term).clone());
             assert_sum(&what, &of(|term| &term.output), &expected.output);
             assert_sum(&what, &of(|term| &term.input_gradient), &expected.input_gradient);
@@ -226,14 +230,16 @@ fn terms_of_shards_add_up_to_the_whole() {
             }
         }
         // The halves are those of the block.
-        let block = run(&whole, Segment::Block(0), &x, &inputs, None);
-        let first = whole.forward_segment(
-            Segment::Attention(0),
-            Some(Tensor::from_inner(x.clone())),
-            &inputs,
-        );
-        let second = run(&whole, Segment::Mlp(0), &first.inner(), &inputs, None);
-        assert_eq!(block.output, second.output);
+        for layer in [0, 1] {
+            let block = run(&whole, Segment::Block(layer), &all, &inputs, None);
+            let first = whole.forward_segment(
+                Segment::Attention(layer),
+                Some(Tensor::from_inner(all.clone())),
+                &inputs,
+            );
+            let second = run(&whole, Segment::Mlp(layer), &first.inner(), &inputs, None);
+            assert_eq!(block.output, second.output);
+        }
     }
 }
 
