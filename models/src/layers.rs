@@ -113,10 +113,12 @@ impl Embedding {
         }
     }
 
+    /// The rows of tokens. The table gets no gradient here: see [`Embedding::gradient`].
+    ///
     /// # Shapes
     /// `[n]` → `[n, d]`
     pub fn forward(&self, ids_n: Tensor<1, Int>) -> Tensor<2> {
-        ops::take_rows(self.weight.val(), ids_n)
+        ops::take_rows(self.weight.val().detach(), ids_n)
     }
 
     /// Of a table that is the rows of a larger one from `first_row` on: tokens of other rows are 0.
@@ -124,10 +126,31 @@ impl Embedding {
     /// # Shapes
     /// `[n]` → `[n, d]`
     pub(crate) fn forward_own(&self, ids_n: Tensor<1, Int>, first_row: usize) -> Tensor<2> {
+        let (rows_n, is_own_n) = self.own(ids_n, first_row);
+        keep_rows(self.forward(rows_n), is_own_n)
+    }
+
+    /// The table's gradient from that of the rows, as rows to be added to a sum ([`ops::add_rows`]): nearly all rows of the
+    /// whole would be 0.
+    ///
+    /// # Shapes
+    /// `ids_n [n]`, `dy_nd [n, d]` → rows of the table `[n]` and what to add to them `[n, d]`
+    pub(crate) fn gradient(
+        &self,
+        ids_n: Tensor<1, Int>,
+        first_row: usize,
+        dy_nd: Tensor<2>,
+    ) -> (Tensor<1, Int>, Tensor<2>) {
+        let (rows_n, is_own_n) = self.own(ids_n, first_row);
+        (rows_n, keep_rows(dy_nd, is_own_n))
+    }
+
+    /// Rows that tokens have here, and whether they do; if not, some row.
+    fn own(&self, ids_n: Tensor<1, Int>, first_row: usize) -> (Tensor<1, Int>, Tensor<1, Bool>) {
         let ids_n = ids_n - first_row as i64;
-        let clamped_n = ids_n.clone().clamp(0, self.weight.dims()[0] as i64 - 1);
-        let is_own_n = clamped_n.clone().equal(ids_n);
-        keep_rows(self.forward(clamped_n), is_own_n)
+        let rows_n = ids_n.clone().clamp(0, self.weight.dims()[0] as i64 - 1);
+        let is_own_n = rows_n.clone().equal(ids_n);
+        (rows_n, is_own_n)
     }
 }
 

@@ -222,6 +222,29 @@ impl Vlm {
         })
     }
 
+    /// The token table's gradient from that of the hidden state behind [`Segment::Embed`], as rows to be added up
+    /// ([`ops::add_rows`]); its own is not on the tape. Of a shard that of its part, all of it.
+    ///
+    /// # Shapes
+    /// `dx_btd [b, t, d]` → rows of the table `[b*t]` and what to add to them `[b*t, d]`
+    pub fn table_gradient(&self, dx_btd: Tensor<3>, inputs: &VlmInputs) -> (Tensor<1, Int>, Tensor<2>) {
+        let [b, t, d] = dx_btd.dims();
+        let dx_nd = dx_btd.reshape([b * t, d]);
+        // Behind an image token there is a feature.
+        let dx_nd = match &inputs.images {
+            Some(images) => keep_rows(dx_nd, images.sources_n.clone().lower_elem((b * t) as i64)),
+            None => dx_nd,
+        };
+        let ids_n = inputs.input_ids_bt.clone().reshape([b * t]);
+        let table = &self.language_model.model.embed_tokens;
+        table.gradient(ids_n, self.first_token(), dx_nd)
+    }
+
+    /// The token that the first row of the token table is for.
+    fn first_token(&self) -> usize {
+        self.shard.range(self.config.text.vocab_size).start
+    }
+
     /// Token embeddings with image features in the image tokens' places.
     ///
     /// # Shapes
@@ -234,7 +257,7 @@ impl Vlm {
         );
         let embedded_nd = match self.shard.is_whole() {
             true => table.forward(ids_n),
-            false => table.forward_own(ids_n, self.shard.range(self.config.text.vocab_size).start),
+            false => table.forward_own(ids_n, self.first_token()),
         };
         let d = embedded_nd.dims()[1];
         let spliced_nd = match (features, &inputs.images) {

@@ -5,10 +5,10 @@
 //! keeping only the inputs and running the segment again, is the same mechanism with another policy, and gives the same
 //! bits. Reference for the idea: <https://arxiv.org/abs/1604.06174>.
 
-use brazier_models::{Segment, Segmented, Vlm, VlmInputs};
+use brazier_models::{Segment, Segmented, Vlm, VlmInputs, ops};
 use burn::{
     module::{Module, ModuleVisitor, Param},
-    tensor::{DType, Gradients, Tensor},
+    tensor::{DType, Gradients, Int, Tensor},
 };
 
 use super::{options::Recompute, tensor_group::TensorGroup, trainable::Trainable};
@@ -27,6 +27,15 @@ struct Link {
 pub trait GradientSink {
     /// The gradient of a parameter, flat and in f32, by its place in the trainable ones.
     fn gradient(&mut self, position: usize, gradient: Tensor<1>);
+
+    /// As much of the gradient of a parameter, in whatever dtype, as is not 0: `rows_n [n]` of its matrix and `values_nd [n, d]`
+    /// to be added up there.
+    fn rows(&mut self, position: usize, num_rows: usize, rows_n: Tensor<1, Int>, values_nd: Tensor<2>) {
+        let [_, width] = values_nd.dims();
+        let table = Tensor::zeros([num_rows, width], (&values_nd.device(), DType::F32));
+        let dense = ops::add_rows(table, rows_n, values_nd);
+        self.gradient(position, dense.reshape([num_rows * width]));
+    }
 
     /// The backward pass has left a segment: no more gradients come from it, nor from those after it.
     fn left(&mut self, segment: Segment);
@@ -122,6 +131,9 @@ pub fn forward_backward(
                 Some(output) => output,
                 None => model.forward_segment(segment, link.input.clone(), inputs),
             };
+            if segment == Segment::Embed {
+                table_gradient(model, trainable, gradient.clone(), inputs, sink);
+            }
             // The gradient of sum(y * g) with respect to y is g: a vector-Jacobian product through the public API.
             let product = (output * Tensor::from_inner(gradient)).sum();
             // A shard's term may have nothing in it that moves.
@@ -168,6 +180,21 @@ fn input_gradient(
     match model.gives_term(segment) && segment != Segment::Embed {
         true => ranks.sum(own),
         false => Ok(own),
+    }
+}
+
+/// Hands over the token table's gradient, which is not on the tape.
+fn table_gradient(
+    model: &Vlm,
+    trainable: &Trainable,
+    dx: Tensor<3>,
+    inputs: &VlmInputs,
+    sink: &mut impl GradientSink,
+) {
+    let table = &model.language_model.model.embed_tokens.weight;
+    if let Some(position) = trainable.position(table.id) {
+        let (rows_n, values_nd) = model.table_gradient(dx, inputs);
+        sink.rows(position, table.val().dims()[0], rows_n, values_nd);
     }
 }
 

@@ -2,8 +2,8 @@
 
 use std::collections::VecDeque;
 
-use brazier_models::Segment;
-use burn::tensor::{DType, Device, Tensor};
+use brazier_models::{Segment, ops};
+use burn::tensor::{DType, Device, Int, Tensor};
 
 use super::{
     buckets::Bucket,
@@ -136,6 +136,17 @@ impl GradientSink for Reducer<'_> {
             Some(sum) => sum + gradient,
             None => gradient,
         });
+    }
+
+    fn rows(&mut self, position: usize, num_rows: usize, rows_n: Tensor<1, Int>, values_nd: Tensor<2>) {
+        let [_, width] = values_nd.dims();
+        let shape = [num_rows, width];
+        let sum = match self.sums[position].take() {
+            Some(sum) => sum.reshape(shape),
+            None => Tensor::zeros(shape, (self.device, DType::F32)),
+        };
+        let sum = ops::add_rows(sum, rows_n, values_nd);
+        self.sums[position] = Some(sum.reshape([num_rows * width]));
     }
 
     fn left(&mut self, segment: Segment) {

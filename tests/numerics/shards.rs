@@ -8,6 +8,7 @@ use std::{
 use brazier_models::{
     AttentionBias, Cut, DecoderConfig, Head, HostBatch, HostDtype, LanguageModelType, LoraConfig, LoraParts,
     LoraTargets, MlpKind, PaddingSide, RopeScaling, Segment, Segmented, Shard, Vlm, VlmConfig, VlmInputs,
+    ops,
     params::{ParamInfo, fill_params, from_host_flat, list_params, read_params},
 };
 use burn::{
@@ -120,12 +121,34 @@ fn run(
     let count = output.shape().num_elements();
     let factors = TensorData::new(noise(count, 3), output.dims());
     let factors = Tensor::<3>::from_data(factors, (&output.device(), DType::F32));
+    if segment == Segment::Embed {
+        return Results {
+            output: floats(output),
+            input_gradient: Vec::new(),
+            gradients: table_gradient(model, factors, inputs),
+        };
+    }
     let mut gradients = (output.clone() * factors).sum().backward();
     Results {
         output: floats(output.inner()),
         input_gradient: leaf.grad_remove(&mut gradients).map(floats).unwrap_or_default(),
         gradients: parameter_gradients(model, &mut gradients),
     }
+}
+
+/// It is not on the tape.
+fn table_gradient(model: &Vlm, dx: Tensor<3>, inputs: &VlmInputs) -> BTreeMap<String, Tensor<2>> {
+    let (rows_n, values_nd) = model.table_gradient(dx.inner(), inputs);
+    let zeros = model
+        .language_model
+        .model
+        .embed_tokens
+        .weight
+        .val()
+        .inner()
+        .zeros_like();
+    let path = "language_model.model.embed_tokens.weight".to_owned();
+    BTreeMap::from([(path, ops::add_rows(zeros, rows_n, values_nd))])
 }
 
 fn parameter_gradients(model: &Vlm, gradients: &mut Gradients) -> BTreeMap<String, Tensor<2>> {

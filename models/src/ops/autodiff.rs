@@ -274,6 +274,14 @@ impl<B: ModelOps, C: CheckpointStrategy> ModelOps for Autodiff<B, C> {
         }
     }
 
+    fn add_rows(table: Float<Self>, rows: IntTensor<Self>, values: Float<Self>) -> Float<Self> {
+        <Self as AutodiffBackend>::from_inner(B::add_rows(
+            table.into_primitive(),
+            rows,
+            values.into_primitive(),
+        ))
+    }
+
     fn linear_cross_entropy(h: Float<Self>, w: Float<Self>, targets: IntTensor<Self>) -> Float<Self> {
         let (h_tracked, w_tracked) = (h.is_tracked(), w.is_tracked());
         let nodes = [h.node(), w.node()];

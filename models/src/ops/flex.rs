@@ -179,6 +179,13 @@ impl ModelOps for Flex {
         }
     }
 
+    fn add_rows(table: Float, rows: IntTensor<Self>, values: Float) -> Float {
+        match values.dtype() {
+            DType::F32 => rows::add_rows(table, rows, values),
+            _ => generic::add_rows::<Self>(table, rows, values),
+        }
+    }
+
     fn linear_cross_entropy(h: Float, w: Float, targets: IntTensor<Self>) -> Float {
         match h.dtype() {
             DType::F32 => loss::forward(h, w, targets),

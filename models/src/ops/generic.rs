@@ -20,6 +20,6 @@ pub(super) use loss::{
 pub(super) use mlp::{activate, activate_backward, swiglu, swiglu_backward};
 pub(super) use norm::{layer_norm, layer_norm_backward, rms_norm, rms_norm_backward};
 pub(super) use rope::{rope, rope_backward};
-pub(super) use rows::{scale, sum_of_squares, take_rows_backward};
+pub(super) use rows::{add_rows, scale, sum_of_squares, take_rows_backward};
 pub(super) use update::adamw;
 pub(super) use xielu::{xielu, xielu_backward};

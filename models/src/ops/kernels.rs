@@ -221,6 +221,16 @@ pub(crate) trait ModelOps: Backend {
         generic::take_rows_backward::<Self>(dy, rows, num_rows)
     }
 
+    /// See [`super::add_rows`]; in the memory of the table where nobody else has it.
+    #[fusion(meta = |table, _rows, _values| table.clone())]
+    fn add_rows(
+        table: FloatTensor<Self>,
+        rows: IntTensor<Self>,
+        values: FloatTensor<Self>,
+    ) -> FloatTensor<Self> {
+        generic::add_rows::<Self>(table, rows, values)
+    }
+
     /// See [`super::linear_cross_entropy`].
     #[fusion(default)]
     fn linear_cross_entropy(
@@ -351,5 +361,13 @@ impl ModelOps for burn_cubecl::CubeBackend {
         num_rows: usize,
     ) -> FloatTensor<Self> {
         super::cube::take_rows_backward(dy, rows, num_rows)
+    }
+
+    fn add_rows(
+        table: FloatTensor<Self>,
+        rows: IntTensor<Self>,
+        values: FloatTensor<Self>,
+    ) -> FloatTensor<Self> {
+        super::cube::add_rows(table, rows, values)
     }
 }

@@ -286,6 +286,22 @@ pub fn take_rows(table_vd: Tensor<2>, rows_n: Tensor<1, Int>) -> Tensor<2> {
     ))
 }
 
+/// Values added to rows of a table, in the table's own memory where nobody else has it: the gradient of [`take_rows`] where
+/// there is a sum of gradients already. Rows may come more than once. Not differentiable.
+///
+/// # Shapes
+/// `table_vd [v, d]`, f32; `rows_n [n]`, `values_nd [n, d]` → `[v, d]`.
+pub fn add_rows(table_vd: Tensor<2>, rows_n: Tensor<1, Int>, values_nd: Tensor<2>) -> Tensor<2> {
+    if by_definition() {
+        return reference::add_rows(table_vd, rows_n, values_nd);
+    }
+    Tensor::from_dispatch(Dispatch::add_rows(
+        table_vd.into_dispatch(),
+        rows_n.into_dispatch(),
+        values_nd.into_dispatch(),
+    ))
+}
+
 /// Sum over rows of `-log softmax(h · wᵀ)[target]`, computed in f32 over chunks of rows: the logits of all rows
 /// are never in memory at once.
 ///

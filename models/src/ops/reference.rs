@@ -1,6 +1,6 @@
 //! The definition of every op in plain tensor operations: any backend, differentiable by Burn, not fast.
 
-use burn::tensor::{Bool, Device, Int, Tensor, TensorData, activation};
+use burn::tensor::{Bool, Device, IndexingUpdateOp, Int, Tensor, TensorData, activation};
 
 use super::{
     Activation, AdamwState, AdamwStep, AttentionMask, GELU_TANH_CUBIC, Segments, XIELU_BETA, XIELU_EPS,
@@ -206,6 +206,11 @@ pub fn xielu(x_ni: Tensor<2>, alpha_p_1: Tensor<1>, alpha_n_1: Tensor<1>) -> Ten
 /// See [`super::take_rows`].
 pub fn take_rows(table_vd: Tensor<2>, rows_n: Tensor<1, Int>) -> Tensor<2> {
     table_vd.select(0, rows_n)
+}
+
+/// See [`super::add_rows`].
+pub fn add_rows(table_vd: Tensor<2>, rows_n: Tensor<1, Int>, values_nd: Tensor<2>) -> Tensor<2> {
+    table_vd.select_assign(0, rows_n, to_f32(values_nd), IndexingUpdateOp::Add)
 }
 
 /// See [`super::linear_cross_entropy`].

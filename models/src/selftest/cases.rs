@@ -7,7 +7,7 @@ use crate::ops::{self, Activation, AdamwState, AdamwStep, AttentionMask, RopeTab
 use super::{Case, Draw, Op, draw::ints};
 
 /// All operations.
-pub const OPS: [Op; 14] = [
+pub const OPS: [Op; 15] = [
     op("linear", linear),
     op("rms_norm", rms_norm),
     op("layer_norm", layer_norm),
@@ -18,6 +18,7 @@ pub const OPS: [Op; 14] = [
     op("activate", activate),
     op("xielu", xielu),
     op("take_rows", take_rows),
+    op("add_rows", add_rows),
     op("linear_cross_entropy", linear_cross_entropy),
     op("linear_cross_entropy in parts", linear_cross_entropy_in_parts),
     op("adamw", adamw),
@@ -248,6 +249,34 @@ fn take_rows(draw: &mut Draw) -> Case {
         run(ops::take_rows),
         run(reference::take_rows),
     )
+}
+
+fn add_rows(draw: &mut Draw) -> Case {
+    let (v, d, n) = (draw.size(1, 2000), draw.size(1, 200), draw.size(1, 1000));
+    let rows = draw.indices(n, v);
+    type Add = fn(Tensor<2>, Tensor<1, Int>, Tensor<2>) -> Tensor<2>;
+    let run = move |add: Add| {
+        let rows = rows.clone();
+        move |x: &[Tensor<1>]| {
+            // Sums are f32 whatever a gradient is.
+            let (table, values) = (matrix(&ops::to_f32(x[0].clone()), v), matrix(&x[1], n));
+            let rows = || ints(&rows, &x[0].device());
+            // Into memory that somebody else has as well, and into its own.
+            let first = add(table.clone(), rows(), values.clone());
+            let second = add(first.clone() * 2.0, rows(), values);
+            flat(Tensor::cat(vec![table, first, second], 0))
+        }
+    };
+    let inputs = vec![draw.values(v * d), draw.values(n * d)];
+    Case {
+        differentiable: false,
+        ..case(
+            format!("{n} to [{v}, {d}]"),
+            inputs,
+            run(ops::add_rows),
+            run(reference::add_rows),
+        )
+    }
 }
 
 fn linear_cross_entropy(draw: &mut Draw) -> Case {

@@ -19,7 +19,7 @@ use cubecl::{CubeDim, calculate_cube_count_elemwise, prelude::*};
 
 pub use attention::keep_scores_below;
 pub(super) use attention::{attention, attention_backward};
-pub(super) use rows::take_rows_backward;
+pub(super) use rows::{add_rows, take_rows_backward};
 
 fn storage(dtype: DType) -> ElemType {
     dtype_to_storage_type(dtype)

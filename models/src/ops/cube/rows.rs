@@ -1,8 +1,8 @@
-//! The gradient of rows taken from a table.
+//! Rows added to a table: the gradient of rows taken from one.
 
 use burn::backend::TensorMetadata;
 use burn::tensor::{DType, Shape};
-use burn_cubecl::{kernel::into_contiguous, tensor::CubeTensor};
+use burn_cubecl::{kernel::into_contiguous, ops::reshape, tensor::CubeTensor};
 use cubecl::prelude::*;
 
 use super::{flat, like, storage, units, zeros_like};
@@ -37,17 +37,17 @@ fn link_places<I: Int>(
     is_first[place] = first;
 }
 
-/// The first place of each row adds up what all of its places have, in their order and in f32.
+/// The first place of each row adds up what the table and all of its places have, in their order and in f32.
 #[cube(launch)]
-fn add_linked<F: Float, I: Int>(
+fn add_linked<F: Float, T: Float, I: Int>(
     dy: &Tensor<F>,
     rows: &Tensor<I>,
     next: &Tensor<u32>,
     is_first: &Tensor<u32>,
-    table: &mut Tensor<F>,
+    table: &mut Tensor<T>,
     num_places: usize,
     width: usize,
-    #[define(F, I)] _dtypes: [ElemType; 2],
+    #[define(F, T, I)] _dtypes: [ElemType; 3],
 ) {
     if ABSOLUTE_POS >= num_places * width {
         terminate!();
@@ -56,23 +56,44 @@ fn add_linked<F: Float, I: Int>(
     if is_first[start] == 0u32 {
         terminate!();
     }
-    let mut sum = 0.0f32;
+    let at = usize::cast_from(rows[start]) * width + column;
+    let mut sum = f32::cast_from(table[at]);
     let mut place = start;
     while place < num_places {
         sum += f32::cast_from(dy[place * width + column]);
         place = next[place] as usize;
     }
-    table[usize::cast_from(rows[start]) * width + column] = F::cast_from(sum);
+    table[at] = T::cast_from(sum);
 }
 
-/// See [`crate::ops::kernels::ModelOps::take_rows_backward`]. Burn's own kernel goes through all places one after the other for each
-/// column; here a row's places are a list, so that its work is theirs alone, in the same order on every run.
+/// See [`crate::ops::kernels::ModelOps::take_rows_backward`].
 pub(in crate::ops) fn take_rows_backward(dy: CubeTensor, rows: CubeTensor, num_rows: usize) -> CubeTensor {
-    let (dy, rows) = (into_contiguous(dy), into_contiguous(rows));
+    let table = zeros_like(&dy, Shape::from([num_rows, dy.shape()[1]]), dy.dtype);
+    add_places(&table, rows, dy);
+    table
+}
+
+/// See [`crate::ops::kernels::ModelOps::add_rows`].
+pub(in crate::ops) fn add_rows(table: CubeTensor, rows: CubeTensor, values: CubeTensor) -> CubeTensor {
+    let table = into_contiguous(table);
+    let table = match table.can_mut() {
+        true => table,
+        false => {
+            let (shape, flat) = (table.shape(), Shape::from([table.meta.num_elements()]));
+            reshape(reshape(table, flat).copy(), shape)
+        }
+    };
+    add_places(&table, rows, values);
+    table
+}
+
+/// Burn's own kernel goes through all places one after the other for each column; here a row's places are a list, so that its
+/// work is theirs alone, in the same order on every run.
+fn add_places(table: &CubeTensor, rows: CubeTensor, values: CubeTensor) {
+    let (dy, rows) = (into_contiguous(values), into_contiguous(rows));
     let (num_places, width) = (dy.shape()[0], dy.shape()[1]);
-    let table = zeros_like(&dy, Shape::from([num_rows, width]), dy.dtype);
     if num_places == 0 {
-        return table;
+        return;
     }
     let places = || like(&dy, Shape::from([num_places]), DType::U32);
     let (next, is_first) = (places(), places());
@@ -96,10 +117,9 @@ pub(in crate::ops) fn take_rows_backward(dy: CubeTensor, rows: CubeTensor, num_r
         flat(&rows),
         flat(&next),
         flat(&is_first),
-        flat(&table),
+        flat(table),
         num_places,
         width,
-        [storage(dy.dtype), storage(rows.dtype)],
+        [storage(dy.dtype), storage(table.dtype), storage(rows.dtype)],
     );
-    table
 }

@@ -24,29 +24,33 @@ pub(super) fn indices(rows: IntTensor<Flex>) -> Vec<usize> {
         .collect()
 }
 
-/// Each thread owns a range of the table and adds its rows in the order of `rows`.
 pub(super) fn take_rows_backward(dy: FlexTensor, rows: IntTensor<Flex>, num_rows: usize) -> FlexTensor {
-    let (dy, rows) = (dense(dy), indices(rows));
     let (_, d) = rows_and_width(&dy);
-    let mut table = vec![0.0; num_rows * d];
-    let dy = values(&dy);
-    let ranges = (dy.len() / PIECE).clamp(1, rayon::current_num_threads());
+    add_rows(tensor(vec![0.0; num_rows * d], [num_rows, d]), rows, dy)
+}
+
+/// Each thread owns a range of the table and adds its rows in the order of `rows`.
+pub(super) fn add_rows(table: FlexTensor, rows: IntTensor<Flex>, added: FlexTensor) -> FlexTensor {
+    let (mut table, added, rows) = (owned(table), dense(added), indices(rows));
+    let (num_rows, d) = rows_and_width(&table);
+    let added = values(&added);
+    let ranges = (added.len() / PIECE).clamp(1, rayon::current_num_threads());
     let range = num_rows.div_ceil(ranges).max(1);
-    table
-        .par_chunks_mut((range * d).max(1))
+    let sums: &mut [f32] = table.storage_mut();
+    sums.par_chunks_mut((range * d).max(1))
         .enumerate()
-        .for_each(|(i, table)| {
-            let owned = i * range..(i * range + table.len() / d);
-            for (row, dy) in rows.iter().zip(dy.chunks_exact(d)) {
+        .for_each(|(i, sums)| {
+            let owned = i * range..(i * range + sums.len() / d);
+            for (row, added) in rows.iter().zip(added.chunks_exact(d)) {
                 if owned.contains(row) {
                     let start = (row - owned.start) * d;
-                    for (sum, dy) in table[start..start + d].iter_mut().zip(dy) {
-                        *sum += dy;
+                    for (sum, added) in sums[start..start + d].iter_mut().zip(added) {
+                        *sum += added;
                     }
                 }
             }
         });
-    tensor(table, [num_rows, d])
+    table
 }
 
 pub(super) fn scale(x: FlexTensor, factor: FlexTensor) -> FlexTensor {

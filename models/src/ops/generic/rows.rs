@@ -20,11 +20,17 @@ pub(crate) fn take_rows_backward<B: Backend>(
     rows: IntTensor<B>,
     num_rows: usize,
 ) -> FloatTensor<B> {
-    let (dtype, device) = (dy.dtype(), dy.device());
-    let dy = Expr::<B>::f32(dy);
-    let table = B::float_zeros(Shape::from([num_rows, dy.dims()[1]]), &device, FloatDType::F32);
-    let sum = B::float_select_assign(table, 0, rows, dy.0, IndexingUpdateOp::Add);
-    Expr::<B>(sum).cast(dtype).0
+    let (dtype, device, width) = (dy.dtype(), dy.device(), dy.shape()[1]);
+    let table = B::float_zeros(Shape::from([num_rows, width]), &device, FloatDType::F32);
+    Expr::<B>(add_rows::<B>(table, rows, dy)).cast(dtype).0
+}
+
+pub(crate) fn add_rows<B: Backend>(
+    table: FloatTensor<B>,
+    rows: IntTensor<B>,
+    values: FloatTensor<B>,
+) -> FloatTensor<B> {
+    B::float_select_assign(table, 0, rows, Expr::<B>::f32(values).0, IndexingUpdateOp::Add)
 }
 
 pub(crate) fn sum_of_squares<B: Backend>(x: FloatTensor<B>) -> FloatTensor<B> {
