@@ -118,7 +118,7 @@ impl Embedding {
     /// # Shapes
     /// `[n]` → `[n, d]`
     pub fn forward(&self, ids_n: Tensor<1, Int>) -> Tensor<2> {
-        ops::take_rows(self.weight.val().detach(), ids_n)
+        ops::take_rows(self.weight.val().set_require_grad(false), ids_n)
     }
 
     /// Of a table that is the rows of a larger one from `first_row` on: tokens of other rows are 0.

@@ -122,6 +122,7 @@ fn run(
     let factors = TensorData::new(noise(count, 3), output.dims());
     let factors = Tensor::<3>::from_data(factors, (&output.device(), DType::F32));
     if segment == Segment::Embed {
+        assert!(!output.is_tracked(), "a whole table would be its gradient");
         return Results {
             output: floats(output),
             input_gradient: Vec::new(),
