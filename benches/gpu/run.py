@@ -83,10 +83,12 @@ def step_flops(job: Job, step: dict[str, Any]) -> float:
     text, vision = job.model["language"], job.model.get("vision")
     tokens, labelled, rows = step["tokens"], step["labelled_tokens"], step["samples"]
     blocks = text["num_hidden_layers"] * layer_weights(text)
+    # Behind the last attention there is work for the tokens that the head reads only.
+    behind = text["hidden_size"] * (text["num_attention_heads"] * text["head_dim"] + 3 * text["intermediate_size"])
     head = text["hidden_size"] * text["vocab_size"]
     trained = job.mode in ("full", "end_to_end", "lm_only") and "lora" not in job.model
     passes = 3 if trained else 2
-    products = 2 * passes * (tokens * blocks + labelled * head)
+    products = 2 * passes * (tokens * blocks - (tokens - labelled) * behind + labelled * head)
     # Scores and values, forward and twice backward, half of them hidden by the mask.
     width = text["num_attention_heads"] * text["head_dim"]
     attention = 3 * 2 * text["num_hidden_layers"] * width * tokens * (tokens / rows)

@@ -69,7 +69,9 @@ pub(crate) fn with_sequences<T>(sequences: Option<Sequences>, run: impl FnOnce()
 pub(crate) fn narrow(rows_n: &Tensor<1, Int>) {
     RUNNING.with_borrow_mut(|running| {
         if let Some(running) = running {
-            let lengths = running.sequences.lengths.clone().unwrap_or_default();
+            let Some(lengths) = running.sequences.lengths.clone() else {
+                unreachable!("segments of text have lengths")
+            };
             let all = running.rows(lengths.iter().sum(), &rows_n.device());
             running.rows = Some(all.select(0, rows_n.clone()));
         }

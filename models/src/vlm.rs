@@ -488,7 +488,8 @@ impl Segmented for Vlm {
                 };
                 vec![half, Segment::Block(i)]
             }
-            // Tied embeddings belong to both ends; an untied table is simply never found in the head's tape.
+            // Tied embeddings belong to both ends; an untied table is simply never found in the head's tape, and at the
+            // other end its gradient is not on one.
             None if path.contains("embed_tokens") => vec![Segment::Embed, Segment::Head],
             None => vec![Segment::Head],
         }

@@ -32,9 +32,10 @@ pub trait GradientSink {
     /// to be added up there.
     fn rows(&mut self, position: usize, num_rows: usize, rows_n: Tensor<1, Int>, values_nd: Tensor<2>) {
         let [_, width] = values_nd.dims();
-        let table = Tensor::zeros([num_rows, width], (&values_nd.device(), DType::F32));
-        let dense = ops::add_rows(table, rows_n, values_nd);
-        self.gradient(position, dense.reshape([num_rows * width]));
+        let len = num_rows * width;
+        let zeros = Tensor::<1>::zeros([len], (&values_nd.device(), DType::F32));
+        let sum = ops::add_rows(zeros.reshape([num_rows, width]), rows_n, values_nd);
+        self.gradient(position, sum.reshape([len]));
     }
 
     /// The backward pass has left a segment: no more gradients come from it, nor from those after it.
@@ -127,6 +128,12 @@ pub fn forward_backward(
         if let Some(link) = link
             && let (Some(gradient), Some(inputs)) = (upstream.take(), inputs)
         {
+            let wants = link.input.as_ref().is_some_and(Tensor::is_require_grad);
+            if segment == Segment::Embed && !wants {
+                // Nothing else of it is on a tape.
+                sink.left(segment);
+                continue;
+            }
             let output = match link.output {
                 Some(output) => output,
                 None => model.forward_segment(segment, link.input.clone(), inputs),

@@ -140,13 +140,12 @@ impl GradientSink for Reducer<'_> {
 
     fn rows(&mut self, position: usize, num_rows: usize, rows_n: Tensor<1, Int>, values_nd: Tensor<2>) {
         let [_, width] = values_nd.dims();
-        let shape = [num_rows, width];
-        let sum = match self.sums[position].take() {
-            Some(sum) => sum.reshape(shape),
-            None => Tensor::zeros(shape, (self.device, DType::F32)),
-        };
-        let sum = ops::add_rows(sum, rows_n, values_nd);
-        self.sums[position] = Some(sum.reshape([num_rows * width]));
+        let len = num_rows * width;
+        // Flat from the beginning: CUDA pads rows, and would copy the whole table.
+        let zeros = || Tensor::zeros([len], (self.device, DType::F32));
+        let sum = self.sums[position].take().unwrap_or_else(zeros);
+        let sum = ops::add_rows(sum.reshape([num_rows, width]), rows_n, values_nd);
+        self.sums[position] = Some(sum.reshape([len]));
     }
 
     fn left(&mut self, segment: Segment) {

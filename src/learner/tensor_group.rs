@@ -43,7 +43,7 @@ impl TensorGroup {
     /// The sum of all ranks' terms of a hidden state or its gradient, added up in f32.
     ///
     /// # Shapes
-    /// `[b, t, d]`, of one dtype on all ranks → the same
+    /// `[b, t, d]`, behind the last attention `[1, n, d]`, of one dtype on all ranks → the same
     ///
     /// # Errors
     /// If a rank is missing or has failed.

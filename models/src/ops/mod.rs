@@ -291,7 +291,13 @@ pub fn take_rows(table_vd: Tensor<2>, rows_n: Tensor<1, Int>) -> Tensor<2> {
 ///
 /// # Shapes
 /// `table_vd [v, d]`, f32; `rows_n [n]`, `values_nd [n, d]` → `[v, d]`.
+///
+/// # Panics
+/// If the table is not f32, or shapes do not fit.
 pub fn add_rows(table_vd: Tensor<2>, rows_n: Tensor<1, Int>, values_nd: Tensor<2>) -> Tensor<2> {
+    assert_eq!(table_vd.dtype(), DType::F32, "add_rows: a sum of gradients");
+    let shape = [rows_n.dims()[0], table_vd.dims()[1]];
+    assert_eq!(values_nd.dims(), shape, "add_rows: values for other rows");
     if by_definition() {
         return reference::add_rows(table_vd, rows_n, values_nd);
     }

@@ -16,7 +16,8 @@
 //!   activation, up and their product (`4I`; without a gate up and its activation, `2I`). A vision block keeps
 //!   `4D + 3D + D + 2I`. The projector keeps its input, and between two layers what goes into the GELU and what comes out; a
 //!   tower's last norm before it keeps its own input. Each attention adds an f32 log-sum-exp for each head. Blocks below which nothing is trained keep nothing. With
-//!   `recompute: blocks` a block keeps its input (`D`), and the largest block is whole once;
+//!   `recompute: blocks` a block keeps its input (`D`), and the largest block is whole once. The last
+//!   decoder block is counted like the others: how many of its tokens the head reads only rows can tell;
 //! * logits: a chunk of rows times the vocabulary, as f32 logits and as their gradient;
 //! * batch: ids and labels, pixels in f32, and the embedded sequence in the compute dtype.
 //!

@@ -22,6 +22,8 @@ const NAME: &str = "chat_template";
 /// A compiled template and what it is given besides the conversation.
 pub(super) struct JinjaTemplate {
     environment: Environment<'static>,
+    /// For what takes long.
+    patient: Environment<'static>,
     source: String,
     globals: Vec<(Arc<str>, Jinja)>,
     /// The tokenizer's token for an image, which a template may write in the place of [`IMAGE_TOKEN`].
@@ -91,6 +93,7 @@ impl JinjaTemplate {
         let special = special.map(|(name, token)| (name.as_str().into(), Jinja::from(token.as_str())));
         let globals = given.chain(special).collect();
         let mut template = Self {
+            patient: limits::patient(&environment),
             environment,
             source: source.to_owned(),
             globals,
@@ -172,16 +175,27 @@ impl JinjaTemplate {
         ];
         let given = given.map(|(name, value)| (name.into(), value));
         let context = Record(given.into_iter().chain(self.globals.iter().cloned()).collect());
-        let template = self.environment.get_template(NAME)?;
-        let mut rendered = Bounded::default();
-        let result = template.render_captured_to(Jinja::from_object(context), &mut rendered);
-        result.map(drop).map_err(|error| rendered.explain(error))?;
-        let text = rendered.into_text()?;
+        let context = Jinja::from_object(context);
+        let text = match render_in(&self.environment, context.clone()) {
+            Err(error) if error.kind() == ErrorKind::OutOfFuel => {
+                limits::with_large_stack(|| render_in(&self.patient, context).map_err(limits::explain))?
+            }
+            result => result?,
+        };
         Ok(match self.image_token.as_str() {
             IMAGE_TOKEN => text,
             token => text.replace(token, IMAGE_TOKEN),
         })
     }
+}
+
+fn render_in(environment: &Environment, context: Jinja) -> Result<String, Error> {
+    let mut rendered = Bounded::default();
+    let result = environment
+        .get_template(NAME)?
+        .render_captured_to(context, &mut rendered);
+    result.map(drop).map_err(|error| rendered.explain(error))?;
+    rendered.into_text()
 }
 
 const NO_DATE: &str = "the template asks for today's date, and tokens must not change from day to day\n  \

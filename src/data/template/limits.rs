@@ -8,8 +8,13 @@ use std::io::{self, Write};
 
 use minijinja::{Environment, Error, ErrorKind, State, Value, filters, value::Kwargs};
 
-/// Instructions of one rendering: about a second. Turns take some hundreds each.
-const MAX_STEPS: u64 = 5_000_000;
+/// Instructions of one rendering: a fifth of a second. Turns take some hundreds each.
+const MAX_STEPS: u64 = 1_000_000;
+/// Instructions of a rendering on the stack it is asked for on. Values can be nested in values by some eight of them, and are
+/// freed and printed by a call for each level.
+const FEW_STEPS: u64 = 16_000;
+/// A stack for what [`MAX_STEPS`] can nest. Only what is used of it takes memory.
+const LARGE_STACK: usize = 1 << 30;
 /// Bytes of one rendering.
 const MAX_BYTES: usize = 16 << 20;
 /// Spaces of one level of an indentation.
@@ -27,10 +32,32 @@ const MAX_ELIFS: usize = 500;
 
 /// Bounds what a template of this environment may compute.
 pub(super) fn bound(environment: &mut Environment) {
-    environment.set_fuel(Some(MAX_STEPS));
+    environment.set_fuel(Some(FEW_STEPS));
     environment.add_filter("indent", indent);
     environment.add_filter("slice", slice);
     environment.add_filter("batch", batch);
+}
+
+/// The same environment for what takes more steps: for [`with_large_stack`].
+pub(super) fn patient<'a>(environment: &Environment<'a>) -> Environment<'a> {
+    let mut patient = environment.clone();
+    patient.set_fuel(Some(MAX_STEPS));
+    patient
+}
+
+/// Runs on a thread of its own.
+pub(super) fn with_large_stack<T: Send>(run: impl FnOnce() -> Result<T, Error> + Send) -> Result<T, Error> {
+    let failed = |reason: String| Error::new(ErrorKind::InvalidOperation, reason);
+    std::thread::scope(|scope| {
+        let thread = std::thread::Builder::new()
+            .name("template".to_owned())
+            .stack_size(LARGE_STACK)
+            .spawn_scoped(scope, run)
+            .map_err(|error| failed(format!("no thread for a long rendering: {error}")))?;
+        thread
+            .join()
+            .unwrap_or_else(|_| Err(failed("it panics where it is rendered".to_owned())))
+    })
 }
 
 /// As minijinja's, which makes any number of lists.
@@ -218,16 +245,23 @@ impl Bounded {
 
     /// Why rendering stopped, in words of ours where the limit is ours.
     pub(super) fn explain(&self, error: Error) -> Error {
-        let reason = match error.kind() {
-            _ if self.is_full => too_long(),
-            ErrorKind::OutOfFuel => {
-                format!(
-                    "it takes more than {MAX_STEPS} steps: does it loop far more often than there are turns?"
-                )
-            }
-            _ => return error,
-        };
-        Error::new(ErrorKind::InvalidOperation, reason)
+        match self.is_full {
+            true => Error::new(ErrorKind::InvalidOperation, too_long()),
+            false => error,
+        }
+    }
+}
+
+/// The same of a rendering that took [`MAX_STEPS`].
+pub(super) fn explain(error: Error) -> Error {
+    match error.kind() {
+        ErrorKind::OutOfFuel => Error::new(
+            ErrorKind::InvalidOperation,
+            format!(
+                "it takes more than {MAX_STEPS} steps: does it loop far more often than there are turns?"
+            ),
+        ),
+        _ => error,
     }
 }
 

@@ -469,7 +469,7 @@ fn a_template_cannot_take_the_process_with_it() {
 
     let many = "{% for a in range(9999) %}{% for b in range(9999) %}{% set c = a %}{% endfor %}{% endfor %}";
     let message = refusal(many, exchange());
-    assert!(message.contains("takes more than 5000000 steps"), "{message}");
+    assert!(message.contains("takes more than 1000000 steps"), "{message}");
 
     for wide in [
         "{{ messages | tojson(indent=4611686018427387904) }}",
@@ -494,6 +494,23 @@ fn a_template_cannot_take_the_process_with_it() {
     for printed in ["{{ n.x }}", "{{ n.x | tojson }}"] {
         let message = refusal(&format!("{nested}{printed}"), exchange());
         assert!(message.contains("nested more than 100 deep"), "{message}");
+    }
+    let turns = "{% for m in messages %}{{ m.role }}: {{ m.content }}<|im_end|>{% endfor %}";
+    // Nested deeper than a stack; what is made of them matters less than that there is an answer.
+    for rounds in [1000, 1500, 2000, 3000, 100_000] {
+        let deep = format!(
+            "{{% set n = namespace(x=[], y=[]) %}}{{% for a in range({rounds}) %}}{{% set n.x = [n.x] %}}{{% set n.y = [n.y] %}}{{% endfor %}}"
+        );
+        for used in [
+            "",
+            "{{ n.x ~ '' }}",
+            "{{ n.x | string }}",
+            "{{ [n.x] | join }}",
+            "{{ n.x == n.y }}",
+            "{{ [n.x, n.y] | sort }}",
+        ] {
+            let _ = from_source(&format!("{deep}{used}{turns}"));
+        }
     }
     let named =
         "{{ 'a\\nb' | indent(2, first=true) }}{% for m in messages %}{{ m.content }}<|im_end|>{% endfor %}";
