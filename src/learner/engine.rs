@@ -128,19 +128,18 @@ pub fn forward_backward(
         if let Some(link) = link
             && let (Some(gradient), Some(inputs)) = (upstream.take(), inputs)
         {
-            let wants = link.input.as_ref().is_some_and(Tensor::is_require_grad);
-            if segment == Segment::Embed && !wants {
-                // Nothing else of it is on a tape.
-                sink.left(segment);
-                continue;
+            if segment == Segment::Embed {
+                table_gradient(model, trainable, gradient.clone(), inputs, sink);
+                if !link.input.as_ref().is_some_and(Tensor::is_require_grad) {
+                    // Nothing else of it is on a tape.
+                    sink.left(segment);
+                    continue;
+                }
             }
             let output = match link.output {
                 Some(output) => output,
                 None => model.forward_segment(segment, link.input.clone(), inputs),
             };
-            if segment == Segment::Embed {
-                table_gradient(model, trainable, gradient.clone(), inputs, sink);
-            }
             // The gradient of sum(y * g) with respect to y is g: a vector-Jacobian product through the public API.
             let product = (output * Tensor::from_inner(gradient)).sum();
             // A shard's term may have nothing in it that moves.
