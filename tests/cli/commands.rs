@@ -332,7 +332,7 @@ fn bench_checks_and_times_the_operations() {
     }
     let json: Value = serde_json::from_slice(&project.read("bench.json")).unwrap();
     let errors = json["errors"].as_array().unwrap();
-    assert_eq!(errors.len(), 28);
+    assert_eq!(errors.len(), 30);
     assert!(errors.iter().all(|row| row["fine"] == true));
     assert!(
         json["operations"]
