@@ -6,6 +6,8 @@ use thiserror::Error;
 
 /// Most hosts that a list may stand for. A typing error such as `[1-1000000000]` must not ask for all memory.
 const MAX_HOSTS: usize = 1 << 16;
+/// Most characters of a host's name (RFC 1035).
+const MAX_NAME: usize = 255;
 
 /// A list that cannot be read.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
@@ -61,33 +63,55 @@ fn split(list: &str) -> Option<Vec<&str>> {
 
 /// One pattern, which may have several brackets: every combination, the last bracket fastest.
 fn expand(pattern: &str) -> Result<Vec<String>, &'static str> {
-    let Some((before, rest)) = pattern.split_once('[') else {
-        return match pattern.is_empty() {
-            true => Err("a name is missing between two commas"),
-            false => Ok(vec![pattern.to_owned()]),
+    if pattern.is_empty() {
+        return Err("a name is missing between two commas");
+    }
+    let (mut hosts, mut rest) = (vec![String::new()], Some(pattern));
+    while let Some(text) = rest {
+        let (before, bracket) = match text.split_once('[') {
+            Some((before, inside)) => (
+                before,
+                Some(inside.split_once(']').ok_or("its brackets do not match")?),
+            ),
+            None => (text, None),
         };
-    };
-    let (ranges, after) = rest.split_once(']').ok_or("its brackets do not match")?;
-    let ends = match after.is_empty() {
-        true => vec![String::new()],
-        false => expand(after)?,
-    };
-    let mut hosts = Vec::new();
-    for range in ranges.split(',') {
-        for number in numbers(range)? {
-            hosts.extend(ends.iter().map(|end| format!("{before}{number}{end}")));
-            if hosts.len() > MAX_HOSTS {
-                return Err("it stands for too many hosts");
-            }
+        let ends = match bracket {
+            Some((ranges, _)) => all_numbers(ranges)?,
+            None => vec![String::new()],
+        };
+        if hosts.len() * ends.len() > MAX_HOSTS {
+            return Err("it stands for too many hosts");
         }
+        let longest = |texts: &[String]| texts.iter().map(String::len).max().unwrap_or(0);
+        if longest(&hosts) + before.len() + longest(&ends) > MAX_NAME {
+            return Err("it has a name of more than 255 characters");
+        }
+        let with_ends = |host: &String| ends.iter().map(|end| format!("{host}{before}{end}")).collect();
+        hosts = hosts.iter().flat_map::<Vec<String>, _>(with_ends).collect();
+        rest = bracket.map(|(_, after)| after);
     }
     Ok(hosts)
+}
+
+/// What stands in a bracket.
+fn all_numbers(ranges: &str) -> Result<Vec<String>, &'static str> {
+    let mut all = Vec::new();
+    for range in ranges.split(',') {
+        all.extend(numbers(range)?.take(MAX_HOSTS + 1));
+        if all.len() > MAX_HOSTS {
+            return Err("it stands for too many hosts");
+        }
+    }
+    Ok(all)
 }
 
 /// `7`, or `001-004` with as many digits as its start has.
 fn numbers(range: &str) -> Result<impl Iterator<Item = String>, &'static str> {
     let (first, last) = range.split_once('-').unwrap_or((range, range));
     let width = first.len();
+    if width > MAX_NAME {
+        return Err("it has a name of more than 255 characters");
+    }
     let parse = |text: &str| match text.bytes().all(|byte| byte.is_ascii_digit()) {
         true => text
             .parse::<u64>()
@@ -138,6 +162,14 @@ mod tests {
         ] {
             let error = node_list(list).unwrap_err();
             assert_eq!((error.list.as_str(), error.reason), (list, reason));
+        }
+        for list in [
+            "[1]".repeat(100_000),
+            format!("[{}1]", "0".repeat(70_000)),
+            "a".repeat(300),
+        ] {
+            let error = node_list(&list).unwrap_err();
+            assert_eq!(error.reason, "it has a name of more than 255 characters");
         }
     }
 }
