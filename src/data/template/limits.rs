@@ -53,7 +53,13 @@ pub(super) fn with_large_stack<T: Send>(run: impl FnOnce() -> Result<T, Error> +
             .name("template".to_owned())
             .stack_size(LARGE_STACK)
             .spawn_scoped(scope, run)
-            .map_err(|error| failed(format!("no thread for a long rendering: {error}")))?;
+            .map_err(|error| {
+                failed(format!(
+                    "it renders for long, and there is no room for a stack of {} GiB: {error}\n  \
+                     hint: does `ulimit -v` limit the address space?",
+                    LARGE_STACK >> 30
+                ))
+            })?;
         thread
             .join()
             .unwrap_or_else(|_| Err(failed("it panics where it is rendered".to_owned())))
