@@ -150,6 +150,15 @@ pub fn open(choice: DeviceChoice, dtype: DType) -> Result<Device, DeviceError> {
     Ok(device)
 }
 
+/// What a device does to numbers of a format that its name does not tell, to be printed behind the name.
+pub fn remark(device: &Device, dtype: DType) -> &'static str {
+    if dtype == DType::F32 && brazier_models::ops::rounds_to_tf32(device) {
+        "; operands of products are rounded to TF32"
+    } else {
+        ""
+    }
+}
+
 /// A stream for collectives on a GPU, which becomes the calling thread's current one.
 ///
 /// # Errors

@@ -8,11 +8,6 @@
 use brazier_models::selftest::{Draw, OPS};
 use burn::tensor::{DType, Device};
 
-/// Of the largest number of a result.
-const TOLERANCE: f32 = 1e-5;
-/// Of bf16, whose numbers have 8 bits and are rounded after each of the definitions' operations.
-const TOLERANCE_BF16: f32 = 4e-2;
-
 fn check(device: &Device, reference: &Device, dtypes: &[DType], cases: usize, shrink: usize) {
     check_some("", device, reference, dtypes, cases, shrink);
 }
@@ -31,14 +26,9 @@ fn check_some(
         for _ in 0..cases {
             let case = (op.case)(&mut draw);
             for &dtype in dtypes {
-                let tolerance = if dtype == DType::BF16 {
-                    TOLERANCE_BF16
-                } else {
-                    TOLERANCE
-                };
                 let errors = case.run(device, dtype, reference).unwrap();
                 assert!(
-                    errors.worst() <= tolerance,
+                    errors.worst() <= op.tolerance(device, dtype),
                     "{} {case:?} in {dtype:?}: {errors:?}",
                     op.name
                 );

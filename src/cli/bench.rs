@@ -203,7 +203,8 @@ pub(super) fn bench(args: &BenchArgs) -> Result<ExitCode, Failure> {
     let cache = Cache::of_environment(&|name| std::env::var(name).ok());
     device::set_up(choice, cache.dir(), 1);
     let device = device::open(choice, args.dtype())?;
-    print(format_args!("device {choice}, {:?}", args.dtype()));
+    let remark = device::remark(&device, args.dtype());
+    print(format_args!("device {choice}, {:?}{remark}", args.dtype()));
     let mut answer = json!({
         "device": choice.to_string(),
         "precision": format!("{:?}", args.dtype()),
@@ -237,14 +238,6 @@ pub(super) fn bench(args: &BenchArgs) -> Result<ExitCode, Failure> {
     })
 }
 
-/// Largest error that rounding explains.
-fn tolerance(dtype: DType) -> f32 {
-    match dtype {
-        DType::BF16 => 4e-2,
-        _ => 1e-5,
-    }
-}
-
 /// Every operation against its definition, in the dtypes in which the device computes.
 fn errors(args: &BenchArgs, choice: DeviceChoice, device: &Device) -> Result<(Value, bool), Failure> {
     let reference = device::host_memory().unwrap_or_else(|_| device.clone());
@@ -259,6 +252,7 @@ fn errors(args: &BenchArgs, choice: DeviceChoice, device: &Device) -> Result<(Va
     let (mut rows, mut all_fine) = (Vec::new(), true);
     for (i, op) in OPS.iter().enumerate() {
         for &dtype in &dtypes {
+            let tolerance = op.tolerance(device, dtype);
             let mut draw = Draw::new(i as u64 + 1, args.shrink as usize);
             let mut worst = Errors {
                 output: 0.0,
@@ -267,7 +261,7 @@ fn errors(args: &BenchArgs, choice: DeviceChoice, device: &Device) -> Result<(Va
             for _ in 0..args.cases {
                 let case = (op.case)(&mut draw);
                 let found = case.run(device, dtype, &reference).map_err(broken)?;
-                if found.worst() > tolerance(dtype) {
+                if found.worst() > tolerance {
                     print(format_args!(
                         "{} is wrong for {}: {found:?}",
                         op.name, case.shapes
@@ -276,7 +270,7 @@ fn errors(args: &BenchArgs, choice: DeviceChoice, device: &Device) -> Result<(Va
                 worst.output = worst.output.max(found.output);
                 worst.gradients = worst.gradients.max(found.gradients);
             }
-            let is_fine = worst.worst() <= tolerance(dtype);
+            let is_fine = worst.worst() <= tolerance;
             all_fine &= is_fine;
             let name = format!("{dtype:?}").to_lowercase();
             let Errors { output, gradients } = worst;

@@ -98,7 +98,8 @@ pub(super) fn train(args: &TrainArgs) -> Result<ExitCode, Failure> {
     run.check_device(device_choice)?;
     let own = device_choice.of_rank(launch.local_rank);
     device::set_up(own, run.data.cache.dir(), run.parallel.devices);
-    device::open(own, compute_dtype(run.train.precision))?;
+    let dtype = compute_dtype(run.train.precision);
+    let remark = device::remark(&device::open(own, dtype)?, dtype);
     let terms = Terms {
         timeout: run.parallel.timeout,
         way: Way::choose(run.parallel.transport, device_choice, run.world.size)?,
@@ -123,7 +124,7 @@ pub(super) fn train(args: &TrainArgs) -> Result<ExitCode, Failure> {
     let store = group.agree(store.map_err(Failure::from))?;
     let start = ranks::same_start(&group, store.as_deref().map(|store| decide(&run, store)))?;
     check::describe(&run, &session.model, lora, Some(&plan));
-    say(format_args!("device           {device_choice}"));
+    say(format_args!("device           {device_choice}{remark}"));
     let images = check::images_of_run(plan.numbers.epochs, &session.train, session.eval.as_deref());
     let vision_cache = check::vision_cache(&run, &session.model, lora, device_choice, images);
     if let Some(cache) = vision_cache {

@@ -9,7 +9,9 @@ use burn::tensor::{Device, Tensor};
 use burn_cubecl::{Cube, CubeBackend, CubeDevice, kernel::into_contiguous, tensor::CubeTensor};
 use cubecl::{
     future::{DynFut, block_on},
+    prelude::Scalar,
     server::ServerError,
+    tf32,
 };
 use cubecl_cuda::CudaRuntime;
 use cubecl_runtime::{runtime::Runtime, storage::ManagedResource};
@@ -27,6 +29,17 @@ pub fn is_cuda(device: &Device) -> bool {
         device.clone().inner().as_dispatch(),
         DispatchDevice::Cube(CubeDevice::Cuda(_))
     )
+}
+
+/// Whether a device is one of CUDA whose tensor cores take TF32.
+pub(super) fn has_tf32(device: &Device) -> bool {
+    match device.clone().inner().as_dispatch() {
+        DispatchDevice::Cube(CubeDevice::Cuda(device)) => {
+            let client = CudaRuntime::client(device);
+            client.properties().supports_type(tf32::elem_type_native())
+        }
+        _ => false,
+    }
 }
 
 /// A tensor in the memory of a CUDA device, which may not be computed yet. Goes from thread to thread; the memory stays where it

@@ -40,6 +40,18 @@ pub use segments::Segments;
 #[cfg(feature = "cube")]
 pub use setup::set_up_gpus;
 
+/// Whether a device rounds the operands of products of f32 numbers to TF32, which has 10 bits behind the point. CubeCL does so
+/// wherever tensor cores take it (A100 and later), without a switch.
+pub fn rounds_to_tf32(device: &Device) -> bool {
+    #[cfg(feature = "cuda")]
+    return cuda::has_tf32(device);
+    #[cfg(not(feature = "cuda"))]
+    return {
+        let _ = device;
+        false
+    };
+}
+
 /// Activation functions of the MLPs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Activation {

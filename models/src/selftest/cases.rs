@@ -8,25 +8,37 @@ use super::{Case, Draw, Op, draw::ints};
 
 /// All operations.
 pub const OPS: [Op; 15] = [
-    op("linear", linear),
+    with_products("linear", linear),
     op("rms_norm", rms_norm),
     op("layer_norm", layer_norm),
     op("rope", rope),
-    op("attention", attention),
-    op("attention with segments", segments),
+    with_products("attention", attention),
+    with_products("attention with segments", segments),
     op("swiglu", swiglu),
     op("activate", activate),
     op("xielu", xielu),
     op("take_rows", take_rows),
     op("add_rows", add_rows),
-    op("linear_cross_entropy", linear_cross_entropy),
-    op("linear_cross_entropy in parts", linear_cross_entropy_in_parts),
+    with_products("linear_cross_entropy", linear_cross_entropy),
+    with_products("linear_cross_entropy in parts", linear_cross_entropy_in_parts),
     op("adamw", adamw),
-    op("attention over long rows", long_rows),
+    with_products("attention over long rows", long_rows),
 ];
 
 const fn op(name: &'static str, case: fn(&mut Draw) -> Case) -> Op {
-    Op { name, case }
+    Op {
+        name,
+        has_products: false,
+        case,
+    }
+}
+
+const fn with_products(name: &'static str, case: fn(&mut Draw) -> Case) -> Op {
+    Op {
+        name,
+        has_products: true,
+        case,
+    }
 }
 
 fn case(

@@ -40,8 +40,22 @@ impl std::fmt::Debug for Case {
 pub struct Op {
     /// As the function of [`crate::ops`].
     pub name: &'static str,
+    /// Whether it multiplies matrices.
+    pub has_products: bool,
     /// The next case.
     pub case: fn(&mut Draw) -> Case,
+}
+
+impl Op {
+    /// Largest error that rounding explains on a device.
+    pub fn tolerance(&self, device: &Device, dtype: DType) -> f32 {
+        match dtype {
+            // 8 bits, rounded after each of the definition's operations.
+            DType::BF16 => 4e-2,
+            _ if self.has_products && crate::ops::rounds_to_tf32(device) => 2e-3,
+            _ => 1e-5,
+        }
+    }
 }
 
 /// How far an operation is from its definition: largest difference, as a share of the largest number of the definition's
@@ -110,7 +124,8 @@ impl Case {
 }
 
 fn floats(x: Tensor<1>) -> Result<Vec<f32>, String> {
-    let data = x.cast(DType::F32).into_data();
+    let data = x.cast(DType::F32).try_into_data();
+    let data = data.map_err(|error| format!("{error:?}"))?;
     data.try_into_vec().map_err(|error| format!("{error:?}"))
 }
 
