@@ -100,9 +100,13 @@ fn cuda_driver_is_present() -> bool {
 }
 
 /// Prepares for `devices` GPUs of this process, from a first one on: compiled and tuned kernels are kept below a folder of caches,
-/// one database for each device of each host. To be called before a device is opened; CPUs need nothing.
+/// one database for each device of each host. Of a single CPU the calling thread becomes one of those that compute. To be called
+/// by the program, before a device is opened.
 pub fn set_up(choice: DeviceChoice, cache: Option<&Path>, devices: usize) {
     if !matches!(choice, DeviceChoice::Cuda { .. } | DeviceChoice::Wgpu) {
+        if devices == 1 {
+            compute_here();
+        }
         return;
     }
     let host = rustix::system::uname().nodename().to_string_lossy().into_owned();
@@ -114,6 +118,24 @@ pub fn set_up(choice: DeviceChoice, cache: Option<&Path>, devices: usize) {
     );
     #[cfg(not(any(feature = "cuda", feature = "wgpu")))]
     drop((folder, devices));
+}
+
+/// Makes the calling thread one of rayon's. Else each of an operation's loops would be handed to them, and the thread put to sleep
+/// and woken, hundreds of times in a step. A single one cannot be this one: others that ask for work would wait while it waits
+/// for them.
+fn compute_here() {
+    let asked = std::env::var("RAYON_NUM_THREADS").ok();
+    let asked = asked
+        .and_then(|count| count.parse().ok())
+        .filter(|&count| count > 0);
+    let count = asked.unwrap_or_else(|| std::thread::available_parallelism().map_or(1, usize::from));
+    if count > 1 {
+        let threads = rayon::ThreadPoolBuilder::new()
+            .num_threads(count)
+            .use_current_thread();
+        // Where rayon has threads already they compute by themselves, which is slower and no mistake.
+        drop(threads.build_global());
+    }
 }
 
 /// Opens a device for a dtype.

@@ -21,6 +21,7 @@ use burn::backend::{
 };
 use burn::tensor::{Bytes, DType, Shape};
 use burn_flex::{FlexTensor, Layout};
+use rayon::prelude::*;
 
 use super::{
     Activation, AdamwStep, Visible,
@@ -281,6 +282,29 @@ const PIECE: usize = 16 * 1024;
 /// Rows of width `d` per piece: by shape alone, and at most 128 pieces, whose partial sums are kept.
 fn piece_rows(n: usize, d: usize) -> usize {
     n.div_ceil(128).max(PIECE.div_ceil(d.max(1))).max(1)
+}
+
+/// `len` numbers, of which `fill` gets pieces, all zero, with their numbers. A new buffer that one thread clears first costs that
+/// thread more time than what is written to it costs all of them; here each clears what it writes next.
+#[expect(unsafe_code, reason = "memory that nobody has cleared")]
+fn in_pieces(len: usize, piece: usize, fill: impl Fn(usize, &mut [f32]) + Sync) -> Vec<f32> {
+    let mut numbers = Vec::with_capacity(len);
+    let pieces = numbers.spare_capacity_mut()[..len].par_chunks_mut(piece.max(1));
+    pieces.enumerate().for_each(|(i, piece)| {
+        for x in piece.iter_mut() {
+            x.write(0.0);
+        }
+        // SAFETY: each element was written.
+        fill(i, unsafe { piece.assume_init_mut() });
+    });
+    // SAFETY: the pieces are all there is, and each was written.
+    unsafe { numbers.set_len(len) };
+    numbers
+}
+
+/// `len` zeros, cleared by all threads.
+fn zeros(len: usize) -> Vec<f32> {
+    in_pieces(len, PIECE, |_, _| ())
 }
 
 /// The same values, contiguous.

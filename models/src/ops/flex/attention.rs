@@ -6,7 +6,7 @@ use rayon::prelude::*;
 
 use super::gemm::{Mat, Threads, Tiles, Write, matmul, transpose};
 use super::math::{exp, max, simd, sum1, sum2};
-use super::{dense, tensor, values};
+use super::{dense, tensor, values, zeros};
 use crate::ops::Visible;
 
 mod parts;
@@ -106,7 +106,7 @@ pub(super) fn forward(
         b, h, g, t, k: width, ..
     } = sizes;
     let (q, keys, vals) = (Heads::new(q), Heads::new(k), Heads::new(v));
-    let mut out = vec![0.0; b * t * h * width];
+    let mut out = zeros(b * t * h * width);
     let mut log_sums = vec![0.0; b * h * t];
     let tiles = Tiles::new(&mut out);
     units(&sizes, &mut log_sums).into_par_iter().for_each_init(
@@ -187,8 +187,8 @@ pub(super) fn backward(
         dout: Heads::new(dout),
         log_sum: dense(log_sum),
     };
-    let mut dq = vec![0.0; b * t * h * width];
-    let (mut dk, mut dv) = (vec![0.0; b * s * g * width], vec![0.0; b * s * g * width]);
+    let mut dq = zeros(b * t * h * width);
+    let (mut dk, mut dv) = (zeros(b * s * g * width), zeros(b * s * g * width));
     let gradients = Gradients {
         dq: Tiles::new(&mut dq),
         dk: Tiles::new(&mut dk),

@@ -8,7 +8,7 @@ mod blocks;
 #[cfg(test)]
 mod tests;
 
-use std::{marker::PhantomData, ops::Range};
+use std::{marker::PhantomData, mem::MaybeUninit, ops::Range};
 
 use gemm::Parallelism;
 use rayon::prelude::*;
@@ -67,12 +67,18 @@ pub(super) struct MatMut<'a> {
 
 impl<'a> MatMut<'a> {
     pub(super) fn new(data: &'a mut [f32], rows: usize, cols: usize) -> Self {
-        assert!(
-            fits(data.len(), rows, cols, cols),
-            "matrix does not fit its slice"
-        );
+        Self::at(data.as_mut_ptr(), data.len(), rows, cols)
+    }
+
+    /// In memory that nobody has written: for a product that overwrites all of it.
+    fn unwritten(data: &'a mut [MaybeUninit<f32>], rows: usize, cols: usize) -> Self {
+        Self::at(data.as_mut_ptr().cast(), data.len(), rows, cols)
+    }
+
+    fn at(data: *mut f32, len: usize, rows: usize, cols: usize) -> Self {
+        assert!(fits(len, rows, cols, cols), "matrix does not fit its slice");
         Self {
-            data: data.as_mut_ptr(),
+            data,
             rows,
             cols,
             row_stride: cols,
@@ -167,6 +173,38 @@ pub(super) fn matmul(dst: MatMut<'_>, a: Mat<'_>, b: Mat<'_>, write: Write, thre
         return blocks::matmul(&dst, a, b, write, threads);
     }
     portable(&dst, a, b, write, threads);
+}
+
+/// `a · b`, by all threads.
+pub(super) fn product(a: Mat<'_>, b: Mat<'_>) -> Vec<f32> {
+    overwritten(a.rows, b.cols, a.cols, |dst| {
+        matmul(dst, a, b, Write::Overwrite, Threads::All);
+    })
+}
+
+/// `x · wᵀ`, by all threads.
+pub(super) fn product_transposed(x: Mat<'_>, w: Mat<'_>) -> Vec<f32> {
+    overwritten(x.rows, w.rows, x.cols, |dst| {
+        matmul_transposed(dst, x, w, Write::Overwrite);
+    })
+}
+
+/// A matrix of sums of `terms` products. Is not cleared first: one thread would do that while the others wait.
+#[expect(unsafe_code, reason = "memory that nobody has cleared")]
+fn overwritten(rows: usize, cols: usize, terms: usize, multiply: impl FnOnce(MatMut<'_>)) -> Vec<f32> {
+    let len = rows * cols;
+    if terms == 0 {
+        return vec![0.0; len];
+    }
+    let mut out = Vec::with_capacity(len);
+    multiply(MatMut::unwritten(
+        &mut out.spare_capacity_mut()[..len],
+        rows,
+        cols,
+    ));
+    // SAFETY: `multiply` is one of the two products above, which write each element, the first terms over whatever is there.
+    unsafe { out.set_len(len) };
+    out
 }
 
 /// [`matmul`] by the `gemm` crate, in blocks of rows.

@@ -3,28 +3,28 @@
 use burn_flex::FlexTensor;
 use rayon::prelude::*;
 
-use super::gemm::{Mat, MatMut, Threads, Write, matmul, matmul_transposed};
+use super::gemm::{Mat, MatMut, Write, matmul_transposed, product, product_transposed};
 use super::math::simd;
-use super::{add_pieces, dense, piece_rows, rows_and_width, tensor, values};
+use super::{add_pieces, dense, in_pieces, piece_rows, rows_and_width, tensor, values};
 
 /// `x · wᵀ`
 pub(super) fn forward(x: FlexTensor, w: FlexTensor) -> FlexTensor {
     let (x, w) = (dense(x), dense(w));
     let ((n, i), (o, _)) = (rows_and_width(&x), rows_and_width(&w));
-    let mut y = vec![0.0; n * o];
     let (x, w) = (Mat::new(values(&x), n, i), Mat::new(values(&w), o, i));
-    matmul_transposed(MatMut::new(&mut y, n, o), x, w, Write::Overwrite);
-    tensor(y, [n, o])
+    tensor(product_transposed(x, w), [n, o])
 }
 
 /// The product is added to rows that hold the bias.
 pub(super) fn forward_with_bias(x: FlexTensor, w: FlexTensor, bias: FlexTensor) -> FlexTensor {
     let (x, w, bias) = (dense(x), dense(w), dense(bias));
     let ((n, i), (o, _)) = (rows_and_width(&x), rows_and_width(&w));
-    let mut y = Vec::with_capacity(n * o);
-    for _ in 0..n {
-        y.extend_from_slice(values(&bias));
-    }
+    let rows = piece_rows(n, o);
+    let mut y = in_pieces(n * o, rows * o, |_, y| {
+        for row in y.chunks_exact_mut(o) {
+            row.copy_from_slice(values(&bias));
+        }
+    });
     let (x, w) = (Mat::new(values(&x), n, i), Mat::new(values(&w), o, i));
     matmul_transposed(MatMut::new(&mut y, n, o), x, w, Write::Add);
     tensor(y, [n, o])
@@ -34,23 +34,16 @@ pub(super) fn forward_with_bias(x: FlexTensor, w: FlexTensor, bias: FlexTensor) 
 pub(super) fn dx(dy: FlexTensor, w: FlexTensor) -> FlexTensor {
     let (dy, w) = (dense(dy), dense(w));
     let ((n, o), (_, i)) = (rows_and_width(&dy), rows_and_width(&w));
-    let mut dx = vec![0.0; n * i];
     let (dy, w) = (Mat::new(values(&dy), n, o), Mat::new(values(&w), o, i));
-    matmul(MatMut::new(&mut dx, n, i), dy, w, Write::Overwrite, Threads::All);
-    tensor(dx, [n, i])
+    tensor(product(dy, w), [n, i])
 }
 
 /// `dyᵀ · x`
 pub(super) fn dw(dy: FlexTensor, x: FlexTensor) -> FlexTensor {
     let (dy, x) = (dense(dy), dense(x));
     let ((n, o), (_, i)) = (rows_and_width(&dy), rows_and_width(&x));
-    let mut dw = vec![0.0; o * i];
-    let (dy, x) = (
-        Mat::new(values(&dy), n, o).transposed(),
-        Mat::new(values(&x), n, i),
-    );
-    matmul(MatMut::new(&mut dw, o, i), dy, x, Write::Overwrite, Threads::All);
-    tensor(dw, [o, i])
+    let (dy, x) = (Mat::new(values(&dy), n, o), Mat::new(values(&x), n, i));
+    tensor(product(dy.transposed(), x), [o, i])
 }
 
 pub(super) fn column_sum(x: FlexTensor) -> FlexTensor {

@@ -6,7 +6,7 @@ use rayon::prelude::*;
 
 use super::gemm::{Mat, MatMut, Threads, Write, matmul, matmul_transposed};
 use super::math::{exp, max, simd, sum1};
-use super::{dense, piece_rows, rows, rows_and_width, tensor, values};
+use super::{dense, piece_rows, rows, rows_and_width, tensor, values, zeros};
 use crate::ops::logit_rows;
 
 pub(super) fn forward(h: FlexTensor, w: FlexTensor, targets: IntTensor<Flex>) -> FlexTensor {
@@ -74,7 +74,7 @@ pub(super) fn log_sums(h: FlexTensor, w: FlexTensor) -> FlexTensor {
 fn for_chunks(h: &FlexTensor, w: &FlexTensor, mut with_chunk: impl FnMut(usize, &mut [f32])) {
     let ((n, d), (v, _)) = (rows_and_width(h), rows_and_width(w));
     let size = logit_rows(n, v);
-    let mut logits = vec![0.0; size * v];
+    let mut logits = zeros(size * v);
     for start in (0..n).step_by(size) {
         let rows = size.min(n - start);
         let logits = &mut logits[..rows * v];
@@ -122,14 +122,14 @@ impl Call {
 
     fn with_dh(&self) -> (FlexTensor, FlexTensor) {
         let (n, d) = rows_and_width(&self.h);
-        let mut dh = vec![0.0; n * d];
+        let mut dh = zeros(n * d);
         let loss = self.run(|start, dlogits| self.add_dh(start, dlogits, &mut dh));
         (loss, tensor(dh, [n, d]))
     }
 
     fn with_dh_dw(&self) -> (FlexTensor, FlexTensor, FlexTensor) {
         let ((n, d), (v, _)) = (rows_and_width(&self.h), rows_and_width(&self.w));
-        let (mut dh, mut dw) = (vec![0.0; n * d], vec![0.0; v * d]);
+        let (mut dh, mut dw) = (zeros(n * d), zeros(v * d));
         let loss = self.run(|start, dlogits| {
             self.add_dh(start, dlogits, &mut dh);
             let rows = dlogits.len() / v;

@@ -4,15 +4,15 @@ use burn_flex::FlexTensor;
 use rayon::prelude::*;
 
 use super::math::{erf, exp, sigmoid, simd};
-use super::{PIECE, dense, owned, tensor, values};
+use super::{PIECE, dense, in_pieces, owned, tensor, values};
 use crate::ops::{Activation, GELU_TANH_CUBIC, GELU_TANH_SCALE};
 
 pub(super) fn swiglu(gate: FlexTensor, up: FlexTensor) -> FlexTensor {
     let (gate, up) = (dense(gate), dense(up));
-    let mut y = vec![0.0; values(&gate).len()];
-    (y.par_chunks_mut(PIECE))
-        .zip(values(&gate).par_chunks(PIECE).zip(values(&up).par_chunks(PIECE)))
-        .for_each(|(y, (gate, up))| swiglu_piece(y, gate, up));
+    let (gates, ups) = (values(&gate), values(&up));
+    let y = in_pieces(gates.len(), PIECE, |i, y| {
+        swiglu_piece(y, &gates[i * PIECE..][..y.len()], &ups[i * PIECE..][..y.len()]);
+    });
     tensor(y, gate.layout().shape().clone())
 }
 
@@ -52,8 +52,10 @@ pub(super) fn activate(x: FlexTensor, activation: Activation) -> FlexTensor {
         Activation::QuickGelu => quick_gelu_piece,
     };
     let x = dense(x);
-    let mut y = vec![0.0; values(&x).len()];
-    (y.par_chunks_mut(PIECE).zip(values(&x).par_chunks(PIECE))).for_each(|(y, x)| piece(y, x));
+    let inputs = values(&x);
+    let y = in_pieces(inputs.len(), PIECE, |i, y| {
+        piece(y, &inputs[i * PIECE..][..y.len()])
+    });
     tensor(y, x.layout().shape().clone())
 }
 

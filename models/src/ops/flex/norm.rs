@@ -4,15 +4,15 @@ use burn_flex::FlexTensor;
 use rayon::prelude::*;
 
 use super::math::{simd, sum1, sum2};
-use super::{add_pieces, dense, owned, piece_rows, rows_and_width, tensor, values};
+use super::{add_pieces, dense, in_pieces, owned, piece_rows, rows_and_width, tensor, values};
 
 pub(super) fn rms_norm(x: FlexTensor, w: FlexTensor, eps: f64) -> FlexTensor {
     let (x, w) = (dense(x), dense(w));
     let (n, d) = rows_and_width(&x);
-    let mut y = vec![0.0; n * d];
     let piece = piece_rows(n, d) * d;
-    (y.par_chunks_mut(piece).zip(values(&x).par_chunks(piece)))
-        .for_each(|(y, x)| rms_norm_rows(y, x, values(&w), eps as f32));
+    let y = in_pieces(n * d, piece, |i, y| {
+        rms_norm_rows(y, &values(&x)[i * piece..][..y.len()], values(&w), eps as f32);
+    });
     tensor(y, x.layout().shape().clone())
 }
 
@@ -66,10 +66,11 @@ simd! {
 pub(super) fn layer_norm(x: FlexTensor, w: FlexTensor, b: FlexTensor, eps: f64) -> FlexTensor {
     let (x, w, b) = (dense(x), dense(w), dense(b));
     let (n, d) = rows_and_width(&x);
-    let mut y = vec![0.0; n * d];
     let piece = piece_rows(n, d) * d;
-    (y.par_chunks_mut(piece).zip(values(&x).par_chunks(piece)))
-        .for_each(|(y, x)| layer_norm_rows(y, x, values(&w), values(&b), eps as f32));
+    let y = in_pieces(n * d, piece, |i, y| {
+        let x = &values(&x)[i * piece..][..y.len()];
+        layer_norm_rows(y, x, values(&w), values(&b), eps as f32);
+    });
     tensor(y, x.layout().shape().clone())
 }
 

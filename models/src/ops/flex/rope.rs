@@ -1,10 +1,8 @@
 //! Rotation of pairs, keeping the memory order of the heads.
 
-use burn_flex::{FlexTensor, Layout};
-use rayon::prelude::*;
-
 use super::math::simd;
-use super::{dense, piece_rows, tensor, values};
+use super::{dense, in_pieces, piece_rows, tensor, values};
+use burn_flex::{FlexTensor, Layout};
 
 /// Rotates by the table's angles times `sign`. An input that is a view of `[b, t, h, k]` gives such a view, so that
 /// neither splitting nor joining heads copies.
@@ -21,24 +19,15 @@ pub(super) fn rotate(x: FlexTensor, cos: FlexTensor, sin: FlexTensor, sign: f32)
     // Rows of `k` in memory order: the position changes every `repeat` rows.
     let repeat = if heads_inside { h } else { 1 };
     let rows = piece_rows(b * h * t, k);
-    let mut y = vec![0.0; b * h * t * k];
-    (y.par_chunks_mut(rows * k)
-        .zip(values(&x).par_chunks(rows * k))
-        .enumerate())
-    .for_each(|(i, (y, x))| {
-        rotate_rows(
-            y,
-            x,
-            values(&cos),
-            values(&sin),
-            sign,
-            Rows {
-                first: i * rows,
-                repeat,
-                t,
-                k,
-            },
-        )
+    let y = in_pieces(b * h * t * k, rows * k, |i, y| {
+        let x = &values(&x)[i * rows * k..][..y.len()];
+        let rows = Rows {
+            first: i * rows,
+            repeat,
+            t,
+            k,
+        };
+        rotate_rows(y, x, values(&cos), values(&sin), sign, rows);
     });
     let y = tensor(y, x.layout().shape().clone());
     if heads_inside {

@@ -6,7 +6,7 @@ use burn_flex::FlexTensor;
 use rayon::prelude::*;
 
 use super::math::{simd, sum1};
-use super::{PIECE, dense, owned, rows_and_width, tensor, values};
+use super::{PIECE, dense, owned, rows_and_width, tensor, values, zeros};
 
 /// Row numbers as i32; a number outside the range of i32 could be no row.
 pub(super) fn indices(rows: IntTensor<Flex>) -> Vec<usize> {
@@ -26,7 +26,7 @@ pub(super) fn indices(rows: IntTensor<Flex>) -> Vec<usize> {
 
 pub(super) fn take_rows_backward(dy: FlexTensor, rows: IntTensor<Flex>, num_rows: usize) -> FlexTensor {
     let (_, d) = rows_and_width(&dy);
-    add_rows(tensor(vec![0.0; num_rows * d], [num_rows, d]), rows, dy)
+    add_rows(tensor(zeros(num_rows * d), [num_rows, d]), rows, dy)
 }
 
 /// Each thread owns a range of the table and adds its rows in the order of `rows`.

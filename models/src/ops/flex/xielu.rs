@@ -4,7 +4,7 @@ use burn_flex::FlexTensor;
 use rayon::prelude::*;
 
 use super::math::{exp, exp_m1, simd, sum2};
-use super::{PIECE, dense, owned, tensor, values};
+use super::{PIECE, dense, in_pieces, owned, tensor, values};
 use crate::ops::{XIELU_BETA, XIELU_EPS};
 
 const BETA: f32 = XIELU_BETA as f32;
@@ -30,9 +30,10 @@ fn coefficients(alpha_p: f64, alpha_n: f64) -> (f32, f32) {
 pub(super) fn forward(x: FlexTensor, alpha_p: FlexTensor, alpha_n: FlexTensor) -> FlexTensor {
     let (positive, negative) = coefficients(scalar(alpha_p), scalar(alpha_n));
     let x = dense(x);
-    let mut y = vec![0.0; values(&x).len()];
-    (y.par_chunks_mut(PIECE).zip(values(&x).par_chunks(PIECE)))
-        .for_each(|(y, x)| forward_piece(y, x, positive, negative));
+    let inputs = values(&x);
+    let y = in_pieces(inputs.len(), PIECE, |i, y| {
+        forward_piece(y, &inputs[i * PIECE..][..y.len()], positive, negative);
+    });
     tensor(y, x.layout().shape().clone())
 }
 

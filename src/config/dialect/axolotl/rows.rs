@@ -250,7 +250,7 @@ pub(in super::super) static ROWS: &[Row] = &[
     ),
     nothing(
         &["tf32", "float32"],
-        "train.precision names the format of matrix products",
+        "train.precision names the format; products of f32 are TF32 wherever a GPU has it",
     ),
     never(
         &["fp16", "float16"],

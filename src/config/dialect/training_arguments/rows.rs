@@ -91,7 +91,10 @@ pub(in super::super) static ROWS: &[Row] = &[
         "Brazier has no fp16: bf16 has the range of f32 and needs no loss scale",
     ),
     nothing(&["bf16_full_eval"], "the evaluation computes in train.precision"),
-    nothing(&["tf32"], "train.precision names the format of matrix products"),
+    nothing(
+        &["tf32"],
+        "train.precision names the format; products of f32 are TF32 wherever a GPU has it",
+    ),
     // Evaluation, checkpoints, log.
     into(
         &["eval_strategy", "evaluation_strategy"],

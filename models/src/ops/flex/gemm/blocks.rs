@@ -17,9 +17,10 @@ use super::{Mat, MatMut, Threads, Write};
 const DEPTH: usize = 192;
 /// Columns of a block, whose packed right operand stays in the second cache.
 const COLS: usize = 512;
-/// Rows of a block: many, to pay for packing the right operand, but fewer where there would be too few blocks for the
-/// threads.
-const ROWS: [usize; 4] = [528, 264, 132, 96];
+/// Most rows of a block: the packed left operand stays in the caches.
+const MOST_ROWS: usize = 528;
+/// Fewest rows of a block, unless there are no more: they pay for packing the right operand.
+const LEAST_ROWS: usize = 96;
 
 /// Whether blocks are faster than the `gemm` crate: packing costs as much as some rows.
 pub(super) fn suits(a: &Mat<'_>, b: &Mat<'_>) -> bool {
@@ -30,15 +31,9 @@ pub(super) fn suits(a: &Mat<'_>, b: &Mat<'_>) -> bool {
 pub(super) fn matmul(dst: &MatMut<'_>, a: Mat<'_>, b: Mat<'_>, write: Write, threads: Threads) {
     let cols = part(b.cols, COLS, RIGHT);
     let column_blocks = b.cols.div_ceil(cols);
-    let rows_of = |most: usize| part(a.rows, most, LEFT);
     let rows = match threads {
-        Threads::One => rows_of(ROWS[0]),
-        Threads::All => {
-            let wanted = 2 * rayon::current_num_threads();
-            let enough = |rows: &usize| a.rows.div_ceil(*rows) * column_blocks >= wanted;
-            let mut sizes = ROWS.map(rows_of).into_iter();
-            sizes.find(enough).unwrap_or(rows_of(ROWS[ROWS.len() - 1]))
-        }
+        Threads::One => part(a.rows, MOST_ROWS, LEFT),
+        Threads::All => shared_rows(a.rows, column_blocks, rayon::current_num_threads()),
     };
     let row_blocks = a.rows.div_ceil(rows);
     let run = |i: usize| {
@@ -55,6 +50,20 @@ pub(super) fn matmul(dst: &MatMut<'_>, a: Mat<'_>, b: Mat<'_>, write: Write, thr
         Threads::One => (0..row_blocks * column_blocks).for_each(run),
         Threads::All => (0..row_blocks * column_blocks).into_par_iter().for_each(run),
     }
+}
+
+/// Rows of a block where threads share a product: the largest blocks of which each thread gets equally many, two at least, so
+/// that one that is late leaves some to the others; or one each; or as many as there can be.
+fn shared_rows(rows: usize, column_blocks: usize, threads: usize) -> usize {
+    let most = (rows / LEAST_ROWS).max(1);
+    let share = |at_least: usize| {
+        (rows.div_ceil(MOST_ROWS).max(1)..=most).find(|row_blocks| {
+            let blocks = row_blocks * column_blocks;
+            blocks >= at_least * threads && blocks.is_multiple_of(threads)
+        })
+    };
+    let row_blocks = share(2).or_else(|| share(1)).unwrap_or(most);
+    part(rows, rows.div_ceil(row_blocks), LEFT)
 }
 
 /// `n` in parts of about equal size, none above `most`, in steps of `step`.

@@ -1,0 +1,1 @@
+// CubeCL includes it and uses nothing of it.
