@@ -100,13 +100,9 @@ fn cuda_driver_is_present() -> bool {
 }
 
 /// Prepares for `devices` GPUs of this process, from a first one on: compiled and tuned kernels are kept below a folder of caches,
-/// one database for each device of each host. Of a single CPU the calling thread becomes one of those that compute. To be called
-/// by the program, before a device is opened.
+/// one database for each device of each host. To be called before a device is opened; CPUs need nothing.
 pub fn set_up(choice: DeviceChoice, cache: Option<&Path>, devices: usize) {
     if !matches!(choice, DeviceChoice::Cuda { .. } | DeviceChoice::Wgpu) {
-        if devices == 1 {
-            compute_here();
-        }
         return;
     }
     let host = rustix::system::uname().nodename().to_string_lossy().into_owned();
@@ -120,10 +116,13 @@ pub fn set_up(choice: DeviceChoice, cache: Option<&Path>, devices: usize) {
     drop((folder, devices));
 }
 
-/// Makes the calling thread one of rayon's. Else each of an operation's loops would be handed to them, and the thread put to sleep
-/// and woken, hundreds of times in a step. A single one cannot be this one: others that ask for work would wait while it waits
-/// for them.
-fn compute_here() {
+/// Makes the calling thread, which goes on to ask a CPU for operations, one of rayon's. Else each loop of an operation would be
+/// handed to those, and the thread put to sleep and woken, hundreds of times in a step. A single one cannot be this one: others
+/// that ask for work would wait while it waits for them.
+pub fn compute_here(choice: DeviceChoice) {
+    if matches!(choice, DeviceChoice::Cuda { .. } | DeviceChoice::Wgpu) {
+        return;
+    }
     let asked = std::env::var("RAYON_NUM_THREADS").ok();
     let asked = asked
         .and_then(|count| count.parse().ok())

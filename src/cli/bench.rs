@@ -202,6 +202,7 @@ pub(super) fn bench(args: &BenchArgs) -> Result<ExitCode, Failure> {
     }
     let cache = Cache::of_environment(&|name| std::env::var(name).ok());
     device::set_up(choice, cache.dir(), 1);
+    device::compute_here(choice);
     let device = device::open(choice, args.dtype())?;
     let remark = device::remark(&device, args.dtype());
     print(format_args!("device {choice}, {:?}{remark}", args.dtype()));
@@ -260,7 +261,9 @@ fn errors(args: &BenchArgs, choice: DeviceChoice, device: &Device) -> Result<(Va
             };
             for _ in 0..args.cases {
                 let case = (op.case)(&mut draw);
-                let found = case.run(device, dtype, &reference).map_err(broken)?;
+                let found = case.run(device, dtype, &reference).map_err(|error| {
+                    broken(format!("{} in {dtype:?} for {}: {error}", op.name, case.shapes))
+                })?;
                 if found.worst() > tolerance {
                     print(format_args!(
                         "{} is wrong for {}: {found:?}",

@@ -89,6 +89,7 @@ pub(super) fn generate(args: &GenerateArgs) -> Result<ExitCode, Failure> {
     let tokenizer = session::of_model(Tokenizer::load(&folder)?, &config);
     let cache = Cache::of_environment(&|name| std::env::var(name).ok());
     device::set_up(choice, cache.dir(), 1);
+    device::compute_here(choice);
     let device = device::open(choice, DType::F32)?;
     let images = match (&config.vision, args.image.is_empty()) {
         (_, true) => Vec::new(),

@@ -98,6 +98,9 @@ pub(super) fn train(args: &TrainArgs) -> Result<ExitCode, Failure> {
     run.check_device(device_choice)?;
     let own = device_choice.of_rank(launch.local_rank);
     device::set_up(own, run.data.cache.dir(), run.parallel.devices);
+    if run.parallel.devices == 1 {
+        device::compute_here(own);
+    }
     let dtype = compute_dtype(run.train.precision);
     let remark = device::remark(&device::open(own, dtype)?, dtype);
     let terms = Terms {

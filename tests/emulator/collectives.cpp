@@ -11,12 +11,13 @@
 
 #define API extern "C" __attribute__((visibility("default")))
 
-extern "C" void emulator_pending(void *stream, int change);
+extern "C" void emulator_begun(void *stream);
+extern "C" void emulator_done(void *stream);
 
 namespace {
 
 // ncclResult_t, ncclDataType_t, ncclRedOp_t
-const int SUCCESS = 0, INVALID_ARGUMENT = 4, INVALID_USAGE = 5;
+const int SUCCESS = 0, INVALID_ARGUMENT = 4, INVALID_USAGE = 5, REMOTE = 6;
 const int F32 = 7;
 const int SUM = 0;
 
@@ -105,10 +106,10 @@ int begin(Communicator &communicator, const Request &request) {
     const size_t number = communicator.next++;
     auto &requests = world.begun[number];
     requests[communicator.rank] = request;
-    emulator_pending(request.stream, 1);
+    emulator_begun(request.stream);
     if (int(requests.size()) == world.size) {
         perform(world, requests);
-        for (auto &[rank, other] : requests) emulator_pending(other.stream, -1);
+        for (auto &[rank, other] : requests) emulator_done(other.stream);
         world.begun.erase(number);
     }
     return SUCCESS;
@@ -136,7 +137,18 @@ API int ncclCommInitRank(Communicator **communicator, int size, Id id, int rank)
     *communicator = new Communicator{world, rank, 0};
     return SUCCESS;
 }
-API int ncclCommAbort(Communicator *) { return SUCCESS; }
+API int ncclCommAbort(Communicator *communicator) {
+    std::lock_guard<std::mutex> guard(lock);
+    World &world = *communicator->world;
+    world.error = REMOTE;
+    for (auto &[number, requests] : world.begun) {
+        auto own = requests.find(communicator->rank);
+        if (own == requests.end()) continue;
+        emulator_done(own->second.stream);
+        requests.erase(own);
+    }
+    return SUCCESS;
+}
 API int ncclCommGetAsyncError(Communicator *communicator, int *error) { return *error = communicator->world->error, SUCCESS; }
 API int ncclAllReduce(const void *from, void *to, size_t count, int dtype, int op, Communicator *communicator, void *stream) {
     return op == SUM ? begin(*communicator, {Kind::AllReduce, from, to, count, dtype, stream}) : INVALID_ARGUMENT;

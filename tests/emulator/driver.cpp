@@ -5,12 +5,14 @@
 #include <dlfcn.h>
 #include <sys/mman.h>
 
+#include <algorithm>
 #include <chrono>
 #include <condition_variable>
 #include <cstdint>
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
+#include <iterator>
 #include <map>
 #include <mutex>
 #include <string>
@@ -48,19 +50,45 @@ bool traces() {
     return does;
 }
 
-std::recursive_mutex lock;
-using Guard = std::lock_guard<std::recursive_mutex>;
+// Of a block and of a grid.
+const unsigned THREADS = 1024, EXTENT = 1024, EXTENT_Z = 64;
+const unsigned GRID_X = 2147483647, GRID_YZ = 65535;
+unsigned shared_limit() { return arch() >= 90 ? 232448 : arch() >= 80 ? 166912 : 65536; }
 
-// Streams
+std::mutex lock;
+using Guard = std::lock_guard<std::mutex>;
+
+// Streams. Only collectives are begun and not done: how many of each.
+
+struct Collectives {
+    int begun = 0, done = 0;
+};
 
 uintptr_t next_stream = 1;
-std::map<void *, int> pending;
-std::condition_variable_any idle;
+std::map<void *, Collectives> streams;
+std::condition_variable one_is_done;
 
+// Stands behind the collectives that its stream had begun when it was recorded.
 struct Event {
     void *stream = nullptr;
+    int begun = 0;
     std::chrono::steady_clock::time_point at;
 };
+
+void wait_for(void *stream, int count) {
+    std::unique_lock<std::mutex> guard(lock);
+    one_is_done.wait(guard, [&] { return streams[stream].done >= count; });
+}
+
+// Before anything else is done on a stream.
+void wait_for_all(void *stream) {
+    int begun;
+    {
+        Guard guard(lock);
+        begun = streams[stream].begun;
+    }
+    wait_for(stream, begun);
+}
 
 // Memory
 
@@ -124,17 +152,16 @@ API cuDeviceGetUuid_v2(char *uuid, int device) { return memset(uuid, device + 1,
 // Numbers of CUdevice_attribute.
 API cuDeviceGetAttribute(int *value, int attribute, int) {
     switch (attribute) {
-        case 1: *value = 1024; break;                // threads of a block
-        case 2: case 3: *value = 1024; break;        // extents of a block
-        case 4: *value = 64; break;
-        case 5: *value = 2147483647; break;          // extents of a grid
-        case 6: case 7: *value = 65535; break;
-        case 8: case 81: *value = 49152; break;      // shared memory of a block, of a multiprocessor
-        case 10: *value = 32; break;                 // threads of a warp
-        case 16: *value = 4; break;                  // multiprocessors
-        case 75: *value = arch() / 10; break;        // compute capability
+        case 1: *value = THREADS; break;
+        case 2: case 3: *value = EXTENT; break;
+        case 4: *value = EXTENT_Z; break;
+        case 5: *value = GRID_X; break;
+        case 6: case 7: *value = GRID_YZ; break;
+        case 10: *value = 32; break;             // threads of a warp
+        case 16: *value = 4; break;              // multiprocessors
+        case 75: *value = arch() / 10; break;    // compute capability
         case 76: *value = arch() % 10; break;
-        case 97: *value = arch() >= 90 ? 232448 : arch() >= 80 ? 166912 : 65536; break;  // shared memory on request
+        case 97: *value = shared_limit(); break;
         default: *value = 0;
     }
     return SUCCESS;
@@ -147,10 +174,14 @@ API cuCtxSetCurrent(void *context) { return current = context, SUCCESS; }
 API cuCtxGetCurrent(void **context) { return *context = current, SUCCESS; }
 API cuCtxGetStreamPriorityRange(int *least, int *greatest) { return *least = 0, *greatest = -5, SUCCESS; }
 
-extern "C" __attribute__((visibility("default"))) void emulator_pending(void *stream, int change) {
+extern "C" __attribute__((visibility("default"))) void emulator_begun(void *stream) {
     Guard guard(lock);
-    pending[stream] += change;
-    idle.notify_all();
+    streams[stream].begun++;
+}
+extern "C" __attribute__((visibility("default"))) void emulator_done(void *stream) {
+    Guard guard(lock);
+    streams[stream].done++;
+    one_is_done.notify_all();
 }
 API cuStreamCreate(void **stream, unsigned) {
     Guard guard(lock);
@@ -161,23 +192,24 @@ API cuStreamCreateWithPriority(void **stream, unsigned flags, int) { return cuSt
 API cuStreamDestroy_v2(void *) { return SUCCESS; }
 API cuStreamQuery(void *stream) {
     Guard guard(lock);
-    return pending[stream] == 0 ? SUCCESS : NOT_READY;
+    return streams[stream].done == streams[stream].begun ? SUCCESS : NOT_READY;
 }
-API cuStreamSynchronize(void *stream) {
-    std::unique_lock<std::recursive_mutex> guard(lock);
-    idle.wait(guard, [&] { return pending[stream] == 0; });
-    return SUCCESS;
-}
+API cuStreamSynchronize(void *stream) { return wait_for_all(stream), SUCCESS; }
 
 API cuEventCreate(Event **event, unsigned) { return *event = new Event, SUCCESS; }
 API cuEventDestroy_v2(Event *event) { return delete event, SUCCESS; }
 API cuEventRecord(Event *event, void *stream) {
+    Guard guard(lock);
     event->stream = stream;
+    event->begun = streams[stream].begun;
     event->at = std::chrono::steady_clock::now();
     return SUCCESS;
 }
-API cuEventSynchronize(Event *event) { return cuStreamSynchronize(event->stream); }
-API cuEventQuery(Event *event) { return cuStreamQuery(event->stream); }
+API cuEventSynchronize(Event *event) { return wait_for(event->stream, event->begun), SUCCESS; }
+API cuEventQuery(Event *event) {
+    Guard guard(lock);
+    return streams[event->stream].done >= event->begun ? SUCCESS : NOT_READY;
+}
 API cuStreamWaitEvent(void *, Event *event, unsigned) { return cuEventSynchronize(event); }
 API cuEventElapsedTime_v2(float *ms, Event *from, Event *to) {
     // No device is faster; tuning divides by it.
@@ -223,38 +255,44 @@ API cuMemAllocHost_v2(void **address, size_t size) {
 }
 API cuMemFreeHost(void *address) { return free(address), SUCCESS; }
 
-API cuMemcpyHtoDAsync_v2(Address to, const void *from, size_t size, void *) {
+API cuMemcpyHtoDAsync_v2(Address to, const void *from, size_t size, void *stream) {
+    wait_for_all(stream);
     check(to, size, "an upload");
     memcpy(reinterpret_cast<void *>(to), from, size);
     return SUCCESS;
 }
-API cuMemcpyDtoHAsync_v2(void *to, Address from, size_t size, void *) {
+API cuMemcpyDtoHAsync_v2(void *to, Address from, size_t size, void *stream) {
+    wait_for_all(stream);
     check(from, size, "a download");
     memcpy(to, reinterpret_cast<void *>(from), size);
     return SUCCESS;
 }
-API cuMemcpyDtoDAsync_v2(Address to, Address from, size_t size, void *) {
+API cuMemcpyDtoDAsync_v2(Address to, Address from, size_t size, void *stream) {
+    wait_for_all(stream);
     check(from, size, "a copy");
     check(to, size, "a copy");
     memmove(reinterpret_cast<void *>(to), reinterpret_cast<void *>(from), size);
     return SUCCESS;
 }
-API cuMemsetD8Async(Address to, unsigned char value, size_t size, void *) {
+API cuMemsetD8Async(Address to, unsigned char value, size_t size, void *stream) {
+    wait_for_all(stream);
     check(to, size, "a memset");
     memset(reinterpret_cast<void *>(to), value, size);
     return SUCCESS;
 }
 
+// CUmemorytype
+const int HOST = 1;
 // CUDA_MEMCPY2D
 struct Side {
     size_t x, y;
-    int kind;  // 1: memory of the host
+    int kind;
     const void *host;
     Address device;
     void *array;
     size_t pitch;
     char *at(size_t row) const {
-        uintptr_t base = kind == 1 ? reinterpret_cast<uintptr_t>(host) : uintptr_t(device);
+        uintptr_t base = kind == HOST ? reinterpret_cast<uintptr_t>(host) : uintptr_t(device);
         return reinterpret_cast<char *>(base) + x + (y + row) * pitch;
     }
 };
@@ -262,7 +300,11 @@ struct Copy {
     Side from, to;
     size_t width, height;
 };
-API cuMemcpy2DAsync_v2(const Copy *copy, void *) {
+API cuMemcpy2DAsync_v2(const Copy *copy, void *stream) {
+    wait_for_all(stream);
+    for (const Side *side : {&copy->from, &copy->to})
+        if (side->kind != HOST && copy->height > 0)
+            check(reinterpret_cast<Address>(side->at(0)), (copy->height - 1) * side->pitch + copy->width, "a copy of rows");
     for (size_t row = 0; row < copy->height; row++) memcpy(copy->to.at(row), copy->from.at(row), copy->width);
     return SUCCESS;
 }
@@ -299,12 +341,15 @@ API cuModuleGetFunction(Function **function, Module *module, const char *name) {
 }
 API cuFuncSetAttribute(Function *, int, int) { return SUCCESS; }
 API cuLaunchKernel(Function *function, unsigned gx, unsigned gy, unsigned gz, unsigned bx, unsigned by, unsigned bz, unsigned shared,
-                   void *, void **arguments, void **) {
+                   void *stream, void **arguments, void **) {
     const char *name = function->name.c_str();
-    const bool is_launched = gx > 0 && gy > 0 && gz > 0 && gy <= 65535 && gz <= 65535 && bx * by * bz > 0 && bx * by * bz <= 1024;
+    const bool has_grid = gx > 0 && gx <= GRID_X && gy > 0 && gy <= GRID_YZ && gz > 0 && gz <= GRID_YZ;
+    const bool has_block = bx > 0 && by > 0 && bz > 0 && bz <= EXTENT_Z && bx * by * bz <= THREADS;
+    const bool is_launched = has_grid && has_block && shared <= shared_limit();
     if (!is_launched || traces())
         fprintf(stderr, "emulator: %s: grid %u %u %u, block %u %u %u, %u bytes shared\n", name, gx, gy, gz, bx, by, bz, shared);
     if (!is_launched) return INVALID_VALUE;
+    wait_for_all(stream);
     if (function->call) {
         static std::mutex one;
         std::lock_guard<std::mutex> guard(one);

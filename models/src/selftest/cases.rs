@@ -35,9 +35,8 @@ const fn op(name: &'static str, case: fn(&mut Draw) -> Case) -> Op {
 
 const fn with_products(name: &'static str, case: fn(&mut Draw) -> Case) -> Op {
     Op {
-        name,
         has_products: true,
-        case,
+        ..op(name, case)
     }
 }
 

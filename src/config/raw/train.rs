@@ -36,7 +36,7 @@ pub(in crate::config) struct RawTrain {
     #[serde(default = "defaults::max_grad_norm")]
     #[schemars(range(min = 0), example = 0.5)]
     pub max_grad_norm: f64,
-    /// Number format of parameters and activations. Optimizer, norms and loss are f32 in any case. On GPUs from A100 on
+    /// Number format of parameters and activations. Optimizer, norms and loss are f32 in any case. On GPUs from A100 on,
     /// operands of f32 products are rounded to TF32.
     #[serde(default = "defaults::precision")]
     pub precision: RawPrecision,

@@ -193,7 +193,8 @@ pub(super) fn product_transposed(x: Mat<'_>, w: Mat<'_>) -> Vec<f32> {
 #[expect(unsafe_code, reason = "memory that nobody has cleared")]
 fn overwritten(rows: usize, cols: usize, terms: usize, multiply: impl FnOnce(MatMut<'_>)) -> Vec<f32> {
     let len = rows * cols;
-    if terms == 0 {
+    // Nothing may have been written for a sum of nothing, and no columns are no panel.
+    if len == 0 || terms == 0 {
         return vec![0.0; len];
     }
     let mut out = Vec::with_capacity(len);

@@ -1,8 +1,9 @@
 //! Rotation of pairs, keeping the memory order of the heads.
 
+use burn_flex::{FlexTensor, Layout};
+
 use super::math::simd;
 use super::{dense, in_pieces, piece_rows, tensor, values};
-use burn_flex::{FlexTensor, Layout};
 
 /// Rotates by the table's angles times `sign`. An input that is a view of `[b, t, h, k]` gives such a view, so that
 /// neither splitting nor joining heads copies.

@@ -54,16 +54,17 @@ pub(super) fn matmul(dst: &MatMut<'_>, a: Mat<'_>, b: Mat<'_>, write: Write, thr
 
 /// Rows of a block where threads share a product: the largest blocks of which each thread gets equally many, two at least, so
 /// that one that is late leaves some to the others; or one each; or as many as there can be.
-fn shared_rows(rows: usize, column_blocks: usize, threads: usize) -> usize {
+pub(super) fn shared_rows(rows: usize, column_blocks: usize, threads: usize) -> usize {
     let most = (rows / LEAST_ROWS).max(1);
+    let in_blocks = |count: usize| part(rows, rows.div_ceil(count), LEFT);
     let share = |at_least: usize| {
-        (rows.div_ceil(MOST_ROWS).max(1)..=most).find(|row_blocks| {
-            let blocks = row_blocks * column_blocks;
+        let sizes = (rows.div_ceil(MOST_ROWS).max(1)..=most).map(in_blocks);
+        sizes.into_iter().find(|&size| {
+            let blocks = rows.div_ceil(size) * column_blocks;
             blocks >= at_least * threads && blocks.is_multiple_of(threads)
         })
     };
-    let row_blocks = share(2).or_else(|| share(1)).unwrap_or(most);
-    part(rows, rows.div_ceil(row_blocks), LEFT)
+    share(2).or_else(|| share(1)).unwrap_or_else(|| in_blocks(most))
 }
 
 /// `n` in parts of about equal size, none above `most`, in steps of `step`.

@@ -122,3 +122,22 @@ fn bits_depend_neither_on_threads_nor_on_blocks() {
     let part = product(Mat::new(&a[101 * k..], 300, k), 300, Threads::All, 2);
     assert!(part == whole[101 * n..401 * n], "rows alone");
 }
+
+#[cfg(target_arch = "x86_64")]
+#[test]
+fn threads_get_equally_many_blocks() {
+    for (rows, column_blocks, threads, row_blocks) in [
+        (256, 1, 2, 2),
+        (1024, 1, 2, 4),
+        (512, 2, 2, 2),
+        (2000, 1, 4, 8),
+        (5000, 1, 3, 12),
+        // Too few rows for that; 16 blocks of 97 rows are 15 of whole slivers.
+        (1552, 1, 16, 15),
+        (1024, 1, 16, 10),
+        (40, 1, 8, 1),
+    ] {
+        let block = super::blocks::shared_rows(rows, column_blocks, threads);
+        assert_eq!(rows.div_ceil(block), row_blocks, "{rows} rows, {threads} threads");
+    }
+}
